@@ -1,0 +1,52 @@
+"""The services' own log: JSON lines in `app_YYYY-MM-DD.log`, and warnings on standard error for whoever watches."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gatehouse.config.model import Logging
+from gatehouse.daily_file import DailyFile
+
+
+class _JsonLine(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class _DailyHandler(logging.Handler):
+    def __init__(self, file: DailyFile) -> None:
+        super().__init__()
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._file.append(self.format(record).encode() + b"\n", datetime.fromtimestamp(record.created, UTC))
+        except OSError:
+            self.handleError(record)
+
+
+def configure(settings: Logging, process: str) -> None:
+    """Send this process's log where `settings` say. `process` is its name in each line, such as `authz-0`."""
+    file = _DailyHandler(DailyFile(Path(settings.dir), "app", settings.retention_days))
+    file.setFormatter(_JsonLine(process))
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter(f"%(levelname)s {process}: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [file, console]
+    root.setLevel(settings.level.upper())

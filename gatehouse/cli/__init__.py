@@ -1,0 +1,37 @@
+"""The `gatehouse` command: one file a command."""
+
+import typer
+
+from gatehouse import __version__
+from gatehouse.cli import check, keys, render, schema, up
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="An API gateway for vLLM: keys, limits and metering in front of your own model servers.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gatehouse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+app.command("up")(up.up)
+app.command("check")(check.check)
+app.command("render")(render.render_files)
+app.command("schema")(schema.schema)
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,56 @@
+"""Options, output and exits that commands share."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from gatehouse.config import ConfigError
+from gatehouse.config.load import Loaded, load_with_advice
+
+ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+DEFAULT_CONFIG = Path("gatehouse.yaml")
+
+BAD_CONFIG = 2
+"""Exit status for a configuration that can't be used."""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def loaded_or_exit(file: Path, *, as_json: bool = False) -> Loaded:
+    """The checked configuration; on faults, says them all and exits with status 2."""
+    try:
+        return load_with_advice(file)
+    except ConfigError as error:
+        if as_json:
+            print_json({"ok": False, "errors": [problem_fields(problem) for problem in error.problems]})
+        for problem in () if as_json else error.problems:
+            err.print(f"[red]error[/red] {escaped(str(problem))}")
+        if not as_json and not file.exists():
+            err.print("Name another file with -c, or set VLLM_BASE_URL in a file such as the one in the README.")
+        raise typer.Exit(BAD_CONFIG) from None
+
+
+def problem_fields(problem: Any) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in ("origin", "line", "path", "message", "hint")}
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, ensure_ascii=False)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def escaped(text: str) -> str:
+    """`text` with nothing in it taken for markup."""
+    return text.replace("[", r"\[")
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    err.print(f"[red]error[/red] {escaped(message)}")
+    raise typer.Exit(status)

@@ -1,0 +1,12 @@
+"""`gatehouse schema`: JSON Schema of the configuration, for editors."""
+
+import json
+
+import typer
+
+from gatehouse.config.model import Config
+
+
+def schema() -> None:
+    """Print the JSON Schema of gatehouse.yaml (`# yaml-language-server: $schema=…` makes editors use it)."""
+    typer.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}))

@@ -1,0 +1,122 @@
+"""`gatehouse up`: the whole gateway in the foreground."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from gatehouse import app_log
+from gatehouse.cli.options import (
+    DEFAULT_CONFIG,
+    AsJson,
+    ConfigFile,
+    err,
+    escaped,
+    fail,
+    loaded_or_exit,
+    out,
+    print_json,
+)
+from gatehouse.config.load import Loaded
+from gatehouse.config.model import Config
+from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, run, run_directory
+from gatehouse.proxy.binary import EnvoyRejectsError
+from gatehouse.supervise import Program
+
+
+def up(
+    config: ConfigFile = DEFAULT_CONFIG,
+    or_demo: Annotated[
+        bool, typer.Option("--or-demo", help="Start a demo model server when vllm.base_url does not answer.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run Envoy and the three services. Ctrl-C lets running requests finish; a second Ctrl-C does not."""
+    loaded = loaded_or_exit(config, as_json=as_json)
+    demo = _demo(loaded.config) if or_demo else None
+    if demo:
+        loaded = loaded_or_exit(config)
+    for warning in loaded.warnings:
+        err.print(f"[yellow]warning[/yellow] {escaped(str(warning))}")
+    problem: str | None = None
+    try:
+        check_ports(loaded.config)
+        app_log.configure(loaded.config.logging, "gatehouse")
+        asyncio.run(_run(Gateway(loaded.config, config, (demo,) if demo else ()), loaded, as_json))
+    except* (PortInUseError, EnvoyRejectsError, FileNotFoundError) as errors:
+        problem = str(errors.exceptions[0])
+    except* TimeoutError:
+        problem = f"the gateway did not come up in time; see {loaded.config.logging.dir}/"
+    if problem:
+        fail(problem)
+
+
+async def _run(gateway: Gateway, loaded: Loaded, as_json: bool) -> None:
+    signals, ready = Signals(), asyncio.Event()
+    with run_directory() as run_dir:
+        async with asyncio.TaskGroup() as tasks:
+            talk = tasks.create_task(_talk(gateway, loaded, signals, ready, as_json))
+            await run(gateway, run_dir, signals, ready)
+            talk.cancel()
+
+
+async def _talk(gateway: Gateway, loaded: Loaded, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:
+    """Tell whoever started the gateway what it is doing."""
+    await ready.wait()
+    facts = _facts(gateway)
+    if as_json:
+        print_json(facts)
+    else:
+        _welcome(facts, gateway, loaded)
+    await signals.stop.wait()
+    if not as_json:
+        out.print(f"Stopping: running requests have {gateway.config.server.drain_s} s. Ctrl-C again stops at once.")
+
+
+def _facts(gateway: Gateway) -> dict[str, Any]:
+    server = gateway.config.server
+    metrics = f"http://{server.metrics_host}:{server.metrics_port}/metrics" if server.metrics_port else None
+    return {"url": gateway.url, "metrics_url": metrics, "logs": gateway.config.logging.dir, "pid": os.getpid()}
+
+
+def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
+    if gateway.beside:
+        out.print("No vLLM found: a demo model server answers instead. Set VLLM_BASE_URL to use yours.")
+    store = "Redis" if gateway.config.redis.url else "memory of one process (set redis.url to share it)"
+    out.print(f"[bold green]Gatehouse is ready[/bold green] at [bold]{facts['url']}[/bold]")
+    out.print(f"  metrics  {facts['metrics_url']}\n  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
+    if not loaded.plain_key:
+        return
+    model = gateway.config.the_default_model or "MODEL"
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    headers = f"-H 'Authorization: Bearer {loaded.plain_key}' -H 'Content-Type: application/json'"
+    out.print(f"  key      {loaded.plain_key}\n\nTry it:\n", markup=False)
+    out.print(f"curl -N {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
+    out.print(f"  -d '{json.dumps(body)}'\n", markup=False)
+
+
+def _demo(config: Config) -> Program | None:
+    """The demo model server, if the configured one does not answer; the services learn of it by the environment."""
+    if not config.vllm or _reachable(config.vllm.base_url):
+        return None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ["VLLM_BASE_URL"] = f"http://127.0.0.1:{port}/v1"
+    model = ("--model", config.vllm.default_model) if config.vllm.default_model else ()
+    command = (sys.executable, "-m", "demo_model_server", "--host", "127.0.0.1", "--port", str(port), *model)
+    return Program("demo-model-server", command)
+
+
+def _reachable(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,174 @@
+"""The shape of `gatehouse.yaml`: frozen, strict, and complete with defaults.
+
+Durations end in `_s` (seconds), sizes in `_mb` (MiB). Every unknown field is an error.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from gatehouse.keys.digest import key_digest
+
+PERIODS: Mapping[str, int] = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+"""Periods a request limit may have, in seconds."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as http://localhost:8100/v1")
+    if parts.username or parts.password:
+        raise ValueError("must not carry credentials; use upstream_api_key")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or a fragment")
+    _ = parts.port  # raises ValueError when it is out of range
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(f"'{value}' is not an address or a network such as 10.0.0.0/8") from None
+    return value
+
+
+def _end_of(value: Any) -> Any:
+    """A plain date means until the end of that day, UTC; a time without a zone is UTC."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime.combine(value, time.max, UTC)
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Network = Annotated[str, AfterValidator(_network)]
+Instant = Annotated[datetime, BeforeValidator(_end_of)]
+KeyDigest = Annotated[str, AfterValidator(key_digest)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f]+$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Server(Strict):
+    host: str = "0.0.0.0"
+    port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(9090, ge=0, le=65535)
+    public_metrics: bool = True
+    require_https: bool = False
+    trusted_proxy_hops: int = Field(0, ge=0, le=10)
+    max_body_mb: int = Field(32, ge=1, le=1024)
+    stream_idle_timeout_s: int = Field(600, ge=1)
+    drain_s: int = Field(600, ge=0)
+
+
+class Vllm(Strict):
+    """The short form: one model server that answers for every model name."""
+
+    base_url: HttpUrl
+    default_model: ModelName | None = None
+
+
+class Backend(Strict):
+    url: HttpUrl
+    weight: int = Field(1, ge=1, le=128)
+    priority: int = Field(0, ge=0, le=127)
+
+
+class Model(Strict):
+    backends: tuple[Backend, ...] = Field(min_length=1)
+    aliases: tuple[ModelName, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, data: Any) -> Any:
+        return _tuples(data, "backends", "aliases")
+
+
+class Tier(Strict):
+    """Limits of each user of a tier. None means unlimited."""
+
+    algorithm: Literal["sliding_window", "fixed_window", "token_bucket"] = "sliding_window"
+    requests_per_second: int | None = Field(None, ge=1, le=2**31)
+    requests_per_minute: int | None = Field(None, ge=1, le=2**31)
+    requests_per_hour: int | None = Field(None, ge=1, le=2**31)
+    requests_per_day: int | None = Field(None, ge=1, le=2**31)
+    shadow: bool = False
+
+    def requests(self) -> list[tuple[str, int]]:
+        """The request limits that are set, shortest period first: `[("minute", 100), …]`."""
+        amounts = [(period, getattr(self, f"requests_per_{period}")) for period in PERIODS]
+        return [(period, amount) for period, amount in amounts if amount is not None]
+
+
+class ApiKey(Strict):
+    user_id: Name
+    name: Name | None = None
+    team: Name | None = None
+    tier: Name = "standard"
+    models: tuple[str, ...] = ("*",)
+    expires_at: Instant | None = None
+    allowed_ips: tuple[Network, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, data: Any) -> Any:
+        return _tuples(data, "models", "allowed_ips")
+
+
+class Logging(Strict):
+    dir: str = "logs"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    retention_days: int = Field(30, ge=1)
+
+
+class Redis(Strict):
+    url: Annotated[str, AfterValidator(_redis_url)] | None = None
+    on_failure: Literal["local", "allow", "deny"] = "local"
+
+
+class Config(Strict):
+    """One gateway. Exactly one of `vllm` (short form) and `models` (long form) is set."""
+
+    server: Server = Server()
+    logging: Logging = Logging()
+    vllm: Vllm | None = None
+    models: dict[ModelName, Model] = {}
+    default_model: ModelName | None = None
+    rate_limits: dict[Name, Tier] = {}
+    api_keys: dict[KeyDigest, ApiKey] = Field({}, repr=False)
+    redis: Redis = Redis()
+
+    @property
+    def the_default_model(self) -> str | None:
+        """The model of a request that names none."""
+        return self.vllm.default_model if self.vllm else self.default_model
+
+    def known_models(self) -> list[str]:
+        """Every model name the configuration knows, aliases included."""
+        if self.vllm:
+            return [self.vllm.default_model] if self.vllm.default_model else []
+        return [name for model, entry in self.models.items() for name in (model, *entry.aliases)]
+
+
+def _tuples(data: Any, *fields: str) -> Any:
+    if not isinstance(data, dict):
+        return data
+    return {k: tuple(v) if k in fields and isinstance(v, list) else v for k, v in data.items()}

@@ -1,0 +1,79 @@
+"""What must hold between the parts of a configuration, beyond the shape of each: errors, and advice."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from gatehouse.config.model import PERIODS, Config, Tier
+from gatehouse.config.problem import nearest
+from gatehouse.config.source import Path
+from gatehouse.keys.digest import is_plain
+
+Finding = tuple[Path, str, str | None]
+"""Path, message, hint."""
+
+
+def faults(config: Config, written_keys: list[str]) -> Iterator[Finding]:
+    """Everything that makes `config` unusable. `written_keys` are the keys as the file writes them, in its order."""
+    yield from _model_faults(config)
+    for name, tier in config.rate_limits.items():
+        yield from _never_binding(name, tier)
+    yield from _key_faults(config, written_keys)
+
+
+def _model_faults(config: Config) -> Iterator[Finding]:
+    if config.vllm and config.models:
+        yield ("vllm",), "vllm and models can't both be set", "keep one of the two forms"
+    if not config.vllm and not config.models:
+        yield (), "there is no model server to proxy", "set vllm.base_url, VLLM_BASE_URL or models"
+    if config.vllm and config.default_model:
+        yield ("default_model",), "the short form names its default model in vllm.default_model", None
+    if config.models and config.default_model and config.default_model not in config.known_models():
+        hint = nearest(config.default_model, config.known_models())
+        yield ("default_model",), f"no model is called '{config.default_model}'", hint
+    seen: set[str] = set()
+    for name, model in config.models.items():
+        for alias in (name, *model.aliases):
+            if alias in seen:
+                yield ("models", name), f"two models answer to the name '{alias}'", None
+            seen.add(alias)
+
+
+def _never_binding(name: str, tier: Tier) -> Iterator[Finding]:
+    """A longer window that the shorter one can't even fill is a mistake in one of the two."""
+    for (short, few), (long, many) in combinations(tier.requests(), 2):
+        reach = few * (PERIODS[long] // PERIODS[short])
+        if many >= reach:
+            message = f"can never bind: requests_per_{short} ({few}) already allows at most {reach} per {long}"
+            yield ("rate_limits", name, f"requests_per_{long}"), message, f"lower it below {reach} or remove it"
+
+
+def _key_faults(config: Config, written_keys: list[str]) -> Iterator[Finding]:
+    if len(config.api_keys) < len(written_keys):
+        yield ("api_keys",), "one key stands here both in plain text and hashed", "remove one of the two"
+        return
+    ids: dict[str, str] = {}
+    for written, key in zip(written_keys, config.api_keys.values(), strict=True):
+        if config.rate_limits and key.tier not in config.rate_limits:
+            hint = nearest(key.tier, config.rate_limits) or f"rate_limits has {', '.join(config.rate_limits)}"
+            yield ("api_keys", written, "tier"), f"no tier is called '{key.tier}'", hint
+        if key.name is not None and key.name in ids:
+            yield ("api_keys", written, "name"), "another key has this name", "logs tell keys apart by it"
+        ids[key.name or ""] = written
+
+
+def advice(config: Config, written_keys: list[str]) -> Iterator[Finding]:
+    """What works but is probably not meant, or not wise."""
+    plain = [key for key in written_keys if is_plain(key)]
+    if plain:
+        count = f"{len(plain)} key{'s' if len(plain) > 1 else ''}"
+        yield ("api_keys", plain[0]), f"{count} in plain text", "write 'sha256:…' instead: gatehouse keys hash"
+    if not config.api_keys:
+        yield ("api_keys",), "there is no key: every request will be answered 401", None
+    if not config.rate_limits:
+        yield ("rate_limits",), "there are no limits: every key may use everything", None
+    used = {key.tier for key in config.api_keys.values()}
+    for name in config.rate_limits:
+        if config.api_keys and name not in used and name not in ("premium", "standard", "free"):
+            yield ("rate_limits", name), "no key is of this tier", None
+    if config.redis.url is None and "on_failure" in config.redis.model_fields_set:
+        yield ("redis", "on_failure"), "has no effect without redis.url", None

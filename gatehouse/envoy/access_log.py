@@ -1,0 +1,68 @@
+"""What Envoy says of each request: to accesslog_service over gRPC, and to a JSON file that is the durable copy."""
+
+from gatehouse.envoy import names
+from gatehouse.envoy.message import Message, extension
+
+FLUSH_INTERVAL_S = 0.2
+"""Entries reach accesslog_service within this time."""
+
+PERIOD_S = 10
+"""A stream that runs longer than this also reports midway, again and again."""
+
+_FINAL = {"log_type_filter": {"types": ["DownstreamEnd"]}}
+
+
+def loggers(file: str) -> list[Message]:
+    """The two access loggers; `file` is the path of the JSON log."""
+    return [_service(), _file(file)]
+
+
+def _service() -> Message:
+    common = {
+        "log_name": names.DOMAIN,
+        "transport_api_version": "V3",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "accesslog"}, "timeout": "0s"},
+        "buffer_flush_interval": f"{FLUSH_INTERVAL_S}s",
+        "buffer_size_bytes": 16384,
+    }
+    return extension(
+        "envoy.access_loggers.http_grpc",
+        "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+        common_config=common,
+        additional_request_headers_to_log=["traceparent", "x-stainless-retry-count"],
+    )
+
+
+def _file(path: str) -> Message:
+    line = {
+        "time": "%START_TIME%",
+        "request_id": "%STREAM_ID%",
+        "traceparent": "%REQ(TRACEPARENT)%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%PATH(NQ)%",
+        "status": "%RESPONSE_CODE%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "flags": "%RESPONSE_FLAGS%",
+        "route": "%ROUTE_NAME%",
+        "cluster": "%UPSTREAM_CLUSTER%",
+        "upstream": "%UPSTREAM_HOST%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "duration_ms": "%DURATION%",
+        "ttft_ms": "%RESPONSE_DURATION%",
+        "bytes_in": "%BYTES_RECEIVED%",
+        "bytes_out": "%BYTES_SENT%",
+        "client_ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "user_agent": "%REQ(USER-AGENT):256%",
+        "caller": f"%DYNAMIC_METADATA({names.AUTHZ})%",
+        "llm": f"%DYNAMIC_METADATA({names.LLM})%",
+        "limits": f"%DYNAMIC_METADATA({names.LIMITS})%",
+    }
+    return {
+        "filter": _FINAL,
+        **extension(
+            "envoy.access_loggers.file",
+            "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            path=path,
+            log_format={"json_format": line},
+        ),
+    }

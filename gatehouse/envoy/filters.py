@@ -1,0 +1,134 @@
+"""The HTTP filters, in the order a request meets them (an answer meets them in reverse).
+
+1. ext_authz: who is this? Headers only, so that a stranger's body is never buffered.
+2. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
+3. RBAC: may this key use this model?
+4. ratelimit: one call with everything the limits depend on.
+5. Lua: ask for usage on streams, hide it again.
+6. sse_to_metadata: the usage of a stream.
+7. router.
+"""
+
+from gatehouse.envoy import model_access, names, usage
+from gatehouse.envoy.message import Message, extension, seconds
+
+AUTHZ_TIMEOUT_S = 0.2
+AUTHZ_TRY_TIMEOUT_S = 0.1
+LIMITS_TIMEOUT_S = 0.3
+
+_OTHER_HOST = extension(
+    "envoy.retry_host_predicates.previous_hosts",
+    "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+)
+
+
+def chain() -> list[Message]:
+    """Every HTTP filter. Nothing in it depends on models or keys, so that changing those leaves the listener alone."""
+    return [
+        _authz(),
+        _body(),
+        model_access.by_requested_name(),
+        _limits(),
+        usage.request_filter(),
+        usage.event_filter(),
+        extension(
+            "envoy.filters.http.router",
+            "envoy.extensions.filters.http.router.v3.Router",
+            suppress_envoy_headers=True,
+        ),
+    ]
+
+
+def other_host_retry(retry_on: str, tries: int, **fields: object) -> Message:
+    """A retry policy that prefers a host that was not tried yet."""
+    return {
+        "retry_on": retry_on,
+        "num_retries": tries,
+        "retry_host_predicate": [_OTHER_HOST],
+        "host_selection_retry_max_attempts": 3,
+        **fields,
+    }
+
+
+def _authz() -> Message:
+    # Envoy takes max_interval of the back-off as the time-out of each try.
+    back_off = {"base_interval": "0.005s", "max_interval": seconds(AUTHZ_TRY_TIMEOUT_S)}
+    retry = other_host_retry("connect-failure,refused-stream,reset,unavailable,cancelled", 3, retry_back_off=back_off)
+    return extension(
+        names.AUTHZ,
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        transport_api_version="V3",
+        grpc_service={
+            "envoy_grpc": {"cluster_name": "authz"},
+            "timeout": seconds(AUTHZ_TIMEOUT_S),
+            "retry_policy": retry,
+        },
+        failure_mode_allow=False,
+        status_on_error={"code": "ServiceUnavailable"},
+        allowed_headers={"patterns": [{"exact": name} for name in ("authorization", "x-api-key")]},
+        validate_mutations=True,
+    )
+
+
+def _body() -> Message:
+    request = {
+        "allow_content_types_regex": usage.JSON_CONTENT,
+        "rules": [
+            {
+                **_from_body("model", "model", "STRING"),
+                "on_missing": {"metadata_namespace": names.LLM, "key": "model", "value": names.MISSING_MODEL},
+                "on_error": {"metadata_namespace": names.LLM, "key": "model", "value": names.UNREADABLE_BODY},
+            },
+            _from_body("stream", "stream"),
+            # Descriptor actions read text only.
+            _from_body("max_tokens", "max_tokens", "STRING"),
+            _from_body("max_tokens", "max_completion_tokens", "STRING"),
+            _from_body("max_tokens", "max_output_tokens", "STRING"),
+            _from_body("include_usage", "stream_options.include_usage"),
+            _from_body("continuous_usage_stats", "stream_options.continuous_usage_stats"),
+        ],
+    }
+    return extension(
+        names.BODY,
+        "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
+        request_rules=request,
+        response_rules=usage.body_rules(),
+    )
+
+
+def _from_body(key: str, path: str, type_: str = "PROTOBUF_VALUE") -> Message:
+    on_present = {"metadata_namespace": names.LLM, "key": key, "type": type_}
+    return {"selectors": [{"key": part} for part in path.split(".")], "on_present": on_present}
+
+
+def _limits() -> Message:
+    # An action without a value would drop the whole descriptor, and with it the call: hence the defaults.
+    actions = [
+        _metadata_entry("user", names.AUTHZ, "user"),
+        _metadata_entry("team", names.AUTHZ, "team"),
+        _metadata_entry("tier", names.AUTHZ, "tier"),
+        _metadata_entry("key_id", names.AUTHZ, "key_id"),
+        _metadata_entry("model", names.LLM, "model"),
+        _metadata_entry("max_tokens", names.LLM, "max_tokens"),
+        _header_entry("request_id", "x-request-id"),
+        _header_entry("body_bytes", "content-length"),
+    ]
+    service = {"envoy_grpc": {"cluster_name": "ratelimit"}, "retry_policy": other_host_retry("connect-failure", 2)}
+    return extension(
+        names.LIMITS,
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+        domain=names.DOMAIN,
+        timeout=seconds(LIMITS_TIMEOUT_S),
+        failure_mode_deny=False,
+        rate_limit_service={"grpc_service": service, "transport_api_version": "V3"},
+        rate_limits=[{"actions": actions}],
+    )
+
+
+def _metadata_entry(key: str, namespace: str, field: str) -> Message:
+    source = {"key": namespace, "path": [{"key": field}]}
+    return {"metadata": {"descriptor_key": key, "metadata_key": source, "default_value": "-"}}
+
+
+def _header_entry(key: str, header: str) -> Message:
+    return {"request_headers": {"descriptor_key": key, "header_name": header, "skip_if_absent": True}}

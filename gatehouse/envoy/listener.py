@@ -1,0 +1,92 @@
+"""The listener and its connection manager: what Envoy accepts from the outside, and on what terms."""
+
+from gatehouse import __version__
+from gatehouse.config.model import Config
+from gatehouse.envoy import access_log, filters, local_replies, names
+from gatehouse.envoy.message import Message, extension, seconds
+
+CONNECTION_BUFFER_BYTES = 1024 * 1024
+"""What a slow reader can make Envoy hold of an answer. Request bodies have a limit of their own, in the routes."""
+
+_FORGEABLE = ("x-gatehouse-", "x-envoy-")
+
+
+def listener(config: Config, access_log_file: str, route_specifier: Message) -> Message:
+    """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`."""
+    address = {"address": config.server.host, "port_value": config.server.port}
+    manager = extension(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="gatehouse",
+        **_identity(config),
+        **_patience(config),
+        **_posture(),
+        access_log=access_log.loggers(access_log_file),
+        access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
+        local_reply_config=local_replies.config(),
+        http_filters=filters.chain(),
+        **route_specifier,
+    )
+    return {
+        "name": "gatehouse",
+        "address": {"socket_address": address},
+        "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def rds(routes_file: str, watched_directory: str) -> Message:
+    """Routes come from a file that may be replaced while streams run."""
+    source = {"path": routes_file, "watched_directory": {"path": watched_directory}}
+    config_source = {"path_config_source": source, "resource_api_version": "V3"}
+    return {"rds": {"route_config_name": names.ROUTES, "config_source": config_source}}
+
+
+def _identity(config: Config) -> Message:
+    """Who is calling: addresses, request ids, and headers that only the gateway may set."""
+    removals = [{"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}} for prefix in _FORGEABLE]
+    early = extension(
+        "envoy.http.early_header_mutation.header_mutation",
+        "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=removals,
+    )
+    return {
+        "early_header_mutation_extensions": [early],
+        "use_remote_address": True,
+        "xff_num_trusted_hops": config.server.trusted_proxy_hops,
+        "generate_request_id": True,
+        "preserve_external_request_id": False,
+        "always_set_request_id_in_response": True,
+        "server_name": f"gatehouse/{__version__}",
+    }
+
+
+def _patience(config: Config) -> Message:
+    """Slow clients are given this long; a stream may last for ever as long as something moves."""
+    return {
+        "request_headers_timeout": "10s",
+        "request_timeout": "120s",
+        "stream_idle_timeout": seconds(config.server.stream_idle_timeout_s),
+        "delayed_close_timeout": "1s",
+    }
+
+
+def _posture() -> Message:
+    """What is refused before anything is decided."""
+    return {
+        "codec_type": "AUTO",
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+        "max_request_headers_kb": 60,
+        "common_http_protocol_options": {
+            "idle_timeout": "3600s",
+            "headers_with_underscores_action": "REJECT_REQUEST",
+            "max_headers_count": 100,
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": 100,
+            "initial_stream_window_size": 65536,
+            "initial_connection_window_size": CONNECTION_BUFFER_BYTES,
+        },
+    }

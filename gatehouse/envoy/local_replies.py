@@ -1,0 +1,83 @@
+"""Every answer that Envoy makes up itself, as one of the errors of `gatehouse.errors`.
+
+The first mapper whose filter holds decides. Answers that already are ours (direct responses, refusals of the sidecars)
+are left alone by the guard, and answers of model servers are no local replies at all.
+"""
+
+from gatehouse import errors
+from gatehouse.envoy.message import Message, extension, header, literal
+from gatehouse.errors import ClientError
+
+_OURS = '["direct_response", "ext_authz_denied", "request_rate_limited"]'
+
+
+def config() -> Message:
+    """`local_reply_config` of the connection manager."""
+    return {"mappers": [_mapper(when, error) for when, error in _TABLE] + [_anything_else(4), _anything_else(5)]}
+
+
+def _details_start(prefix: str) -> Message:
+    return _cel(f'response.code_details.startsWith("{prefix}")')
+
+
+def _cel(expression: str) -> Message:
+    return {
+        "extension_filter": extension(
+            "envoy.access_loggers.extension_filters.cel",
+            "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+            expression=expression,
+        )
+    }
+
+
+def _flags(*flags: str) -> Message:
+    return {"response_flag_filter": {"flags": list(flags)}}
+
+
+def _status(status: int) -> Message:
+    return _cel(f"response.code == {status} && !(response.code_details in {_OURS})")
+
+
+def _both(*filters: Message) -> Message:
+    return {"and_filter": {"filters": list(filters)}}
+
+
+_TABLE: tuple[tuple[Message, ClientError], ...] = (
+    (_details_start("rbac_access_denied"), errors.MODEL_NOT_ALLOWED),
+    (_both(_flags("UAEX"), _status(503)), errors.AUTH_UNAVAILABLE),
+    (_flags("RLSE"), errors.OVERLOADED),
+    (_flags("UO"), errors.OVERLOADED),
+    (_flags("UH", "UF", "URX", "UC", "UR", "LH", "NC"), errors.BACKEND_UNAVAILABLE),
+    (_flags("UT", "SI", "DT", "UMSDR"), errors.TIMED_OUT),
+    (_flags("OM"), errors.OVERLOADED),
+    (_flags("NR"), errors.NOT_FOUND),
+    (_status(408), errors.REQUEST_TIMEOUT),
+    (_status(413), errors.REQUEST_TOO_LARGE),
+    (_status(426), errors.UPGRADE_REQUIRED),
+    (_status(431), errors.HEADERS_TOO_LARGE),
+    (_status(503), errors.BACKEND_UNAVAILABLE),
+)
+
+
+def _mapper(when: Message, error: ClientError) -> Message:
+    return {"filter": when, "status_code": error.status, **_answer(error)}
+
+
+def _anything_else(kind: int) -> Message:
+    """What no row names keeps its status: 4xx is the client's mistake, 5xx ours."""
+    low, high = kind * 100, kind * 100 + 100
+    when = _cel(f"response.code >= {low} && response.code < {high} && !(response.code_details in {_OURS})")
+    return {"filter": when, **_answer(errors.BAD_REQUEST if kind == 4 else errors.GATEWAY_ERROR)}
+
+
+def _answer(error: ClientError) -> Message:
+    body = {"json_format": _escaped(error.body()), "content_type": "application/json"}
+    if error.retry_after_s is None:
+        return {"body_format_override": body}
+    return {"body_format_override": body, "headers_to_add": [header("retry-after", str(error.retry_after_s))]}
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    return literal(value) if isinstance(value, str) else value

@@ -1,0 +1,44 @@
+"""Names by which Envoy's parts, and the services that read its metadata, refer to each other."""
+
+AUTHZ = "envoy.filters.http.ext_authz"
+"""Filter, and the metadata namespace with `user, team, tier, key_id, models` of the caller."""
+
+LLM = "llm"
+"""Metadata namespace with what the bodies say: `model, stream, max_tokens, input_tokens, output_tokens, …`."""
+
+BODY = "envoy.filters.http.json_to_metadata"
+MODEL_ACCESS = "envoy.filters.http.rbac"
+LIMITS = "envoy.filters.http.ratelimit"
+USAGE_REQUEST = "envoy.filters.http.lua"
+EVENTS = "envoy.filters.http.sse_to_metadata"
+
+DOMAIN = "gatehouse"
+"""The rate limit domain of the gateway's own descriptors."""
+
+MISSING_MODEL = "__missing__"
+UNREADABLE_BODY = "__error__"
+"""What `llm.model` holds when the body has no model, or is not JSON."""
+
+ENDPOINTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/rerank",
+    "/v1/score",
+    "/tokenize",
+    "/detokenize",
+)
+"""What reaches a model server, by POST. Everything else is 404."""
+
+ROUTES = "gatehouse"
+"""The route configuration that RDS serves."""
+
+GATEWAY = "gatehouse"
+"""The cluster that answers the gateway's own routes: accesslog_service over HTTP."""
+
+
+def model_cluster(model: str) -> str:
+    """The cluster of a model's backends."""
+    return f"model:{model}"

@@ -1,0 +1,55 @@
+"""The config model -> the three files Envoy reads."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+
+from gatehouse.config.model import Config
+from gatehouse.envoy.bootstrap import bootstrap
+from gatehouse.envoy.clusters import model_clusters
+from gatehouse.envoy.listener import rds
+from gatehouse.envoy.message import Message, typed
+from gatehouse.envoy.routes import routes
+from gatehouse.run_dir import RunDir
+
+BOOTSTRAP, ROUTES, CLUSTERS = "envoy.yaml", "routes.yaml", "clusters.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Envoy's configuration: what it starts with, and what it watches for changes."""
+
+    bootstrap: Message
+    routes: Message
+    clusters: Message
+
+    def files(self) -> dict[str, Message]:
+        """File name -> content."""
+        return {BOOTSTRAP: self.bootstrap, ROUTES: self.routes, CLUSTERS: self.clusters}
+
+
+def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
+    """Envoy's configuration for `config`, for sockets in `run_dir` and files in `run_dir.envoy`."""
+    directory = str(run_dir.envoy)
+    source = {"path": f"{directory}/{CLUSTERS}", "watched_directory": {"path": directory}}
+    dynamic = {"cds_config": {"path_config_source": source, "resource_api_version": "V3"}}
+    route_specifier = rds(f"{directory}/{ROUTES}", directory)
+    return Rendered(
+        bootstrap={**bootstrap(config, run_dir, access_log_file, route_specifier), "dynamic_resources": dynamic},
+        routes=_resources("envoy.config.route.v3.RouteConfiguration", [routes(config)]),
+        clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config)),
+    )
+
+
+def merged(config: Config, run_dir: RunDir, access_log_file: str) -> Message:
+    """The same, as one static file: `envoy --mode validate` does not look into files that Envoy watches."""
+    document = bootstrap(config, run_dir, access_log_file, {"route_config": routes(config)})
+    document["static_resources"]["clusters"] += model_clusters(config)
+    return document
+
+
+def _resources(type_name: str, resources: list[Message]) -> Message:
+    """A file of a file-based xDS source."""
+    body = {"resources": [typed(type_name, **resource) for resource in resources]}
+    version = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+    return {"version_info": version, **body}

@@ -1,0 +1,194 @@
+"""What may be asked for, and who answers. Nothing that no route names reaches a model server.
+
+A POST is routed twice: first by its path alone, then, once the body is read, by the model in it. Until then the last
+route of its endpoint is in effect, so that one must leave ext_authz and the body filter on.
+"""
+
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from gatehouse import errors
+from gatehouse.config.model import Config
+from gatehouse.envoy import model_access, names
+from gatehouse.envoy.message import Message, disabled, header, seconds
+from gatehouse.errors import ClientError
+
+_ENDPOINT = {"safe_regex": {"regex": "|".join(map(re.escape, names.ENDPOINTS))}}
+_BODY_FILTERS = (names.BODY, names.MODEL_ACCESS, names.LIMITS, names.USAGE_REQUEST, names.EVENTS)
+_ALL_FILTERS = (names.AUTHZ, *_BODY_FILTERS)
+
+
+def routes(config: Config) -> Message:
+    """The route configuration that RDS serves."""
+    host = {
+        "name": "gatehouse",
+        "domains": ["*"],
+        "request_body_buffer_limit": config.server.max_body_mb * 1024 * 1024,
+        "routes": [
+            *_pages("/health"),
+            *_https_required(config),
+            *_pages("/", "/metrics"),
+            *_own_api(),
+            _too_large(config),
+            *_models(config),
+            _refusal(errors.NOT_FOUND, {"prefix": "/"}, without=_ALL_FILTERS),
+        ],
+    }
+    return {"name": names.ROUTES, "virtual_hosts": [host]}
+
+
+def _method(*methods: str) -> Message:
+    return {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(methods)}}}
+
+
+def _without(filters: Iterable[str]) -> Message:
+    return {"typed_per_filter_config": {name: disabled() for name in filters}}
+
+
+def _refusal(error: ClientError, match: Message, without: Iterable[str] = ()) -> Message:
+    """A direct response, named by its code so that the access log can tell."""
+    headers = [header("content-type", "application/json")]
+    if error.retry_after_s is not None:
+        headers.append(header("retry-after", str(error.retry_after_s)))
+    return {
+        "name": error.code,
+        "match": match,
+        "direct_response": {"status": error.status, "body": {"inline_string": error.json().decode()}},
+        "response_headers_to_add": headers,
+        **_without(without),
+    }
+
+
+def _pages(*paths: str) -> list[Message]:
+    """Pages for anyone."""
+    return [
+        {
+            "name": path,
+            "match": {"path": path, "headers": [_method("GET", "HEAD")]},
+            "route": _gateway(),
+            **_without(_ALL_FILTERS),
+        }
+        for path in paths
+    ]
+
+
+def _own_api() -> list[Message]:
+    """What the gateway answers itself, to callers it knows."""
+    models = f"%DYNAMIC_METADATA({names.AUTHZ}:models)%"
+    return [
+        {
+            "name": "/v1/models",
+            "match": {**path, "headers": [_method("GET", "HEAD")]},
+            "route": _gateway(),
+            "request_headers_to_add": [header("x-gatehouse-models", models)],
+            **_without(_BODY_FILTERS),
+        }
+        for path in ({"path": "/v1/models"}, {"prefix": "/v1/models/"})
+    ]
+
+
+def _gateway() -> Message:
+    retry = {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 2}
+    return {"cluster": names.GATEWAY, "timeout": "10s", "retry_policy": retry}
+
+
+def _https_required(config: Config) -> list[Message]:
+    """Plaintext is answered 426; `/health` stands before it, for probes inside the machine."""
+    if not config.server.require_https:
+        return []
+    plain = {"name": "x-forwarded-proto", "string_match": {"exact": "http"}}
+    return [_refusal(errors.HTTPS_REQUIRED, {"prefix": "/", "headers": [plain]}, without=_ALL_FILTERS)]
+
+
+def _too_large(config: Config) -> Message:
+    """A body that says it is too large is refused before anyone is asked about it."""
+    limit = config.server.max_body_mb * 1024 * 1024
+    declared = {"name": "content-length", "range_match": {"start": limit + 1, "end": 2**63 - 1}}
+    return _refusal(errors.REQUEST_TOO_LARGE, {"prefix": "/", "headers": [declared]}, without=_ALL_FILTERS)
+
+
+def _models(config: Config) -> list[Message]:
+    found = [route for model in served(config) for route in _routes_of(config, model)]
+    return [
+        _refusal(errors.INVALID_JSON, _when(names.UNREADABLE_BODY), without=(names.MODEL_ACCESS,)),
+        *found,
+        *_default(config),
+        *([] if config.vllm else [_refusal(errors.MODEL_NOT_FOUND, _when(None), without=(names.MODEL_ACCESS,))]),
+        _refusal(errors.INVALID_JSON, _endpoint(), without=(names.MODEL_ACCESS,)),
+    ]
+
+
+def _endpoint() -> Message:
+    return {**_ENDPOINT, "headers": [_method("POST")]}
+
+
+def _when(model: str | None) -> Message:
+    """An endpoint, once the body names `model`; None stands for any name."""
+    value = {"present_match": True} if model is None else {"string_match": {"exact": model}}
+    metadata = {"filter": names.LLM, "path": [{"key": "model"}], "value": value}
+    return {**_endpoint(), "dynamic_metadata": [metadata]}
+
+
+def served(config: Config) -> list[str]:
+    """The models that have backends. The short form has one, whatever it is called."""
+    if config.vllm:
+        return [config.vllm.default_model or "default"]
+    return list(config.models)
+
+
+def _routes_of(config: Config, model: str) -> list[Message]:
+    """The long form: a route for each name of `model`."""
+    if config.vllm:
+        return []
+    aliases = config.models[model].aliases
+    access = model_access.by_name([model, *aliases]) if aliases else None
+    return [_to_backends(config, model, _when(name), access) for name in (model, *aliases)]
+
+
+def _default(config: Config) -> list[Message]:
+    """A body that names no model is for the default one, if there is one; in the short form any name is for it."""
+    default = config.the_default_model
+    if default is None:
+        none_given = [_refusal(errors.MISSING_MODEL, _when(names.MISSING_MODEL), without=(names.MODEL_ACCESS,))]
+    else:
+        model = next((m for m, e in config.models.items() if default in (m, *e.aliases)), default)
+        access = model_access.by_name([default])
+        none_given = [_to_backends(config, model, _when(names.MISSING_MODEL), access, known_as=default)]
+    return [*none_given, *([_to_backends(config, served(config)[0], _when(None))] if config.vllm else [])]
+
+
+def _to_backends(
+    config: Config, model: str, match: Message, access: Message | None = None, known_as: str | None = None
+) -> Message:
+    """To the backends of `model`; `access` replaces the rule on who may, `known_as` the name in the body."""
+    name = known_as or f"%DYNAMIC_METADATA({names.LLM}:model)%"
+    route: Message = {
+        "name": f"model:{model}",
+        "match": match,
+        "route": {
+            "cluster": names.model_cluster(model),
+            "timeout": "0s",
+            "idle_timeout": seconds(config.server.stream_idle_timeout_s),
+            "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
+            **_rewritten(config, model),
+        },
+        "request_headers_to_add": [header("x-gatehouse-model", name)],
+        # A compressed answer could not be metered.
+        "request_headers_to_remove": ["accept-encoding"],
+    }
+    if access:
+        route["typed_per_filter_config"] = {names.MODEL_ACCESS: access}
+    return route
+
+
+def base_path(url: str) -> str:
+    """`http://host/llm/v1` -> `/llm`: what stands before the API's own paths."""
+    return urlsplit(url).path.rstrip("/").removesuffix("/v1")
+
+
+def _rewritten(config: Config, model: str) -> Message:
+    url = config.vllm.base_url if config.vllm else config.models[model].backends[0].url
+    if not base_path(url):
+        return {}
+    return {"regex_rewrite": {"pattern": {"regex": "^(/.*)$"}, "substitution": base_path(url) + r"\1"}}

@@ -1,0 +1,56 @@
+-- Streams of chat and completions carry token counts only on request, so Gatehouse asks: it appends `stream_options` to
+-- the body, leaving every byte the client sent as it was (of two members with one name the last one counts). On the way
+-- back, whatever the client itself did not ask for is taken out of the events again.
+
+local ASKED = ',"stream_options":{"include_usage":true,"continuous_usage_stats":true}}'
+local STREAMING = { ["/v1/chat/completions"] = true, ["/v1/completions"] = true }
+local NOTE = "gatehouse.usage"
+
+function envoy_on_request(handle)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  local llm = metadata:get("llm")
+  if llm == nil or llm["stream"] ~= true or llm["continuous_usage_stats"] == true then return end
+  if not STREAMING[string.match(handle:headers():get(":path"), "^[^?]*")] then return end
+  local body = handle:body()
+  if body == nil then return end
+  local object = string.match(body:getBytes(0, body:length()), "^(.*)}%s*$")
+  if object == nil then return end
+  handle:headers():replace("content-length", body:setBytes(object .. ASKED))
+  metadata:set(NOTE, "keep_final", llm["include_usage"] == true)
+end
+
+-- Inside JSON text a quote is escaped, so `"usage":` and `"choices":` never match within what the model wrote.
+local function shown(event, keep_final)
+  if not string.find(event, '"usage"', 1, true) then return event end
+  if string.find(event, '"choices"%s*:%s*%[%s*%]') then
+    return keep_final and event or ""
+  end
+  event = string.gsub(event, ',%s*"usage"%s*:%s*%b{}', "", 1)
+  return (string.gsub(event, ',%s*"usage"%s*:%s*null', "", 1))
+end
+
+function envoy_on_response(handle)
+  local note = handle:streamInfo():dynamicMetadata():get(NOTE)
+  if note == nil then return end
+  local kind = handle:headers():get("content-type")
+  if kind == nil or string.sub(kind, 1, 17) ~= "text/event-stream" then return end
+  local keep_final = note["keep_final"]
+  local rest = "" -- the beginning of an event whose end has not come yet
+  for chunk in handle:bodyChunks() do
+    local length = chunk:length()
+    local out, from = {}, 1
+    if length == 0 then
+      out[1] = rest -- the end: an unfinished event is the client's to judge
+    else
+      local bytes = rest .. chunk:getBytes(0, length)
+      while true do
+        local _, stop = string.find(bytes, "\r?\n\r?\n", from)
+        if stop == nil then break end
+        out[#out + 1] = shown(string.sub(bytes, from, stop), keep_final)
+        from = stop + 1
+      end
+      rest = string.sub(bytes, from)
+    end
+    chunk:setBytes(table.concat(out))
+  end
+end

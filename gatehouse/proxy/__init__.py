@@ -1,0 +1,1 @@
+"""The Envoy process, seen from Python: the binary, its files, its admin interface."""

