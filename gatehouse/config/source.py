@@ -35,14 +35,12 @@ class Source:
 def parse(text: str, origin: str) -> Source:
     """Read one YAML document. Raises `ConfigError` with the line of what can't be read."""
     source = Source(origin)
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         source.data = _Walk(loader, source).value(node, ()) if node is not None else None
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(origin, error)]) from None
-    finally:
-        loader.dispose()
     return source
 
 
@@ -108,5 +106,5 @@ def dotted(path: Path) -> str:
 
 def _syntax_problem(origin: str, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or "not YAML"
+    reason = getattr(error, "problem", None) or getattr(error, "reason", "not YAML")
     return Problem(origin, mark.line + 1 if mark else None, "", f"not valid YAML: {reason}")

@@ -1,0 +1,192 @@
+"""gatehouse.yaml: the short form runs as it stands, and every mistake is named with its line."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.config import Config, ConfigError, load
+from gatehouse.config.load import load_with_advice
+from gatehouse.keys.digest import digest_of
+
+SHORT_FORM = (Path(__file__).parents[2] / "gatehouse.yaml").read_text()
+KEY = "sk-internal-dev-key-001"
+
+
+def read(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> Config:
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text(text)
+    return load(file, environment or {})
+
+
+def faults(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text, environment)
+    return str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def test_the_short_form_is_read_as_it_stands(tmp_path: Path) -> None:
+    config = read(tmp_path, SHORT_FORM)
+    assert config.server.workers == 4
+    assert config.vllm is not None
+    assert config.vllm.base_url == "http://localhost:8100/v1"
+    assert config.the_default_model == "meta-llama/Llama-2-7b-chat-hf"
+    assert config.rate_limits["premium"].requests() == [("minute", 100), ("hour", 1000)]
+    assert config.api_keys[digest_of(KEY)].user_id == "dev-team"
+
+
+def test_a_key_is_kept_only_as_its_digest(tmp_path: Path) -> None:
+    config = read(tmp_path, SHORT_FORM)
+    assert KEY not in repr(config)
+    assert KEY not in config.model_dump_json()
+
+
+VLLM = "vllm: {base_url: 'http://localhost:8100/v1'}\n"
+
+MISTAKES = [
+    ("server: {prot: 1}\n" + VLLM, "gatehouse.yaml:1: server.prot: unknown field (did you mean 'port'?)"),
+    (VLLM + "sevrer: {}\n", "gatehouse.yaml:2: sevrer: unknown field (did you mean 'server'?)"),
+    ("server: {port: '8000'}\n" + VLLM, "gatehouse.yaml:1: server.port: must be a whole number"),
+    ("server: {port: 70000}\n" + VLLM, "gatehouse.yaml:1: server.port: must be less than or equal to 65535"),
+    ("server: {workers: 0}\n" + VLLM, "gatehouse.yaml:1: server.workers: must be greater than or equal to 1"),
+    ("server: 8000\n" + VLLM, "gatehouse.yaml:1: server: must hold named fields"),
+    ("vllm:\n  base_url: localhost:8100\n", "gatehouse.yaml:2: vllm.base_url: must be a URL such as"),
+    ("vllm:\n  base_url: http://me:pw@host/v1\n", "gatehouse.yaml:2: vllm.base_url: must not carry credentials"),
+    ("vllm:\n  base_url: http://host:99999/v1\n", "gatehouse.yaml:2: vllm.base_url: Port out of range"),
+    ("vllm:\n  default_model: x\n", "gatehouse.yaml:1: vllm.base_url: is missing"),
+    ("server: {}\n", "gatehouse.yaml:1: there is no model server to proxy"),
+    ("", "gatehouse.yaml: there is no model server to proxy"),
+    ("[]\n", "gatehouse.yaml:1: must hold settings"),
+    (VLLM + "models: {a: {backends: [{url: 'http://a/v1'}]}}\n", "gatehouse.yaml:1: vllm: vllm and models can't both"),
+    ("models: {a: {backends: []}}\n", "gatehouse.yaml:1: models.a.backends: Tuple should have at least 1 item"),
+    ("models: {a: {backends: [{url: 'http://a/v1', wieght: 1}]}}\n", "(did you mean 'weight'?)"),
+    (
+        "models: {a: {backends: [{url: 'http://a/v1'}]}}\ndefault_model: b\n",
+        "gatehouse.yaml:2: default_model: no model is called 'b'",
+    ),
+    (
+        "models:\n  a: {backends: [{url: 'http://a/v1'}], aliases: [x]}\n  b: {backends: [{url: 'http://b/v1'}],"
+        " aliases: [x]}\n",
+        "gatehouse.yaml:3: models.b: two models answer to the name 'x'",
+    ),
+    (
+        VLLM + "rate_limits: {free: {requests_per_minute: 1}}\napi_keys:\n  sk-secret-1: {user_id: a, tier: fre}\n",
+        "gatehouse.yaml:4: api_keys.<key>.tier: no tier is called 'fre' (did you mean 'free'?)",
+    ),
+    (
+        VLLM + "rate_limits:\n  free:\n    requests_per_minute: 10\n    requests_per_hour: 600\n",
+        "gatehouse.yaml:5: rate_limits.free.requests_per_hour: can never bind",
+    ),
+    (VLLM + "rate_limits: {free: {requests_per_minute: 0}}\n", "must be greater than or equal to 1"),
+    (VLLM + "rate_limits: {free: {request_per_minute: 1}}\n", "(did you mean 'requests_per_minute'?)"),
+    (VLLM + "rate_limits: {free: {algorithm: leaky}}\n", "rate_limits.free.algorithm: must be 'sliding_window'"),
+    (VLLM + "api_keys:\n  sk-secret-1: {}\n", "gatehouse.yaml:3: api_keys.<key>.user_id: is missing"),
+    (VLLM + "api_keys:\n  sk-secret-1: {user_id: 'a b'}\n", "user_id: has characters that are not allowed here"),
+    (VLLM + "api_keys:\n  'sk secret 1': {user_id: a}\n", "gatehouse.yaml:3: api_keys.<key>: a key is 8 to 512 visible"),
+    (VLLM + "api_keys:\n  'sha256:123': {user_id: a}\n", "gatehouse.yaml:3: api_keys.<key>: a hashed key is"),
+    (VLLM + "api_keys:\n  12345678: {user_id: a}\n", "gatehouse.yaml:3: api_keys: a name must be text; put it in quotes"),
+    (
+        VLLM + "api_keys:\n  sk-secret-1: {user_id: a}\n  sk-secret-1: {user_id: b}\n",
+        "gatehouse.yaml:4: api_keys: the same name stands here twice",
+    ),
+    (
+        VLLM + f"api_keys:\n  sk-secret-1: {{user_id: a}}\n  '{digest_of('sk-secret-1')}': {{user_id: a}}\n",
+        "gatehouse.yaml:2: api_keys: one key stands here both in plain text and hashed",
+    ),
+    (
+        VLLM + "api_keys:\n  sk-secret-1: {user_id: a, name: n}\n  sk-secret-2: {user_id: a, name: n}\n",
+        "gatehouse.yaml:4: api_keys.<key>.name: another key has this name",
+    ),
+    (
+        VLLM + "api_keys:\n  sk-secret-1: {user_id: a, allowed_ips: ['10.0.0.0/33']}\n",
+        "gatehouse.yaml:3: api_keys.<key>.allowed_ips[0]: '10.0.0.0/33' is not an address or a network",
+    ),
+    (VLLM + "redis: {url: 'localhost:6379'}\n", "gatehouse.yaml:2: redis.url: must start with redis://"),
+    (VLLM + "redis: {on_failure: crash}\n", "gatehouse.yaml:2: redis.on_failure: must be 'local', 'allow' or 'deny'"),
+    (VLLM + "server: {\n", "gatehouse.yaml:3: not valid YAML"),
+    (VLLM + "\tserver: {}\n", "gatehouse.yaml:2: not valid YAML"),
+    (VLLM + "a: &a [*a]\n", "gatehouse.yaml:2: a[0]: aliases expand to more than a configuration can hold"),
+    (VLLM + "logging: {level: loud}\n", "gatehouse.yaml:2: logging.level: must be 'debug', 'info', 'warning' or 'error'"),
+    (VLLM + "logging: {dir: !!python/object:os.system x}\n", "gatehouse.yaml:2: logging.dir: this value can't be read"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    said = faults(tmp_path, text)
+    assert expected in said
+    assert "secret" not in said
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    said = faults(tmp_path, "server: {prot: 1}\nlogging: {lvl: info}\n" + VLLM)
+    assert len(said.splitlines()) == 2
+
+
+def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 12)]
+    assert "aliases expand to more" in faults(tmp_path, "\n".join(lines))
+
+
+def test_a_file_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be read: No such file"):
+        load(tmp_path / "none.yaml", {})
+
+
+def test_a_file_that_is_not_text_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        load(tmp_path / "binary.yaml", {})
+
+
+@given(st.text(max_size=200))
+def test_no_text_makes_the_loader_fail_in_another_way(text: str) -> None:
+    from gatehouse.config.source import parse
+
+    try:
+        parse(text, "fuzz")
+    except ConfigError as error:
+        assert "fuzz" in str(error)
+
+
+ENVIRONMENT = [
+    ({"VLLM_BASE_URL": "http://other:1/v1"}, lambda c: c.vllm.base_url, "http://other:1/v1"),
+    ({"VLLM_DEFAULT_MODEL": "123"}, lambda c: c.vllm.default_model, "123"),
+    ({"REQUIRE_HTTPS": "true"}, lambda c: c.server.require_https, True),
+    ({"LOG_LEVEL": "DEBUG"}, lambda c: c.logging.level, "debug"),
+    ({"REDIS_URL": "redis://r:6379/0"}, lambda c: c.redis.url, "redis://r:6379/0"),
+    ({"GATEHOUSE_SERVER__PORT": "8080"}, lambda c: c.server.port, 8080),
+    ({"GATEHOUSE_LOGGING__DIR": "/var/log"}, lambda c: c.logging.dir, "/var/log"),
+    ({"GATEHOUSE_SERVER__PORT": ""}, lambda c: c.server.port, 8000),
+    ({"GATEHOUSE_PORT": "tcp://10.0.0.1:80"}, lambda c: c.server.port, 8000),
+]
+
+
+@pytest.mark.parametrize(("environment", "field", "expected"), ENVIRONMENT)
+def test_the_environment_wins_over_the_file(tmp_path, environment, field, expected) -> None:  # type: ignore[no-untyped-def]
+    assert field(read(tmp_path, SHORT_FORM, environment)) == expected
+
+
+def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None:
+    said = faults(tmp_path, SHORT_FORM, {"GATEHOUSE_SERVER__PROT": "1", "REQUIRE_HTTPS": "maybe"})
+    assert "environment variable GATEHOUSE_SERVER__PROT: server.prot: unknown field (did you mean 'port'?)" in said
+    assert "environment variable REQUIRE_HTTPS: server.require_https: must be a valid boolean" in said
+
+
+def test_a_plain_key_is_warned_about_without_showing_it(tmp_path: Path) -> None:
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text(SHORT_FORM)
+    loaded = load_with_advice(file, {})
+    assert ["1 key in plain text" in str(warning) for warning in loaded.warnings] == [True]
+    assert KEY not in str(loaded.warnings[0])
+    assert loaded.plain_key == KEY
+
+
+def test_values_without_effect_are_warned_about(tmp_path: Path) -> None:
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text(VLLM + "rate_limits: {gold: {requests_per_minute: 1}, free: {}}\nredis: {on_failure: deny}\n")
+    said = "\n".join(map(str, load_with_advice(file, {}).warnings))
+    assert "redis.on_failure: has no effect without redis.url" in said
+    assert "there is no key" in said
