@@ -54,6 +54,7 @@ MODEL_NOT_ALLOWED = ClientError(
 )
 MODEL_NOT_FOUND = ClientError(404, INVALID_REQUEST, "model_not_found", "The model does not exist.", "model")
 NOT_FOUND = ClientError(404, INVALID_REQUEST, "not_found", "Unknown request URL.")
+METHOD_NOT_ALLOWED = ClientError(405, INVALID_REQUEST, "method_not_allowed", "This URL does not take this method.")
 BAD_REQUEST = ClientError(400, INVALID_REQUEST, "bad_request", "The request is not valid HTTP for this server.")
 REQUEST_TIMEOUT = ClientError(408, INVALID_REQUEST, "request_timeout", "The request was not sent in time.")
 REQUEST_TOO_LARGE = ClientError(413, INVALID_REQUEST, "request_too_large", "The request body is too large.")

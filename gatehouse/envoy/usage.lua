@@ -7,8 +7,7 @@ local STREAMING = { ["/v1/chat/completions"] = true, ["/v1/completions"] = true 
 local NOTE = "gatehouse.usage"
 
 function envoy_on_request(handle)
-  local metadata = handle:streamInfo():dynamicMetadata()
-  local llm = metadata:get("llm")
+  local llm = handle:streamInfo():dynamicMetadata():get("llm")
   if llm == nil or llm["stream"] ~= true or llm["continuous_usage_stats"] == true then return end
   if not STREAMING[string.match(handle:headers():get(":path"), "^[^?]*")] then return end
   local body = handle:body()
@@ -16,7 +15,7 @@ function envoy_on_request(handle)
   local object = string.match(body:getBytes(0, body:length()), "^(.*)}%s*$")
   if object == nil then return end
   handle:headers():replace("content-length", body:setBytes(object .. ASKED))
-  metadata:set(NOTE, "keep_final", llm["include_usage"] == true)
+  handle:streamInfo():dynamicMetadata():set(NOTE, "keep_final", llm["include_usage"] == true)
 end
 
 -- Inside JSON text a quote is escaped, so `"usage":` and `"choices":` never match within what the model wrote.

@@ -1,0 +1,35 @@
+"""`python -m ratelimit_service`: the process that answers Envoy's rate limit calls."""
+
+import sys
+
+from gatehouse.config.model import Redis
+from gatehouse.server import Service, serve
+from gatehouse.worker import GRACE_S, Worker, run
+from ratelimit_service.metrics import Metrics
+from ratelimit_service.service import RateLimits
+from ratelimit_service.store import Store
+from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.tiers import Tiers
+
+
+async def main(worker: Worker) -> None:
+    """One worker, until it is told to stop."""
+    store = _store(worker.config.redis)
+    limits = RateLimits(Tiers(worker.config), store, Metrics())
+    try:
+        await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
+    finally:
+        await store.close()
+
+
+def _store(settings: Redis) -> Store:
+    """Redis, shared by every worker and gateway, or the memory of this one process."""
+    if settings.url is None:
+        return MemoryStore()
+    from ratelimit_service.store_redis import RedisStore
+
+    return RedisStore.from_url(settings.url)
+
+
+if __name__ == "__main__":
+    sys.exit(run("ratelimit", main))

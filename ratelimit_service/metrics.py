@@ -1,0 +1,39 @@
+"""What ratelimit_service counts."""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
+
+from ratelimit_service.store import Decision, Outcome, StoreUnavailable
+
+
+class Metrics:
+    """`api_rate_limit_decisions_total{limit,result}` and `api_rate_limit_store_errors_total{kind}`."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._decisions = Counter(
+            "api_rate_limit_decisions_total", "Decisions, by limit.", ["limit", "result"], registry=registry
+        )
+        self._errors = Counter(
+            "api_rate_limit_store_errors_total", "Decisions that the store did not take.", ["kind"], registry=registry
+        )
+        self._known: dict[tuple[str, str], Counter] = {}
+
+    def decided(self, decision: Decision) -> None:
+        """Count what each limit of a request said. Limit names come from the configuration: they are few."""
+        for outcome in decision.outcomes:
+            self._count(outcome.charge.limit.name, _result(outcome, decision))
+
+    def failed(self, error: StoreUnavailable) -> None:
+        self._errors.labels(error.kind).inc()
+
+    def _count(self, limit: str, result: str) -> None:
+        counter = self._known.get((limit, result))
+        if counter is None:
+            counter = self._known[limit, result] = self._decisions.labels(limit, result)
+        counter.inc()
+
+
+def _result(outcome: Outcome, decision: Decision) -> str:
+    """`allowed`, `limited`, `shadow_limited`, or `unused`: this limit had room, another one refused."""
+    if not outcome.allowed:
+        return "shadow_limited" if outcome.charge.limit.shadow else "limited"
+    return "allowed" if decision.allowed else "unused"

@@ -1,0 +1,136 @@
+"""A real gateway for tests: `gatehouse up` as a user starts it, on free ports, in a directory of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import yaml
+
+ROOT = Path(__file__).parents[1]
+START_TIMEOUT_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class RunningGateway:
+    """A gateway that answers, and what it writes."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    metrics_url: str
+    directory: Path
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **options)
+
+    def records(self, at_least: int = 0, timeout_s: float = 10) -> list[dict[str, Any]]:
+        """The request log, once it holds `at_least` records."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [json.loads(line) for path in self.logs("requests_*.log") for line in path.read_text().splitlines()]
+            if len(found) >= at_least:
+                return found
+            assert time.monotonic() < deadline, f"{len(found)} records after {timeout_s} s, not {at_least}"
+            time.sleep(0.05)
+
+    def record(self, request_id: str, timeout_s: float = 10) -> dict[str, Any]:
+        """The one record of a request, once it is written."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [record for record in self.records() if record["request_id"] == request_id]
+            if found:
+                assert len(found) == 1
+                return found[0]
+            assert time.monotonic() < deadline, f"no record of {request_id}"
+            time.sleep(0.05)
+
+    def logs(self, pattern: str = "*") -> list[Path]:
+        return sorted((self.directory / "logs").glob(pattern))
+
+    def metrics(self) -> str:
+        return httpx.get(self.metrics_url, timeout=10).text
+
+    def children(self) -> dict[str, int]:
+        """Name -> pid of every process the gateway runs: `authz-0`, `envoy`, …"""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and _parent(entry) == self.process.pid:
+                command = (entry / "cmdline").read_bytes().decode().split("\0")
+                found[_name(command)] = int(entry.name)
+        return found
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+def _parent(entry: Path) -> int | None:
+    try:
+        return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    except (OSError, IndexError):
+        return None
+
+
+def _name(command: list[str]) -> str:
+    if "--index" in command:
+        return f"{command[2].removesuffix('_service')}-{command[command.index('--index') + 1]}"
+    return "demo" if "demo_model_server" in command else "envoy"
+
+
+@contextmanager
+def running_gateway(
+    directory: Path,
+    config: Mapping[str, Any],
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[RunningGateway]:
+    """Start a gateway with `config` (ports and log directory are filled in); it is stopped in the end."""
+    server = {"host": "127.0.0.1", "port": free_port(), "metrics_port": free_port(), "workers": 2, "drain_s": 5}
+    document = {**config, "server": {**server, **config.get("server", {})}}
+    document["logging"] = {"dir": str(directory / "logs"), **config.get("logging", {})}
+    file = directory / "gatehouse.yaml"
+    file.write_text(yaml.safe_dump(document))
+    command = [sys.executable, "-m", "gatehouse.cli", "up", "-c", str(file), "--json", *arguments]
+    clean = {k: v for k, v in os.environ.items() if k not in ("VLLM_BASE_URL", "REDIS_URL")}
+    with (directory / "stderr.log").open("wb") as stderr:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT, env={**clean, **(environment or {})}
+        )
+    try:
+        facts = _first_line(process, directory)
+        yield RunningGateway(process, facts["url"], facts["metrics_url"], directory)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _first_line(process: "subprocess.Popen[bytes]", directory: Path) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise AssertionError(f"the gateway did not start:\n{(directory / 'stderr.log').read_text()}")
+    facts: dict[str, Any] = json.loads(line)
+    return facts
