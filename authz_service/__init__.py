@@ -1,0 +1,8 @@
+"""authz_service: who is this, may they. Envoy's ext_authz asks it once a request, with two headers and an address.
+
+- `credential`  headers -> the key, or why there is none
+- `principals`  the configuration's keys -> whom each stands for
+- `decide`      the decision: pure, and knows no transport
+- `service`     protobuf in, protobuf out
+- `metrics`     what is counted
+"""

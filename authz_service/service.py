@@ -1,0 +1,125 @@
+"""`envoy.service.auth.v3.Authorization` over `decide`: protobuf in, protobuf out.
+
+What Envoy's filter expects (ext_authz, `external_auth.proto`): status OK brings the identity, as headers for the model
+server and as dynamic metadata for the filters that follow; any other status brings the finished answer for the client.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import cache
+
+from authz_service.credential import parse
+from authz_service.decide import Result, decide
+from authz_service.metrics import Metrics
+from authz_service.principals import Principal, Principals
+from gatehouse import errors
+from gatehouse.errors import ClientError
+from gatehouse.pb.base_pb2 import HeaderValue, HeaderValueOption
+from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse
+from gatehouse.pb.http_status_pb2 import HttpStatus
+from gatehouse.pb.status_pb2 import Status
+from gatehouse.server import Context, Unary
+
+log = logging.getLogger(__name__)
+
+NAME = "envoy.service.auth.v3.Authorization"
+
+_GRPC_STATUS = {401: 16, 503: 14}  # UNAUTHENTICATED, UNAVAILABLE
+
+
+def allowed(principal: Principal) -> bytes:
+    """Let `principal` pass: known to the filters that follow and to the model server, which never sees the key."""
+    identity = _identity(principal)
+    headers = {f"x-gatehouse-{name.replace('_', '-')}": value for name, value in identity.items() if value}
+    ok = OkHttpResponse(headers=_headers(headers), headers_to_remove=["authorization", "x-api-key"])
+    response = CheckResponse(status=Status(), ok_response=ok)
+    response.dynamic_metadata.update({**identity, "models": principal.models})
+    return response.SerializeToString()
+
+
+def denied(error: ClientError, **metadata: str) -> bytes:
+    """Answer the client with `error`. The access log sees its code, and `metadata`."""
+    denial = DeniedHttpResponse(
+        status=HttpStatus(code=error.status), headers=_headers(_error_headers(error)), body=error.json().decode()
+    )
+    response = CheckResponse(status=Status(code=_GRPC_STATUS[error.status]), denied_response=denial)
+    response.dynamic_metadata.update({"error_code": error.code, **metadata})
+    return response.SerializeToString()
+
+
+def _refused(result: Result, principal: Principal) -> bytes:
+    """A denial of a key that somebody has. An expired one is answered as an unknown one, for all the client can see."""
+    if result is Result.EXPIRED:
+        return denied(errors.INVALID_API_KEY, key_id=principal.key_id)
+    return denied(errors.IP_NOT_AUTHORIZED, **_identity(principal))
+
+
+def _identity(principal: Principal) -> dict[str, str]:
+    return {"user": principal.user, "team": principal.team, "tier": principal.tier, "key_id": principal.key_id}
+
+
+def _error_headers(error: ClientError) -> dict[str, str]:
+    """RFC 9110 §11.6.1: a 401 names the scheme. OpenAI's clients obey `x-should-retry`; a wrong key stays wrong."""
+    headers = {"content-type": "application/json"}
+    if error.status == 401:
+        headers |= {"www-authenticate": "Bearer", "x-should-retry": "false"}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    return headers
+
+
+def _headers(values: Mapping[str, str]) -> list[HeaderValueOption]:
+    overwrite = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    return [HeaderValueOption(header=HeaderValue(key=k, value=v), append_action=overwrite) for k, v in values.items()]
+
+
+_DENIED = {Result.MISSING: denied(errors.MISSING_API_KEY), Result.INVALID: denied(errors.INVALID_API_KEY)}
+_UNAVAILABLE = denied(errors.AUTH_UNAVAILABLE)
+
+
+class Authz:
+    """Answers `Check`. It takes and gives serialized messages: an answer that never changes is serialized once."""
+
+    def __init__(self, principals: Principals, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self.adopt(principals)
+
+    def adopt(self, principals: Principals) -> None:
+        """Put `principals` in force, all at once: a check sees the old keys or the new, never some of each."""
+        self._principals = principals
+        self._allowed = cache(allowed)
+
+    @property
+    def methods(self) -> Mapping[str, Mapping[str, Unary]]:
+        """What the gRPC shell serves."""
+        return {NAME: {"Check": Unary(self.check, decode=bytes, encode=bytes)}}
+
+    async def check(self, request: bytes, _context: Context) -> bytes:
+        """The `CheckResponse` to a `CheckRequest`. Never raises: what can't be decided is answered 503."""
+        try:
+            result, answer = self._answer(CheckRequest.FromString(request))
+        except Exception as error:  # an RPC that fails makes Envoy invent an answer, without a body
+            log.error("a check failed: %s", _without_values(error))
+            result, answer = Result.ERROR, _UNAVAILABLE
+        self._metrics.decisions[result].inc()
+        return answer
+
+    def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
+        attributes = request.attributes
+        client_ip = attributes.source.address.socket_address.address
+        credential = parse(attributes.request.http.headers)
+        result, principal = decide(credential, client_ip, self._principals, self._clock())
+        if principal is None:
+            return result, _DENIED[result]
+        if result is Result.ALLOWED:
+            return result, self._allowed(principal)
+        return result, _refused(result, principal)
+
+
+def _without_values(error: Exception) -> str:
+    """What failed and where. An exception's text may quote what it choked on, and that may be a key."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"
