@@ -133,4 +133,5 @@ def _first_line(process: "subprocess.Popen[bytes]", directory: Path) -> dict[str
     if not line:
         raise AssertionError(f"the gateway did not start:\n{(directory / 'stderr.log').read_text()}")
     facts: dict[str, Any] = json.loads(line)
+    assert "url" in facts, facts
     return facts

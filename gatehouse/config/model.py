@@ -50,6 +50,8 @@ def _network(value: str) -> str:
 
 def _end_of(value: Any) -> Any:
     """A plain date means until the end of that day, UTC; a time without a zone is UTC."""
+    if isinstance(value, str):
+        value = date.fromisoformat(value) if len(value) == len("2027-01-01") else datetime.fromisoformat(value)
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, date):
@@ -77,6 +79,10 @@ class Server(Strict):
     max_body_mb: int = Field(32, ge=1, le=1024)
     stream_idle_timeout_s: int = Field(600, ge=1)
     drain_s: int = Field(600, ge=0)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.max_body_mb * 1024 * 1024
 
 
 class Vllm(Strict):

@@ -29,11 +29,11 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
         "name": name,
         "type": "STATIC",
         "connect_timeout": "0.25s",
-        "lb_policy": "LEAST_REQUEST",
+        "lb_policy": "ROUND_ROBIN" if name == "accesslog" else "LEAST_REQUEST",
         "load_assignment": _assignment(name, [{"endpoint": {"address": {"pipe": {"path": p}}}} for p in sockets]),
         **_options(explicit_http_config=protocol),
         "circuit_breakers": _breakers(4096),
-        "outlier_detection": _ejection(50),
+        "outlier_detection": _ejection(1 if name == "accesslog" else 5),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         **({"health_checks": [_grpc_check()]} if grpc else {}),
     }
@@ -42,8 +42,8 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
 def _grpc_check() -> Message:
     return {
         "timeout": "1s",
-        "interval": "1s",
-        "no_traffic_interval": "1s",
+        "interval": "0.5s",
+        "no_traffic_interval": "0.5s",
         "unhealthy_interval": "0.25s",
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
@@ -51,13 +51,15 @@ def _grpc_check() -> Message:
     }
 
 
-def _ejection(max_percent: int) -> Message:
+def _ejection(failures: int) -> Message:
+    """One failure is enough for accesslog: each connection to a dead receiver costs a batch of log entries."""
     return {
-        "consecutive_5xx": 5,
-        "consecutive_gateway_failure": 5,
-        "interval": "1s",
-        "base_ejection_time": "2s",
-        "max_ejection_percent": max_percent,
+        "consecutive_5xx": failures,
+        "consecutive_gateway_failure": failures,
+        "interval": "0.5s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "1s",
+        "max_ejection_percent": 50,
     }
 
 

@@ -1,12 +1,13 @@
 """The HTTP filters, in the order a request meets them (an answer meets them in reverse).
 
-1. ext_authz: who is this? Headers only, so that a stranger's body is never buffered.
-2. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
-3. RBAC: may this key use this model?
-4. ratelimit: one call with everything the limits depend on.
-5. Lua: ask for usage on streams, hide it again.
-6. sse_to_metadata: the usage of a stream.
-7. router.
+1. body_size_limit: not more than this.
+2. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
+3. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
+4. RBAC: may this key use this model?
+5. ratelimit: one call with everything the limits depend on.
+6. Lua: ask for usage on streams, hide it again.
+7. sse_to_metadata: the usage of a stream.
+8. router.
 """
 
 from gatehouse.envoy import model_access, names, usage
@@ -22,9 +23,14 @@ _OTHER_HOST = extension(
 )
 
 
-def chain() -> list[Message]:
+def chain(max_body_bytes: int) -> list[Message]:
     """Every HTTP filter. Nothing in it depends on models or keys, so that changing those leaves the listener alone."""
     return [
+        extension(
+            "envoy.filters.http.body_size_limit",
+            "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
+            max_request_bytes=max_body_bytes,
+        ),
         _authz(),
         _body(),
         model_access.by_requested_name(),

@@ -24,7 +24,7 @@ def listener(config: Config, access_log_file: str, route_specifier: Message) -> 
         access_log=access_log.loggers(access_log_file),
         access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
         local_reply_config=local_replies.config(),
-        http_filters=filters.chain(),
+        http_filters=filters.chain(config.server.max_body_bytes),
         **route_specifier,
     )
     return {

@@ -8,6 +8,9 @@ from gatehouse import errors
 from gatehouse.envoy.message import Message, extension, header, literal
 from gatehouse.errors import ClientError
 
+_REQUEST_ID = {**header("x-request-id", "%UNIQUE_ID%"), "append_action": "ADD_IF_ABSENT"}
+"""What could not even be read as a request has no id yet."""
+
 _OURS = '["direct_response", "ext_authz_denied", "request_rate_limited"]'
 
 
@@ -71,10 +74,11 @@ def _anything_else(kind: int) -> Message:
 
 
 def _answer(error: ClientError) -> Message:
+    headers = [_REQUEST_ID]
+    if error.retry_after_s is not None:
+        headers.append(header("retry-after", str(error.retry_after_s)))
     body = {"json_format": _escaped(error.body()), "content_type": "application/json"}
-    if error.retry_after_s is None:
-        return {"body_format_override": body}
-    return {"body_format_override": body, "headers_to_add": [header("retry-after", str(error.retry_after_s))]}
+    return {"body_format_override": body, "headers_to_add": headers}
 
 
 def _escaped(value: object) -> object:

@@ -13,6 +13,7 @@ from gatehouse.envoy import names
 from gatehouse.envoy.message import Message, extension, typed
 
 _RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC"
+_RBAC_PER_ROUTE = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
 
 
 class _Tree:
@@ -69,6 +70,11 @@ def by_requested_name() -> Message:
     return extension(names.MODEL_ACCESS, _RBAC, **_rules(_allowed(tree, tree.metadata(names.LLM, "model"))))
 
 
+def unrestricted() -> Message:
+    """A route's own rule: none. (An absent policy is how RBAC is switched off for a route.)"""
+    return typed(_RBAC_PER_ROUTE)
+
+
 def by_name(model_names: Sequence[str]) -> Message:
     """A route's own rule: one of `model_names`, all names of one model, must be among the key's models."""
     tree = _Tree()
@@ -76,4 +82,4 @@ def by_name(model_names: Sequence[str]) -> Message:
     expression = first
     for other in others:
         expression = tree.call("_||_", expression, other)
-    return typed("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", rbac=_rules(expression))
+    return typed(_RBAC_PER_ROUTE, rbac=_rules(expression))

@@ -1,7 +1,8 @@
 """What may be asked for, and who answers. Nothing that no route names reaches a model server.
 
 A POST is routed twice: first by its path alone, then, once the body is read, by the model in it. Until then the last
-route of its endpoint is in effect, so that one must leave ext_authz and the body filter on.
+route of its endpoint is in effect, and Envoy decides by that one which filters the request meets at all: a filter that
+is disabled there stays away for good. So it disables none; what a later route does without, it overrides.
 """
 
 import re
@@ -16,6 +17,11 @@ from gatehouse.errors import ClientError
 
 _ENDPOINT = {"safe_regex": {"regex": "|".join(map(re.escape, names.ENDPOINTS))}}
 _BODY_FILTERS = (names.BODY, names.MODEL_ACCESS, names.LIMITS, names.USAGE_REQUEST, names.EVENTS)
+_NOT_FOR_MODEL_SERVERS = ["accept-encoding", "x-envoy-external-address", "x-envoy-internal"]
+"""A compressed answer could not be metered; what Envoy thinks of the client's address is its own affair."""
+_BUFFER_MARGIN = 1024 * 1024
+"""Were the buffer full before the size limit is passed, Envoy would stop reading and wait for a body filter that waits
+for more."""
 _ALL_FILTERS = (names.AUTHZ, *_BODY_FILTERS)
 
 
@@ -24,7 +30,7 @@ def routes(config: Config) -> Message:
     host = {
         "name": "gatehouse",
         "domains": ["*"],
-        "request_body_buffer_limit": config.server.max_body_mb * 1024 * 1024,
+        "request_body_buffer_limit": config.server.max_body_bytes + _BUFFER_MARGIN,
         "routes": [
             *_pages("/health"),
             *_https_required(config),
@@ -58,6 +64,11 @@ def _refusal(error: ClientError, match: Message, without: Iterable[str] = ()) ->
         "response_headers_to_add": headers,
         **_without(without),
     }
+
+
+def _unread(error: ClientError, match: Message) -> Message:
+    """A refusal to a caller we know, of a body that names no model we have: there is no access to decide on."""
+    return {**_refusal(error, match), "typed_per_filter_config": {names.MODEL_ACCESS: model_access.unrestricted()}}
 
 
 def _pages(*paths: str) -> list[Message]:
@@ -103,19 +114,21 @@ def _https_required(config: Config) -> list[Message]:
 
 def _too_large(config: Config) -> Message:
     """A body that says it is too large is refused before anyone is asked about it."""
-    limit = config.server.max_body_mb * 1024 * 1024
-    declared = {"name": "content-length", "range_match": {"start": limit + 1, "end": 2**63 - 1}}
+    range_match = {"start": config.server.max_body_bytes + 1, "end": 2**63 - 1}
+    declared = {"name": "content-length", "range_match": range_match}
     return _refusal(errors.REQUEST_TOO_LARGE, {"prefix": "/", "headers": [declared]}, without=_ALL_FILTERS)
 
 
 def _models(config: Config) -> list[Message]:
     found = [route for model in served(config) for route in _routes_of(config, model)]
+    empty = {"name": "content-length", "string_match": {"exact": "0"}}
     return [
-        _refusal(errors.INVALID_JSON, _when(names.UNREADABLE_BODY), without=(names.MODEL_ACCESS,)),
+        _unread(errors.INVALID_JSON, {**_ENDPOINT, "headers": [_method("POST"), empty]}),
+        _unread(errors.INVALID_JSON, _when(names.UNREADABLE_BODY)),
         *found,
         *_default(config),
-        *([] if config.vllm else [_refusal(errors.MODEL_NOT_FOUND, _when(None), without=(names.MODEL_ACCESS,))]),
-        _refusal(errors.INVALID_JSON, _endpoint(), without=(names.MODEL_ACCESS,)),
+        *([] if config.vllm else [_unread(errors.MODEL_NOT_FOUND, _when(None))]),
+        _unread(errors.INVALID_JSON, _endpoint()),
     ]
 
 
@@ -150,7 +163,7 @@ def _default(config: Config) -> list[Message]:
     """A body that names no model is for the default one, if there is one; in the short form any name is for it."""
     default = config.the_default_model
     if default is None:
-        none_given = [_refusal(errors.MISSING_MODEL, _when(names.MISSING_MODEL), without=(names.MODEL_ACCESS,))]
+        none_given = [_unread(errors.MISSING_MODEL, _when(names.MISSING_MODEL))]
     else:
         model = next((m for m, e in config.models.items() if default in (m, *e.aliases)), default)
         access = model_access.by_name([default])
@@ -174,8 +187,7 @@ def _to_backends(
             **_rewritten(config, model),
         },
         "request_headers_to_add": [header("x-gatehouse-model", name)],
-        # A compressed answer could not be metered.
-        "request_headers_to_remove": ["accept-encoding"],
+        "request_headers_to_remove": _NOT_FOR_MODEL_SERVERS,
     }
     if access:
         route["typed_per_filter_config"] = {names.MODEL_ACCESS: access}

@@ -8,7 +8,8 @@ local NOTE = "gatehouse.usage"
 
 function envoy_on_request(handle)
   local llm = handle:streamInfo():dynamicMetadata():get("llm")
-  if llm == nil or llm["stream"] ~= true or llm["continuous_usage_stats"] == true then return end
+  if llm == nil or llm["stream"] ~= true then return end
+  if llm["include_usage"] == true and llm["continuous_usage_stats"] == true then return end
   if not STREAMING[string.match(handle:headers():get(":path"), "^[^?]*")] then return end
   local body = handle:body()
   if body == nil then return end

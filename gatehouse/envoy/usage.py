@@ -3,6 +3,7 @@
 Chat and completions speak of `prompt_tokens`/`completion_tokens`, responses and messages of `input_tokens`/
 `output_tokens`; while streaming, responses nests them in `response` and messages in `message`. All become
 `input_tokens`, `output_tokens` and `cached_tokens` in the `llm` namespace. The last count wins: a stream counts up.
+Messages alone leaves what the cache served out of `input_tokens`; it is kept apart, for the record to add.
 """
 
 from importlib.resources import files
@@ -22,7 +23,8 @@ _COUNTS = (
     ("input_tokens", ("usage", "input_tokens")),
     ("output_tokens", ("usage", "output_tokens")),
     ("cached_tokens", ("usage", "input_tokens_details", "cached_tokens")),
-    ("cached_tokens", ("usage", "cache_read_input_tokens")),
+    ("cache_read_tokens", ("usage", "cache_read_input_tokens")),
+    ("cache_written_tokens", ("usage", "cache_creation_input_tokens")),
 )
 _NESTED_COUNTS = tuple(
     (key, (outer, *path))

@@ -47,7 +47,7 @@ def short_form(backend: FakeVllm) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[FakeVllm]:
-    with FakeVllm() as fake:
+    with FakeVllm((MODEL,)) as fake:
         yield fake
 
 
