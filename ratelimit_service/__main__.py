@@ -6,9 +6,11 @@ from gatehouse.config.model import Redis
 from gatehouse.server import Service, serve
 from gatehouse.worker import GRACE_S, Worker, run
 from ratelimit_service.metrics import Metrics
+from ratelimit_service.redis_client import connect
 from ratelimit_service.service import RateLimits
 from ratelimit_service.store import Store
 from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store_redis import RedisStore
 from ratelimit_service.tiers import Tiers
 
 
@@ -26,9 +28,7 @@ def _store(settings: Redis) -> Store:
     """Redis, shared by every worker and gateway, or the memory of this one process."""
     if settings.url is None:
         return MemoryStore()
-    from ratelimit_service.store_redis import RedisStore
-
-    return RedisStore.from_url(settings.url)
+    return RedisStore(connect(settings.url))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Durations end in `_s` (seconds), sizes in `_mb` (MiB). Every unknown field is an
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, Literal
@@ -35,8 +36,10 @@ def _http_url(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    if not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    if not re.match(r"(rediss?(\+(cluster|sentinel))?|unix)://.", value):
+        raise ValueError(
+            "must be redis://, rediss:// (TLS), redis+sentinel://, redis+cluster:// or unix:// and an address"
+        )
     return value
 
 

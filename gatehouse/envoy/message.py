@@ -17,7 +17,7 @@ def extension(name: str, type_name: str, /, **fields: Any) -> Message:
 
 def seconds(value: float) -> str:
     """A protobuf Duration."""
-    return f"{value:g}s"
+    return f"{value}s"
 
 
 def header(name: str, value: str) -> Message:

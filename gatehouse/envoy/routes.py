@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from gatehouse import errors
 from gatehouse.config.model import Config
 from gatehouse.envoy import model_access, names
-from gatehouse.envoy.message import Message, disabled, header, seconds
+from gatehouse.envoy.message import Message, disabled, header, literal, seconds
 from gatehouse.errors import ClientError
 
 _ENDPOINT = {"safe_regex": {"regex": "|".join(map(re.escape, names.ENDPOINTS))}}
@@ -175,7 +175,7 @@ def _to_backends(
     config: Config, model: str, match: Message, access: Message | None = None, known_as: str | None = None
 ) -> Message:
     """To the backends of `model`; `access` replaces the rule on who may, `known_as` the name in the body."""
-    name = known_as or f"%DYNAMIC_METADATA({names.LLM}:model)%"
+    name = literal(known_as) if known_as else f"%DYNAMIC_METADATA({names.LLM}:model)%"
     route: Message = {
         "name": f"model:{model}",
         "match": match,

@@ -22,11 +22,15 @@ end
 -- Inside JSON text a quote is escaped, so `"usage":` and `"choices":` never match within what the model wrote.
 local function shown(event, keep_final)
   if not string.find(event, '"usage"', 1, true) then return event end
-  if string.find(event, '"choices"%s*:%s*%[%s*%]') then
+  if string.find(event, '"choices"%s*:%s*%[%s*%]') and string.find(event, '"usage"%s*:%s*{') then
     return keep_final and event or ""
   end
-  event = string.gsub(event, ',%s*"usage"%s*:%s*%b{}', "", 1)
-  return (string.gsub(event, ',%s*"usage"%s*:%s*null', "", 1))
+  for _, value in ipairs({ "%b{}", "null" }) do
+    local usage = '%s*"usage"%s*:%s*' .. value
+    event = string.gsub(event, "," .. usage, "", 1)
+    event = string.gsub(event, "(data:%s*{)" .. usage .. "%s*,?%s*", "%1", 1)
+  end
+  return event
 end
 
 function envoy_on_response(handle)
@@ -34,13 +38,14 @@ function envoy_on_response(handle)
   if note == nil then return end
   local kind = handle:headers():get("content-type")
   if kind == nil or string.sub(kind, 1, 17) ~= "text/event-stream" then return end
+  handle:headers():remove("content-length")
   local keep_final = note["keep_final"]
   local rest = "" -- the beginning of an event whose end has not come yet
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     local out, from = {}, 1
     if length == 0 then
-      out[1] = rest -- the end: an unfinished event is the client's to judge
+      out[1] = shown(rest, keep_final) -- the end: what its blank line never came for
     else
       local bytes = rest .. chunk:getBytes(0, length)
       while true do

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2 as httpx
@@ -10,7 +11,7 @@ import pytest
 
 from tests.fakes.fake_vllm import FakeVllm
 from tests.integration.conftest import FREE, MODEL, PREMIUM, STANDARD, short_form
-from tests.redis_server import RedisServer
+from tests.redis_server import redis_server
 from tests.running_gateway import RunningGateway, running_gateway
 
 CHAT = "/v1/chat/completions"
@@ -21,17 +22,10 @@ BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 def fresh(request: pytest.FixtureRequest, backend: FakeVllm, tmp_path: Path) -> Iterator[RunningGateway]:
     """A gateway whose counters start at zero, with each store."""
     config = short_form(backend)
-    if request.param == "redis":
-        server = request.getfixturevalue("redis_server")
-        config["redis"] = {"url": server.url}
-    with running_gateway(tmp_path, config) as running:
-        yield running
-
-
-@pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
+    with ExitStack() as stack:
+        if request.param == "redis":
+            config["redis"] = {"url": stack.enter_context(redis_server()).url}
+        yield stack.enter_context(running_gateway(tmp_path, config))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +70,7 @@ def test_the_openai_sdk_raises_rate_limit_error_and_waits_as_told(backend: FakeV
     with running_gateway(tmp_path, config) as running:
         hasty = openai.OpenAI(base_url=f"{running.url}/v1", api_key=FREE, max_retries=0)
         messages = [{"role": "user", "content": "hi"}]
-        with pytest.raises(openai.RateLimitError) as caught:
+        with pytest.raises(openai.RateLimitError) as caught:  # noqa: PT012 - one of these, whichever
             for _ in range(20):
                 hasty.chat.completions.create(model=MODEL, messages=messages)  # type: ignore[arg-type]
         assert caught.value.code == "rate_limit_exceeded"

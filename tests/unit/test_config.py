@@ -102,7 +102,7 @@ MISTAKES = [
         VLLM + "api_keys:\n  sk-secret-1: {user_id: a, allowed_ips: ['10.0.0.0/33']}\n",
         "gatehouse.yaml:3: api_keys.<key>.allowed_ips[0]: '10.0.0.0/33' is not an address or a network",
     ),
-    (VLLM + "redis: {url: 'localhost:6379'}\n", "gatehouse.yaml:2: redis.url: must start with redis://"),
+    (VLLM + "redis: {url: 'localhost:6379'}\n", "gatehouse.yaml:2: redis.url: must be redis://"),
     (VLLM + "redis: {on_failure: crash}\n", "gatehouse.yaml:2: redis.on_failure: must be 'local', 'allow' or 'deny'"),
     (VLLM + "server: {\n", "gatehouse.yaml:3: not valid YAML"),
     (VLLM + "\tserver: {}\n", "gatehouse.yaml:2: not valid YAML"),

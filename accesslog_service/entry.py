@@ -1,0 +1,181 @@
+"""An access-log entry of Envoy (`envoy.data.accesslog.v3.HTTPAccessLogEntry`) -> a record.
+
+Entries are read by attribute, so this module needs no generated code. What a client wrote is cut to a length.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from accesslog_service.record import Record
+from accesslog_service.refusal import error_code
+from gatehouse.envoy import names
+
+MAX_MODEL = MAX_USER_AGENT = 256
+MAX_ENDPOINT = 128
+MAX_COUNT = 2**53
+"""Numbers in metadata are doubles: beyond this they no longer count one by one."""
+
+_MODEL_CLUSTERS = names.model_cluster("")
+_FINAL = (0, 6)  # AccessLogType NotSet, DownstreamEnd
+_METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, section 3.2
+
+_FLAGS = {
+    "failed_local_healthcheck": "LH",
+    "no_healthy_upstream": "UH",
+    "upstream_request_timeout": "UT",
+    "local_reset": "LR",
+    "upstream_remote_reset": "UR",
+    "upstream_connection_failure": "UF",
+    "upstream_connection_termination": "UC",
+    "upstream_overflow": "UO",
+    "no_route_found": "NR",
+    "delay_injected": "DI",
+    "fault_injected": "FI",
+    "rate_limited": "RL",
+    "unauthorized_details": "UAEX",
+    "rate_limit_service_error": "RLSE",
+    "downstream_connection_termination": "DC",
+    "upstream_retry_limit_exceeded": "URX",
+    "stream_idle_timeout": "SI",
+    "invalid_envoy_request_headers": "IH",
+    "downstream_protocol_error": "DPE",
+    "upstream_max_stream_duration_reached": "UMSDR",
+    "response_from_cache_filter": "RFCF",
+    "no_filter_config_found": "NFCF",
+    "duration_timeout": "DT",
+    "upstream_protocol_error": "UPE",
+    "no_cluster_found": "NC",
+    "overload_manager": "OM",
+    "dns_resolution_failure": "DF",
+    "downstream_remote_reset": "DR",
+}
+"""Fields of `ResponseFlags` -> the letters of Envoy's %RESPONSE_FLAGS%."""
+
+_CLIENT_LEFT = {"DC", "DR"}
+_CUT = {"UPE", "UC", "UR", "LR", "UT", "SI", "DT", "UMSDR"}
+"""With a status below 400 these came after the answer had begun: before, they are the answer, as an error."""
+
+
+def is_final(entry: Any) -> bool:
+    """Whether `entry` tells of the end of its request, not of a stream that still runs."""
+    common = entry.common_properties
+    return not common.intermediate_log_entry and common.access_log_type in _FINAL
+
+
+def record(entry: Any, default_model: str | None) -> Record:
+    """The record of a final entry. `default_model` is the model of a request that named none.
+
+    Total: fields that are absent or make no sense give None, 0 or "", whatever the entry holds.
+    """
+    common, request, response = entry.common_properties, entry.request, entry.response
+    metadata = common.metadata.filter_metadata
+    authz, limits, llm = (_fields(metadata, name) for name in (names.AUTHZ, names.LIMITS, names.LLM))
+    status, details = response.response_code.value, response.response_code_details
+    flags = [_FLAGS[field.name] for field, _ in common.response_flags.ListFields()]
+    by_model_server = common.upstream_cluster.startswith(_MODEL_CLUSTERS)
+    refused = _text(authz, "error_code") or _text(limits, "error_code")
+    return Record(
+        time=_instant(common.start_time),
+        request_id=request.request_id or common.stream_id,
+        trace_id=_trace_id(request.request_headers),
+        user_id=_text(authz, "user"),
+        team=_text(authz, "team"),
+        tier=_text(authz, "tier"),
+        key_id=_text(authz, "key_id"),
+        method=_METHODS[request.request_method] if 0 <= request.request_method < len(_METHODS) else "",
+        endpoint=_cut(request.path.partition("?")[0].partition("#")[0], MAX_ENDPOINT),
+        model=_model(llm, default_model),
+        backend=_backend(common) if by_model_server else None,
+        status=status,
+        error_code=refused or error_code(status, details, common.route_name, flags),
+        stream="stream" in llm and llm["stream"].bool_value,
+        prompt_tokens=_prompt_tokens(llm),
+        completion_tokens=_count(llm, "output_tokens"),
+        cached_tokens=_count(llm, "cache_read_tokens") or _count(llm, "cached_tokens"),
+        cost_usd=None,
+        duration_ms=_ms(common.duration),
+        ttft_ms=_ttft_ms(common) if by_model_server and 200 <= status < 300 else None,
+        attempts=common.upstream_request_attempt_count,
+        bytes_in=request.request_body_bytes,
+        bytes_out=response.response_body_bytes,
+        client_ip=common.downstream_remote_address.socket_address.address or None,
+        user_agent=_cut(request.user_agent, MAX_USER_AGENT) or None,
+        limited_by=_text(limits, "limited_by"),
+        flags=",".join(flags),
+        aborted=_aborted(status, flags),
+    )
+
+
+def _fields(metadata: Any, namespace: str) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = metadata[namespace].fields if namespace in metadata else {}
+    return fields
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str | None:
+    return fields[key].string_value or None if key in fields else None
+
+
+def _count(fields: Mapping[str, Any], key: str) -> int | None:
+    if key not in fields or fields[key].WhichOneof("kind") != "number_value":
+        return None
+    number = fields[key].number_value
+    return int(number) if 0 <= number <= MAX_COUNT else None
+
+
+def _prompt_tokens(llm: Mapping[str, Any]) -> int | None:
+    """All tokens of the prompt. Anthropic's messages count those of the cache apart from `input_tokens`."""
+    fresh = _count(llm, "input_tokens")
+    if fresh is None:
+        return None
+    return fresh + (_count(llm, "cache_read_tokens") or 0) + (_count(llm, "cache_written_tokens") or 0)
+
+
+def _model(llm: Mapping[str, Any], default_model: str | None) -> str | None:
+    if "model" not in llm:
+        return None
+    name: str = llm["model"].string_value
+    if name == names.MISSING_MODEL:
+        name = default_model or ""
+    return "" if name == names.UNREADABLE_BODY else _cut(name, MAX_MODEL)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _trace_id(headers: Mapping[str, str]) -> str | None:
+    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return match[1] if match else None
+
+
+def _backend(common: Any) -> str:
+    """`address:port` of the replica that the request went to, or its cluster when it came to none."""
+    address = common.upstream_remote_address.socket_address
+    host = f"[{address.address}]" if ":" in address.address else address.address
+    return f"{host}:{address.port_value}" if host else common.upstream_cluster
+
+
+def _instant(timestamp: Any) -> datetime:
+    try:
+        return datetime.fromtimestamp(timestamp.seconds + timestamp.nanos / 1e9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _ms(duration: Any) -> float:
+    milliseconds: float = duration.seconds * 1e3 + duration.nanos / 1e6
+    return round(milliseconds, 3)
+
+
+def _ttft_ms(common: Any) -> float | None:
+    for name in ("time_to_first_upstream_rx_byte", "time_to_first_downstream_tx_byte"):
+        if common.HasField(name):
+            return _ms(getattr(common, name))
+    return None
+
+
+def _aborted(status: int, flags: Collection[str]) -> bool:
+    return not _CLIENT_LEFT.isdisjoint(flags) or (0 < status < 400 and not _CUT.isdisjoint(flags))

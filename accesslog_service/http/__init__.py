@@ -1,0 +1,10 @@
+"""The gateway's own pages, behind Envoy (`public`) and on the operator's port (`operator`).
+
+- `pages`      what each answers
+- `health`     is any model server alive
+- `catalogue`  which models a key sees
+- `in_flight`  requests that are running, read from Envoy
+- `backends`   questions to the model servers
+- `kept`       one answer for everyone who asks at the same time
+- `serving`    the two applications, their routes, errors and sockets
+"""

@@ -1,0 +1,39 @@
+"""Questions to the model servers: are you alive, which models do you serve."""
+
+from typing import Any
+
+from aiohttp import ClientError, ClientSession, ClientTimeout
+
+HEALTH_TIMEOUT = ClientTimeout(total=1.0)
+MODELS_TIMEOUT = ClientTimeout(total=2.0)
+
+
+class UnreachableError(Exception):
+    """The model server gave no usable answer."""
+
+
+def root(url: str) -> str:
+    """`http://gpu-a:8100/v1` -> `http://gpu-a:8100`."""
+    return url.removesuffix("/v1")
+
+
+async def alive(session: ClientSession, url: str) -> bool:
+    """Whether the server at `url` answers. Any answer below 500 will do: servers without `/health` say 404."""
+    try:
+        async with session.get(f"{root(url)}/health", timeout=HEALTH_TIMEOUT, allow_redirects=False) as response:
+            return response.status < 500
+    except (ClientError, TimeoutError, OSError):
+        return False
+
+
+async def models(session: ClientSession, url: str) -> list[dict[str, Any]]:
+    """The entries of the server's own `/v1/models`, as they are. Raises `UnreachableError`."""
+    try:
+        async with session.get(f"{root(url)}/v1/models", timeout=MODELS_TIMEOUT, raise_for_status=True) as response:
+            answer = await response.json(content_type=None)
+    except (ClientError, TimeoutError, OSError, ValueError) as error:
+        raise UnreachableError(type(error).__name__) from None
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(entries, list):
+        raise UnreachableError("the answer is no list of models")
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]

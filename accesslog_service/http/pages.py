@@ -1,0 +1,91 @@
+"""What the gateway's own pages answer."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import ClientSession
+from aiohttp.web import Request, Response, json_response
+
+from accesslog_service.http import backends, catalogue, health, in_flight
+from accesslog_service.http.kept import Kept
+from gatehouse import __version__, metrics
+from gatehouse.config.model import Config
+from gatehouse.errors import ClientError
+from gatehouse.run_dir import RunDir
+
+HEALTH_KEPT_S = 0.005
+METRICS_KEPT_S = 0.1
+MODELS_KEPT_S = 5.0
+
+MODELS_HEADER = "x-gatehouse-models"
+"""Set by Envoy after authorization: a regular expression that the names of the allowed models match whole."""
+
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Pages:
+    """Handlers of requests. `session` is what they ask the model servers with."""
+
+    def __init__(self, config: Config, run_dir: RunDir, session: ClientSession) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._session = session
+        self._started = int(time.time())
+        self._health = Kept(self._probe, HEALTH_KEPT_S)
+        self._metrics = Kept(self._exposition, METRICS_KEPT_S)
+        self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
+
+    async def front(self, _request: Request) -> Response:
+        links = {"models": "/v1/models", "chat": "/v1/chat/completions", "health": "/health"}
+        if self._config.server.public_metrics:
+            links["metrics"] = "/metrics"
+        return json_response({"name": "gatehouse", "version": __version__, "links": links})
+
+    async def health(self, _request: Request) -> Response:
+        report = await self._health.get()
+        if report["status"] == "healthy":
+            return json_response(report)
+        return json_response(report, status=503, headers={"Retry-After": "1"})
+
+    async def metrics(self, _request: Request) -> Response:
+        return Response(body=await self._metrics.get(), headers={"Content-Type": PROMETHEUS_TEXT})
+
+    async def models(self, request: Request) -> Response:
+        seen = catalogue.allowed(await self._catalogue(), request.headers.get(MODELS_HEADER))
+        return json_response({"object": "list", "data": seen})
+
+    async def model(self, request: Request) -> Response:
+        pattern = request.headers.get(MODELS_HEADER)
+        found = catalogue.find(await self._catalogue(), request.match_info["id"], pattern)
+        return refused(found) if isinstance(found, ClientError) else json_response(found)
+
+    async def _probe(self) -> dict[str, object]:
+        urls = sorted({url for group in health.backends(self._config).values() for url in group})
+        answers = await asyncio.gather(*(backends.alive(self._session, url) for url in urls))
+        return health.report(self._config, dict(zip(urls, answers, strict=True)))
+
+    async def _exposition(self) -> bytes:
+        requests = await in_flight.read(self._run_dir.admin_socket, self._config.known_models())
+        shared = await asyncio.to_thread(metrics.exposition, self._run_dir.metrics)
+        return shared + in_flight.exposition(requests)
+
+    async def _catalogue(self) -> list[catalogue.Entry]:
+        """The short form serves what its model server says it serves; while that can't be asked, the default model."""
+        if self._config.vllm:
+            try:
+                return await self._served.get()
+            except backends.UnreachableError:
+                pass
+        return catalogue.entries(self._config.known_models(), self._started)
+
+    async def _ask_for_models(self) -> list[dict[str, Any]]:
+        assert self._config.vllm is not None
+        return await backends.models(self._session, self._config.vllm.base_url)
+
+
+def refused(error: ClientError, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that tells a client of `error`."""
+    retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return json_response(body=error.json(), status=error.status, headers={**retry, **(headers or {})})

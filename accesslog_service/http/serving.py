@@ -1,0 +1,108 @@
+"""The two applications: `public` on a unix socket for Envoy, `operator` on a TCP port for Prometheus."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import ClientSession
+from aiohttp.typedefs import Handler
+from aiohttp.web import (
+    Application,
+    AppRunner,
+    HTTPException,
+    HTTPMethodNotAllowed,
+    Request,
+    SockSite,
+    StreamResponse,
+    TCPSite,
+    middleware,
+)
+
+from accesslog_service.http.pages import Pages, refused
+from gatehouse.config.model import Config
+from gatehouse.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND
+from gatehouse.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def serving(config: Config, run_dir: RunDir, index: int) -> AsyncIterator[None]:
+    """Answer HTTP as receiver `index` while the block runs. Raises `OSError` when a socket or port can't be had."""
+    async with ClientSession() as session:
+        pages = Pages(config, run_dir, session)
+        public = AppRunner(public_app(pages, config), access_log=None)
+        operator = AppRunner(operator_app(pages), access_log=None)
+        try:
+            await _listen_unix(public, run_dir.http_socket(index))
+            if config.server.metrics_port:
+                await _listen_tcp(operator, config.server.metrics_host, config.server.metrics_port)
+            yield
+        finally:
+            await public.cleanup()
+            await operator.cleanup()
+            run_dir.http_socket(index).unlink(missing_ok=True)
+
+
+def public_app(pages: Pages, config: Config) -> Application:
+    """What clients reach through Envoy, which has authorized whoever asks for `/v1/*`."""
+    app = _app(pages)
+    if config.server.public_metrics:
+        app.router.add_get("/metrics", pages.metrics)
+    app.router.add_get("/v1/models", pages.models)
+    app.router.add_get("/v1/models/{id:.+}", pages.model)
+    return app
+
+
+def operator_app(pages: Pages) -> Application:
+    """What operators and Prometheus reach without a key."""
+    app = _app(pages)
+    app.router.add_get("/metrics", pages.metrics)
+    return app
+
+
+def _app(pages: Pages) -> Application:
+    app = Application(middlewares=[_errors_in_openai_shape])
+    app.on_response_prepare.append(_name_no_server_software)
+    app.router.add_get("/", pages.front)
+    app.router.add_get("/health", pages.health)
+    return app
+
+
+@middleware
+async def _errors_in_openai_shape(request: Request, handler: Handler) -> StreamResponse:
+    try:
+        return await handler(request)
+    except HTTPMethodNotAllowed as error:
+        return refused(METHOD_NOT_ALLOWED, {"Allow": error.headers["Allow"]})
+    except HTTPException:
+        return refused(NOT_FOUND)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return refused(GATEWAY_ERROR)
+
+
+async def _name_no_server_software(_request: Request, response: StreamResponse) -> None:
+    response.headers["Server"] = "gatehouse"
+
+
+async def _listen_unix(runner: AppRunner, path: Path) -> None:
+    await runner.setup()
+    await SockSite(runner, _bound(path)).start()
+
+
+def _bound(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # left by the process before this one
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(path))
+    path.chmod(0o660)
+    return bound
+
+
+async def _listen_tcp(runner: AppRunner, host: str, port: int) -> None:
+    """Every receiver listens on the same port; the kernel spreads connections over them."""
+    await runner.setup()
+    await TCPSite(runner, host, port, reuse_port=True).start()

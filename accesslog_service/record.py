@@ -1,0 +1,68 @@
+"""A record: one line of the request log. It holds no prompt, no completion, no key and no query string."""
+
+import json
+from dataclasses import dataclass, fields
+from datetime import datetime
+from operator import attrgetter
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What happened to one request; the fields are those of a line, in its order.
+
+    `_ms` are milliseconds from the start of the request, `bytes_` count bodies. What is not known, or does not apply,
+    is None; `model` is "" when the endpoint takes a model and the request named none that could be read. `status` is 0
+    when the client left before it got an answer. `flags` are Envoy's response flags, comma-joined. `aborted`: the
+    answer did not reach its end, because the client left or the stream was cut.
+    """
+
+    time: datetime
+    request_id: str
+    trace_id: str | None
+    user_id: str | None
+    team: str | None
+    tier: str | None
+    key_id: str | None
+    method: str
+    endpoint: str
+    model: str | None
+    backend: str | None
+    status: int
+    error_code: str | None
+    stream: bool
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: float | None
+    duration_ms: float
+    ttft_ms: float | None
+    attempts: int
+    bytes_in: int
+    bytes_out: int
+    client_ip: str | None
+    user_agent: str | None
+    limited_by: str | None
+    flags: str
+    aborted: bool
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Time per output token after the first, in milliseconds; None unless the answer was streamed in several."""
+        if not self.stream or self.ttft_ms is None or (self.completion_tokens or 0) < 2:
+            return None
+        return (self.duration_ms - self.ttft_ms) / ((self.completion_tokens or 0) - 1)
+
+    def line(self) -> bytes:
+        """The record as one line of JSON, newline included. ASCII only: no text of a client ends or colours it."""
+        return _encode(dict(zip(NAMES, _values(self), strict=True))).encode("ascii") + b"\n"
+
+
+NAMES = tuple(field.name for field in fields(Record))
+_values = attrgetter(*NAMES)
+
+
+def _instant(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds")
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=_instant).encode

@@ -1,0 +1,60 @@
+"""Label values that stay few whatever clients send: what is not known is `other`."""
+
+from collections.abc import Iterable
+
+from accesslog_service.record import Record
+from gatehouse.config.model import Config
+from gatehouse.envoy import names
+
+OTHER = "other"
+NONE = ""
+"""The label of what a request has not: a user before it is authorized, a model where none is asked for."""
+
+MAX_USERS = 1000
+MAX_MODELS = 200
+
+ENDPOINTS = frozenset({*names.ENDPOINTS, "/", "/health", "/metrics", "/v1/models", "/v1/usage"})
+ONE_MODEL = "/v1/models/{id}"
+
+
+class Names:
+    """The values of one label: those known from the start, and up to `room` more that are met."""
+
+    def __init__(self, known: Iterable[str], room: int = 0) -> None:
+        self._known = set(known)
+        self._room = room
+
+    def label(self, name: str | None, genuine: bool = True) -> str:
+        """The label for `name`. A new name takes a place only if it is `genuine`: more than a client's word."""
+        if not name:
+            return NONE
+        if name not in self._known:
+            if not genuine or self._room == 0:
+                return OTHER
+            self._room -= 1
+            self._known.add(name)
+        return name
+
+
+class Labels:
+    """The label values of records, bounded for the life of a process."""
+
+    def __init__(self, config: Config) -> None:
+        """In the short form the model server answers for any name, so those it has answered for become known."""
+        self._models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
+        self._users = Names((), MAX_USERS)
+        self._tiers = Names({*config.rate_limits, *(key.tier for key in config.api_keys.values())})
+
+    def endpoint(self, record: Record) -> str:
+        if record.endpoint in ENDPOINTS:
+            return record.endpoint
+        return ONE_MODEL if record.endpoint.startswith("/v1/models/") else OTHER
+
+    def model(self, record: Record) -> str:
+        return self._models.label(record.model, genuine=200 <= record.status < 300)
+
+    def user(self, record: Record) -> str:
+        return self._users.label(record.user_id)
+
+    def tier(self, record: Record) -> str:
+        return self._tiers.label(record.tier)

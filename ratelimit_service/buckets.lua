@@ -1,0 +1,58 @@
+-- What the scripts share: the clock, charges with their buckets, and leases.
+--
+-- A charge comes as one packed argument: algorithm letter, amount, period, capacity, hits, shadow, reserve.
+
+-- State outlives its end by this much, so that a clock that steps back does not revive a spent limit.
+local GRACE_MS = 60000
+
+-- Milliseconds. An empty argument means Redis's own clock, which all replicas of the service share.
+local function clock(given)
+  if given ~= '' then
+    return tonumber(given)
+  end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + floor(time[2] / 1000)
+end
+
+local function read_charges(count, first_argument)
+  local packed = count > 0 and redis.call('MGET', unpack(KEYS, 1, count)) or {}
+  local charges = {}
+  for i = 1, count do
+    local letter, amount, period, capacity, hits, shadow, reserve = struct.unpack('<c1ddddBB', ARGV[first_argument + i - 1])
+    charges[i] = {
+      key = KEYS[i],
+      packed = packed[i],
+      algorithm = ALGORITHMS[letter],
+      limit = { amount = amount, period = period, capacity = capacity },
+      hits = hits,
+      shadow = shadow == 1,
+      reserve = reserve == 1,
+    }
+  end
+  return charges
+end
+
+local function open(charge, now)
+  return charge.algorithm.load(charge.packed, charge.limit, now)
+end
+
+local function save(charge, state)
+  local ends_in = charge.algorithm.reset_after(state, charge.limit)
+  if ends_in > 0 then
+    redis.call('SET', charge.key, charge.algorithm.pack(state), 'PX', ends_in + GRACE_MS)
+  else
+    redis.call('DEL', charge.key)
+  end
+end
+
+-- Hold the lease for `ttl` from now, or longer if it already is held for longer.
+local function hold_lease(key, request_id, now, ttl)
+  redis.call('ZADD', key, 'GT', now + ttl, request_id)
+  redis.call('PEXPIRE', key, max(ttl + GRACE_MS, redis.call('PTTL', key)))
+end
+
+local function release_leases(first, last, request_id)
+  for i = first, last do
+    redis.call('ZREM', KEYS[i], request_id)
+  end
+end

@@ -1,0 +1,69 @@
+"""A redis-py client for a URL: one server, a cluster, or a master that sentinels know."""
+
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+Client = Redis | RedisCluster
+
+_SINGLE = ("redis", "rediss", "unix")
+_CLUSTER = ("redis+cluster", "rediss+cluster")
+_SENTINEL = ("redis+sentinel", "rediss+sentinel")
+
+
+def connect(url: str, *, timeout_s: float = 0.01, connect_timeout_s: float = 0.1, connections: int = 8) -> Client:
+    """A client that gives up after `timeout_s` without a reply, and never retries by itself. Connects at first use.
+
+    URLs: `redis://[user:password@]host:port/db`, `rediss://` (TLS), `unix://path`; over several hosts
+    `redis+cluster://host:port,host:port` and `redis+sentinel://host:port,host:port/master/db` (`rediss+…`: TLS), where
+    user and password are those of the data nodes. Raises `ValueError` for any other.
+    """
+    parts = urlsplit(url)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": connect_timeout_s,
+        "max_connections": connections,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # spares the HELLO exchange; the scripts answer integers, which are the same in RESP3
+    }
+    if parts.scheme in _SINGLE:
+        return Redis.from_url(url, **options)
+    if parts.scheme in _CLUSTER:
+        nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
+        return RedisCluster(startup_nodes=nodes, **options, **_credentials(parts))
+    if parts.scheme in _SENTINEL:
+        return _master(parts, options)
+    schemes = ", ".join(f"{scheme}://" for scheme in (*_SINGLE, *_CLUSTER, *_SENTINEL))
+    raise ValueError(f"a Redis URL begins with one of {schemes}")
+
+
+def _master(parts: SplitResult, options: dict[str, Any]) -> Redis:
+    name, _, database = parts.path.strip("/").partition("/")
+    if not name:
+        raise ValueError("a sentinel URL names the master after the hosts: redis+sentinel://host:port/master")
+    timeouts = {option: options[option] for option in ("socket_timeout", "socket_connect_timeout", "retry", "protocol")}
+    sentinel = Sentinel(_hosts(parts, 26379), sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call] # as redis-py has it
+    master: Redis = sentinel.master_for(name, db=int(database or 0), **options, **_credentials(parts))
+    return master
+
+
+def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
+    try:
+        return [(name, int(port)) if name else (port, default_port) for name, _, port in hosts]
+    except ValueError:
+        raise ValueError("the hosts of a Redis URL are written host:port,host:port") from None
+
+
+def _credentials(parts: SplitResult) -> dict[str, Any]:
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    return {
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+        "ssl": parts.scheme.startswith("rediss"),
+    }

@@ -1,0 +1,115 @@
+"""How the scripts are spoken to: asks become KEYS and ARGV, replies become decisions."""
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ratelimit_service.limits import Algorithm
+from ratelimit_service.redis_scripts import RENEW, SETTLE, UNDO, Script
+from ratelimit_service.store import Ask, Charge, Decision, LeaseOutcome, Outcome, Renewal, Settlement
+
+Argument = str | bytes | int
+
+_LETTERS = {Algorithm.FIXED_WINDOW: "f", Algorithm.SLIDING_WINDOW: "s", Algorithm.TOKEN_BUCKET: "t"}
+_CHARGE = struct.Struct("<cddddBB")  # algorithm, amount, period, capacity, hits, shadow, reserve
+_LEASE = struct.Struct("<ddB")  # limit, ttl, shadow
+_OUTCOME = 4  # integers a charge takes in a reply: wait, remaining, reset_after, mark
+_NEVER = -1
+
+
+class Command(NamedTuple):
+    """One call of a script."""
+
+    script: Script
+    keys: Sequence[str]
+    arguments: Sequence[Argument]
+
+
+def tag_of(key: str) -> str:
+    """What Redis Cluster hashes to find the slot: the text in the first braces, or the whole key."""
+    tag, closed, _ = key.partition("{")[2].partition("}")
+    return tag if closed and tag else key
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The scripts' commands, with keys that begin with `prefix`.
+
+    `now` is the time in milliseconds, or empty for Redis's own clock. With `tagged` every key of a command has the
+    same `{tag}`, as Redis Cluster demands; then a key without a tag is one as a whole. All keys and leases of one
+    command must have one tag.
+    """
+
+    prefix: str
+    now: int | str = ""
+    tagged: bool = False
+
+    def decide(self, script: Script, ask: Ask) -> Command:
+        keys = self._keys(ask.charges, [lease.key for lease in ask.leases])
+        if any(charge.reserve for charge in ask.charges):
+            keys.append(self._reservations(ask.request_id, ask.charges[0].key))
+        arguments = self._arguments(ask.request_id, ask.charges, len(ask.leases))
+        arguments += [_LEASE.pack(lease.limit, lease.ttl_ms, lease.shadow) for lease in ask.leases]
+        return Command(script, keys, arguments)
+
+    def undo(self, ask: Ask, reply: Sequence[int]) -> Command:
+        """Take back an ask that `reply` admitted."""
+        marks = reply[_OUTCOME : 1 + _OUTCOME * len(ask.charges) : _OUTCOME]
+        command = self.decide(UNDO, ask)
+        arguments = self._arguments(ask.request_id, ask.charges, len(ask.leases))
+        return command._replace(arguments=[*arguments, *marks])
+
+    def settle(self, settlement: Settlement) -> Command:
+        keys = self._keys(settlement.charges, settlement.leases)
+        if settlement.charges:
+            keys.append(self._reservations(settlement.request_id, settlement.charges[0].key))
+        arguments = self._arguments(settlement.request_id, settlement.charges, len(settlement.leases))
+        return Command(SETTLE, keys, arguments)
+
+    def renew(self, renewal: Renewal) -> Command:
+        return Command(RENEW, self._keys((), [renewal.key]), [self.now, renewal.request_id, renewal.ttl_ms])
+
+    def _keys(self, charges: Iterable[Charge], leases: Iterable[str]) -> list[str]:
+        buckets = [
+            f"{self._entity(charge.key)}:{_LETTERS[charge.limit.algorithm]}{charge.limit.period_s}"
+            for charge in charges
+        ]
+        return buckets + [f"{self._entity(key)}:l" for key in leases]
+
+    def _entity(self, key: str) -> str:
+        return f"{self.prefix}{{{key}}}" if self.tagged and tag_of(key) == key else f"{self.prefix}{key}"
+
+    def _reservations(self, request_id: str, key: str) -> str:
+        return f"{self.prefix}{{{tag_of(key)}}}r:{request_id}" if self.tagged else f"{self.prefix}r:{request_id}"
+
+    def _arguments(self, request_id: str, charges: Sequence[Charge], leases: int) -> list[Argument]:
+        return [self.now, request_id, len(charges), leases, *map(_pack_charge, charges)]
+
+
+def decision(ask: Ask, reply: Sequence[int]) -> Decision:
+    """What decide.lua answered."""
+    leases_at = 1 + _OUTCOME * len(ask.charges)
+    return Decision(
+        reply[0] == 1,
+        tuple(
+            _outcome(charge, *reply[i : i + 3])
+            for i, charge in zip(range(1, leases_at, _OUTCOME), ask.charges, strict=True)
+        ),
+        tuple(
+            LeaseOutcome(lease, reply[i] == 1, reply[i + 1])
+            for i, lease in zip(range(leases_at, len(reply), 2), ask.leases, strict=True)
+        ),
+    )
+
+
+def _outcome(charge: Charge, wait: int, remaining: int, reset_after: int) -> Outcome:
+    return Outcome(charge, wait == 0, remaining, reset_after, None if wait == _NEVER else wait)
+
+
+def _pack_charge(charge: Charge) -> bytes:
+    limit = charge.limit
+    letter = _LETTERS[limit.algorithm].encode()
+    return _CHARGE.pack(
+        letter, limit.amount, limit.period_ms, limit.capacity, charge.hits, limit.shadow, charge.reserve
+    )

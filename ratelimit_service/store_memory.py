@@ -1,0 +1,165 @@
+"""The store in one process's memory: the executable specification of `Store`, and the fallback when Redis is gone."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ratelimit_service.algorithms import EMPTY, State
+from ratelimit_service.expiring import Expiring
+from ratelimit_service.store import (
+    RESERVATION_TTL_MS,
+    SETTLED_TTL_MS,
+    Ask,
+    Bucket,
+    Charge,
+    Decision,
+    LeaseOutcome,
+    Outcome,
+    Renewal,
+    Settlement,
+)
+
+
+class _Reserved(NamedTuple):
+    hits: int
+    mark: int
+
+
+_Reservations = dict[Bucket, _Reserved]  # of one request; empty once it is settled
+_Leases = dict[str, int]  # request id -> end
+
+
+class _Weighed(NamedTuple):
+    """An ask against the counts: what each charge and lease meets, and what is to be kept if it is admitted."""
+
+    waits: list[int | None]
+    rooms: list[bool]
+    states: dict[Bucket, State]
+    reservations: _Reservations
+
+    def allows(self, ask: Ask) -> bool:
+        charges = all(w == 0 or c.limit.shadow for c, w in zip(ask.charges, self.waits, strict=True))
+        return charges and all(room or lease.shadow for lease, room in zip(ask.leases, self.rooms, strict=True))
+
+
+def epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class MemoryStore:
+    """Exact and single-process; no method awaits anything, so each is atomic. Memory is bounded by what still counts.
+
+    `clock` gives milliseconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], int] = epoch_ms) -> None:
+        self._clock = clock
+        self._states: Expiring[Bucket, State] = Expiring()
+        self._reservations: Expiring[str, _Reservations] = Expiring()
+        self._leases: Expiring[str, _Leases] = Expiring()
+
+    def __len__(self) -> int:
+        """How many buckets, requests and lease keys are in memory."""
+        return len(self._states) + len(self._reservations) + len(self._leases)
+
+    async def decide(self, ask: Ask) -> Decision:
+        now = self._clock()
+        weighed = self._weigh(ask, now)
+        if weighed.allows(ask):
+            self._keep(ask, weighed, now)
+        return self._answer(ask, weighed, now)
+
+    async def peek(self, ask: Ask) -> Decision:
+        now = self._clock()
+        return self._answer(ask, self._weigh(ask, now), now)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        now = self._clock()
+        for settlement in settlements:
+            if settlement.charges:
+                self._settle_charges(settlement, now)
+            for key in settlement.leases:
+                live = self._live(key, now)
+                live.pop(settlement.request_id, None)
+                self._put_leases(key, live, now)
+
+    async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
+        now = self._clock()
+        return [self._renew(renewal, now) for renewal in renewals]
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def _weigh(self, ask: Ask, now: int) -> _Weighed:
+        waits: list[int | None] = []
+        states: dict[Bucket, State] = {}
+        reservations = dict(self._reservations.get(ask.request_id, now) or {})
+        for charge in ask.charges:
+            state = states.get(charge.bucket) or self._state(charge, now)
+            waits.append(state.wait(charge.limit, charge.hits, now))
+            state = states[charge.bucket] = state.charge(charge.limit, charge.hits, now)
+            if charge.reserve:
+                before = reservations.get(charge.bucket, _Reserved(0, 0))
+                mark = state.mark(charge.limit, now)
+                reservations[charge.bucket] = _Reserved(before.hits + charge.hits, mark)
+        lives = [self._live(lease.key, now) for lease in ask.leases]
+        rooms = [ask.request_id in live or len(live) < a.limit for a, live in zip(ask.leases, lives, strict=True)]
+        return _Weighed(waits, rooms, states, reservations)
+
+    def _keep(self, ask: Ask, weighed: _Weighed, now: int) -> None:
+        for charge in ask.charges:
+            self._put_state(charge, weighed.states[charge.bucket], now)
+        if any(charge.reserve for charge in ask.charges):
+            self._reservations.put(ask.request_id, weighed.reservations, now + RESERVATION_TTL_MS, now)
+        for lease in ask.leases:
+            self._hold(lease.key, ask.request_id, now + lease.ttl_ms, now)
+
+    def _answer(self, ask: Ask, weighed: _Weighed, now: int) -> Decision:
+        return Decision(
+            weighed.allows(ask),
+            tuple(self._outcome(c, wait, now) for c, wait in zip(ask.charges, weighed.waits, strict=True)),
+            tuple(
+                LeaseOutcome(lease, room, len(self._live(lease.key, now)))
+                for lease, room in zip(ask.leases, weighed.rooms, strict=True)
+            ),
+        )
+
+    def _outcome(self, charge: Charge, wait: int | None, now: int) -> Outcome:
+        limit, state = charge.limit, self._state(charge, now)
+        return Outcome(charge, wait == 0, state.remaining(limit, now), state.reset_after(limit, now), wait)
+
+    def _settle_charges(self, settlement: Settlement, now: int) -> None:
+        reservations = self._reservations.get(settlement.request_id, now)
+        if reservations is not None and not reservations:
+            return
+        unsettled = dict(reservations or {})
+        for charge in settlement.charges:
+            state, reserved = self._state(charge, now), unsettled.pop(charge.bucket, None)
+            if reserved is None:
+                state = state.charge(charge.limit, charge.hits, now)
+            else:
+                state = state.amend(charge.limit, reserved.mark, charge.hits - reserved.hits, now)
+            self._put_state(charge, state, now)
+        self._reservations.put(settlement.request_id, {}, now + SETTLED_TTL_MS, now)
+
+    def _renew(self, renewal: Renewal, now: int) -> bool:
+        held = renewal.request_id in self._live(renewal.key, now)
+        if held:
+            self._hold(renewal.key, renewal.request_id, now + renewal.ttl_ms, now)
+        return held
+
+    def _state(self, charge: Charge, now: int) -> State:
+        return self._states.get(charge.bucket, now) or EMPTY[charge.limit.algorithm]
+
+    def _put_state(self, charge: Charge, state: State, now: int) -> None:
+        self._states.put(charge.bucket, state, now + state.reset_after(charge.limit, now), now)
+
+    def _live(self, key: str, now: int) -> _Leases:
+        return {request: end for request, end in (self._leases.get(key, now) or {}).items() if now < end}
+
+    def _hold(self, key: str, request_id: str, end: int, now: int) -> None:
+        live = self._live(key, now)
+        self._put_leases(key, live | {request_id: max(end, live.get(request_id, 0))}, now)
+
+    def _put_leases(self, key: str, live: _Leases, now: int) -> None:
+        self._leases.put(key, live, max(live.values(), default=now), now)
