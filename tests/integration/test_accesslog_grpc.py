@@ -1,5 +1,6 @@
 """accesslog_service as it runs: two receivers under a supervisor, fed over gRPC and by a real Envoy."""
 
+import http.client
 import json
 import os
 import signal
@@ -54,6 +55,9 @@ class Service:
 
     def request_ids(self) -> list[str]:
         return [json.loads(line)["request_id"] for line in self.lines()]
+
+    def recorded(self, endpoint: str) -> int:
+        return sum(json.loads(line)["endpoint"] == endpoint for line in self.lines())
 
     def scrape(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
@@ -317,6 +321,8 @@ def envoy_config(run_dir: RunDir, port: int) -> dict[str, Any]:
     sockets = [run_dir.socket("accesslog", index) for index in (0, 1)]
     receivers = cluster("accesslog", *({"pipe": {"path": str(path)}} for path in sockets))
     receivers["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2}
+    check = {"timeout": "1s", "interval": "0.5s", "no_traffic_interval": "0.5s", "grpc_health_check": {}}
+    receivers["health_checks"] = [{**check, "unhealthy_threshold": 2, "healthy_threshold": 1}]
     return {
         "admin": {"address": {"pipe": {"path": str(run_dir.admin_socket)}}},
         "static_resources": {
@@ -363,3 +369,35 @@ def test_what_a_real_envoy_logs_becomes_a_record(shared: Service) -> None:
     assert len(record["request_id"]) == 36
     assert record["duration_ms"] > 0
     assert not any(CANARY.encode() in line for line in shared.lines())
+
+
+def test_f08_a_rolling_restart_loses_nothing_of_a_real_envoy(shared: Service) -> None:
+    """Envoy goes on all the while, and has to be told in time where to log."""
+    sent, enough = 0, threading.Event()
+
+    def ask(port: int) -> None:
+        nonlocal sent
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        while not enough.wait(0.003):
+            client.request("GET", "/v1/rolling")
+            client.getresponse().read()
+            sent += 1
+
+    with envoy(shared) as port, ThreadPoolExecutor() as pool:
+        asking = pool.submit(ask, port)
+        try:
+            until(lambda: shared.recorded("/v1/rolling") > 0)
+            for index in (0, 1):
+                replace(shared, index)
+        finally:
+            enough.set()
+        asking.result()
+        until(lambda: shared.recorded("/v1/rolling") == sent)
+
+
+def replace(running: Service, index: int) -> None:
+    """SIGTERM to one receiver; returns when the supervisor has put another in its place."""
+    old = running.receiver_pid(index)
+    os.kill(old, signal.SIGTERM)
+    until(lambda: receiver_was_replaced(running, old), 15)
+    running.wait_until_serving(index)

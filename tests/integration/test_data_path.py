@@ -3,6 +3,8 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 
 import httpx2 as httpx
 import openai
@@ -37,10 +39,9 @@ def script(backend: FakeVllm) -> Iterator[FakeVllm]:
 
 def test_a_body_of_1_mb_arrives_byte_for_byte(client: httpx.Client, backend: FakeVllm) -> None:
     text = "".join(chr(0x20 + i % 0x5E) for i in range(500_000)) + "é漢🙂" * 60_000
-    body = (
-        '{ "seed" :9007199254740993,"model":"m" ,"messages":[{"role":"user","content":%s}], "temperature":1.0}\n'
-        % json.dumps(text, ensure_ascii=False)
-    ).encode()
+    content = json.dumps(text, ensure_ascii=False)
+    head = '{ "seed" :9007199254740993,"model":"m" ,"messages":[{"role":"user","content":'
+    body = f'{head}{content}}}], "temperature":1.0}}\n'.encode()
     assert len(body) > 1_000_000
     answer = client.post(CHAT, content=body, headers={"content-type": "application/json; charset=utf-8"})
     assert answer.status_code == 200
@@ -138,7 +139,7 @@ def test_a_stream_flows_token_by_token(client: httpx.Client, script: FakeVllm) -
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 arrivals.append(time.monotonic())
-    gaps = [later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(arrivals)]
     assert sum(gap > 0.05 for gap in gaps) >= 4, gaps
 
 
@@ -148,9 +149,10 @@ def test_a_stream_that_the_model_server_breaks_off_is_not_completed(
     script.script = Script(die_after=4)
     received = b""
     body = {"model": MODEL, "messages": MESSAGES, "stream": True, "max_tokens": 30}
-    with pytest.raises(httpx.RemoteProtocolError), client.stream("POST", CHAT, json=body) as answer:
+    with client.stream("POST", CHAT, json=body) as answer, suppress(httpx.RemoteProtocolError):
         for chunk in answer.iter_raw():
             received += chunk
+        pytest.fail("the answer ended as if it were complete")
     assert b"[DONE]" not in received
     record = gateway.record(answer.headers["x-request-id"])
     assert record["completion_tokens"] == 3, "the first event carries the role"
