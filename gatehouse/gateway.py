@@ -38,7 +38,7 @@ class Gateway:
     @property
     def url(self) -> str:
         host = self.config.server.host
-        shown = "localhost" if host in ("0.0.0.0", "::") else host
+        shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.config.server.port}"
 
     @property

@@ -35,6 +35,21 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def base_path(url: str) -> str:
+    """`http://host/llm/v1` -> `/llm`: what stands before the API's own paths."""
+    return urlsplit(url).path.rstrip("/").removesuffix("/v1")
+
+
+def _listen_address(value: str) -> str:
+    """Envoy listens on addresses, not on names."""
+    if value == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("must be an IP address such as 127.0.0.1, or 0.0.0.0 for all of this machine") from None
+
+
 def _redis_url(value: str) -> str:
     if not re.match(r"(rediss?(\+(cluster|sentinel))?|unix)://.", value):
         raise ValueError(
@@ -62,6 +77,7 @@ def _end_of(value: Any) -> Any:
     return value
 
 
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Network = Annotated[str, AfterValidator(_network)]
 Instant = Annotated[datetime, BeforeValidator(_end_of)]
@@ -71,8 +87,8 @@ ModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00
 
 
 class Server(Strict):
-    host: str = "0.0.0.0"
-    port: int = Field(8000, ge=0, le=65535)
+    host: ListenAddress = "0.0.0.0"
+    port: int = Field(8000, ge=1, le=65535)
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(9090, ge=0, le=65535)
@@ -80,7 +96,7 @@ class Server(Strict):
     require_https: bool = False
     trusted_proxy_hops: int = Field(0, ge=0, le=10)
     max_body_mb: int = Field(32, ge=1, le=1024)
-    stream_idle_timeout_s: int = Field(600, ge=1)
+    stream_idle_timeout_s: int = Field(600, ge=1, le=31_536_000)
     drain_s: int = Field(600, ge=0)
 
     @property

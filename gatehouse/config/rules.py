@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from itertools import combinations
+from urllib.parse import urlsplit
 
-from gatehouse.config.model import PERIODS, Config, Tier
+from gatehouse.config.model import PERIODS, Config, Tier, base_path
 from gatehouse.config.problem import nearest
 from gatehouse.config.source import Path
 from gatehouse.keys.digest import is_plain
@@ -32,6 +33,8 @@ def _model_faults(config: Config) -> Iterator[Finding]:
         yield ("default_model",), f"no model is called '{config.default_model}'", hint
     seen: set[str] = set()
     for name, model in config.models.items():
+        if len({(urlsplit(backend.url).scheme, base_path(backend.url)) for backend in model.backends}) > 1:
+            yield ("models", name, "backends"), "backends of one model must have the same scheme and path", None
         for alias in (name, *model.aliases):
             if alias in seen:
                 yield ("models", name), f"two models answer to the name '{alias}'", None

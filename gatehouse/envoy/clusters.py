@@ -2,10 +2,10 @@
 
 from urllib.parse import urlsplit
 
-from gatehouse.config.model import Backend, Config
+from gatehouse.config.model import Backend, Config, base_path
 from gatehouse.envoy import names
 from gatehouse.envoy.message import Message, typed
-from gatehouse.envoy.routes import base_path, served
+from gatehouse.envoy.routes import served
 from gatehouse.run_dir import SERVICES, RunDir, workers
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -104,8 +104,11 @@ def _localities(backends: tuple[Backend, ...]) -> list[Message]:
 def _endpoint(backend: Backend) -> Message:
     url = urlsplit(backend.url)
     port = url.port or (443 if url.scheme == "https" else 80)
-    address = {"socket_address": {"address": url.hostname, "port_value": port}}
-    endpoint = {"address": address, "hostname": url.hostname}
+    endpoint = {
+        "address": {"socket_address": {"address": url.hostname, "port_value": port}},
+        "hostname": url.hostname,
+        "health_check_config": {"hostname": url.hostname},
+    }
     return {"endpoint": endpoint, "load_balancing_weight": backend.weight}
 
 
@@ -132,7 +135,7 @@ def _tls(backend: Backend) -> Message | None:
     trusted = {"trusted_ca": {"filename": "/etc/ssl/certs/ca-certificates.crt"}}
     context = typed(
         "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        sni=url.hostname,
+        auto_host_sni=True,
         auto_sni_san_validation=True,
         common_tls_context={"validation_context": trusted},
     )

@@ -2,15 +2,15 @@
 
 A POST is routed twice: first by its path alone, then, once the body is read, by the model in it. Until then the last
 route of its endpoint is in effect, and Envoy decides by that one which filters the request meets at all: a filter that
-is disabled there stays away for good. So it disables none; what a later route does without, it overrides.
+is disabled there stays away for good. So it disables none (`_while_reading`); what a later route does without, it
+overrides.
 """
 
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from gatehouse import errors
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, base_path
 from gatehouse.envoy import model_access, names
 from gatehouse.envoy.message import Message, disabled, header, literal, seconds
 from gatehouse.errors import ClientError
@@ -128,8 +128,20 @@ def _models(config: Config) -> list[Message]:
         *found,
         *_default(config),
         *([] if config.vllm else [_unread(errors.MODEL_NOT_FOUND, _when(None))]),
-        _unread(errors.INVALID_JSON, _endpoint()),
+        _while_reading(config),
     ]
+
+
+def _while_reading(config: Config) -> Message:
+    """The route until the body is read. Nobody gets through by it: with no model named, the access filter denies.
+
+    It is a route to a cluster, though, and no direct response: Envoy applies the limit on bodies to those alone.
+    """
+    return {
+        "name": "reading",
+        "match": _endpoint(),
+        "route": {"cluster": names.model_cluster(served(config)[0]), "timeout": "0s"},
+    }
 
 
 def _endpoint() -> Message:
@@ -192,11 +204,6 @@ def _to_backends(
     if access:
         route["typed_per_filter_config"] = {names.MODEL_ACCESS: access}
     return route
-
-
-def base_path(url: str) -> str:
-    """`http://host/llm/v1` -> `/llm`: what stands before the API's own paths."""
-    return urlsplit(url).path.rstrip("/").removesuffix("/v1")
 
 
 def _rewritten(config: Config, model: str) -> Message:

@@ -260,16 +260,16 @@ def test_f07_a_killed_receiver_comes_back_and_goes_on_counting() -> None:
         killed = running.receiver_pid(0)
         os.kill(killed, signal.SIGKILL)
         running.send(1, messages([f"meanwhile-{number}" for number in range(20)]))
-        until(lambda: receiver_was_replaced(running, killed), 3)
+        until(lambda: was_replaced(running, 0, killed), 3)
         running.wait_until_serving(0, 3)
         running.send(0, messages([f"after-{number}" for number in range(40)]))
         assert running.sample("api_requests_total", model="a:b", status="200") == 120
         until(lambda: len(running.request_ids()) == 120)
 
 
-def receiver_was_replaced(running: Service, killed: int) -> bool:
+def was_replaced(running: Service, index: int, old: int) -> bool:
     try:
-        return running.receiver_pid(0) != killed
+        return running.receiver_pid(index) != old
     except LookupError:
         return False
 
@@ -399,5 +399,5 @@ def replace(running: Service, index: int) -> None:
     """SIGTERM to one receiver; returns when the supervisor has put another in its place."""
     old = running.receiver_pid(index)
     os.kill(old, signal.SIGTERM)
-    until(lambda: receiver_was_replaced(running, old), 15)
+    until(lambda: was_replaced(running, index, old), 15)
     running.wait_until_serving(index)

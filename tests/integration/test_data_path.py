@@ -48,6 +48,23 @@ def test_a_body_of_1_mb_arrives_byte_for_byte(client: httpx.Client, backend: Fak
     assert backend.requests[-1].body == body
 
 
+@pytest.mark.parametrize("megabytes", [1.05, 2, 5, 31])
+@pytest.mark.parametrize("stream", [False, True])
+def test_bodies_up_to_the_limit_pass_every_time(
+    client: httpx.Client, script: FakeVllm, megabytes: float, stream: bool
+) -> None:
+    answer_ = b'{"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+    script.script = Script(status=200, headers={"content-type": "application/json"}, body=answer_)
+    content = "x" * int(megabytes * 1024 * 1024 - 100)
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}], "stream": stream}).encode()
+    for _ in range(3):
+        answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 200, answer.text
+        arrived = script.requests.pop().body
+        asked = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}}'
+        assert arrived == (body.removesuffix(b"}") + asked if stream else body)
+
+
 def test_an_answer_arrives_byte_for_byte(client: httpx.Client, script: FakeVllm) -> None:
     theirs = b'{ "odd":1.0, "spacing" : [9007199254740993], "usage": {"prompt_tokens": 3, "completion_tokens": 4} }\n\n'
     script.script = Script(status=200, headers={"content-type": "application/json"}, body=theirs)
