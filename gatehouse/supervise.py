@@ -48,7 +48,7 @@ async def keep_running(program: Program, stop: asyncio.Event) -> None:
     failures = 0
     while not stop.is_set():
         started = time.monotonic()
-        process = await asyncio.create_subprocess_exec(*program.command, preexec_fn=_die_with_parent())
+        process = await _start(program)
         log.info("%s started, pid %d", program.name, process.pid)
         if await _ended_before(process, stop):
             failures = 0 if time.monotonic() - started >= STEADY_S else failures + 1
@@ -56,6 +56,11 @@ async def keep_running(program: Program, stop: asyncio.Event) -> None:
             await _sleep_unless(stop, backoff(failures))
         else:
             await _end(program, process)
+
+
+async def _start(program: Program) -> asyncio.subprocess.Process:
+    """In a process group of its own: Ctrl-C on a terminal is for the supervisor, which stops things in order."""
+    return await asyncio.create_subprocess_exec(*program.command, preexec_fn=_die_with_parent(), process_group=0)
 
 
 async def _ended_before(process: asyncio.subprocess.Process, stop: asyncio.Event) -> bool:

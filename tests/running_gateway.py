@@ -112,7 +112,12 @@ def running_gateway(
     clean = {k: v for k, v in os.environ.items() if k not in ("VLLM_BASE_URL", "REDIS_URL")}
     with (directory / "stderr.log").open("wb") as stderr:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT, env={**clean, **(environment or {})}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=ROOT,
+            env={**clean, **(environment or {})},
+            start_new_session=True,
         )
     try:
         facts = _first_line(process, directory)

@@ -78,7 +78,11 @@ def test_an_envoy_log_of_its_own_has_every_request(gateway: RunningGateway) -> N
         time.sleep(0.1)
 
 
-def test_sigterm_lets_a_stream_finish_and_leaves_nothing(backend: FakeVllm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_lets_a_stream_finish_and_leaves_nothing(
+    backend: FakeVllm, tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGINT as a terminal sends it on Ctrl-C: to the whole process group."""
     before = set(Path("/tmp").glob("gatehouse-*"))
     with running_gateway(tmp_path, short_form(backend)) as running:
         children = running.children()
@@ -88,7 +92,7 @@ def test_sigterm_lets_a_stream_finish_and_leaves_nothing(backend: FakeVllm, tmp_
         with httpx.stream("POST", running.url + CHAT, json=body, headers=HEADERS) as answer:
             lines = answer.iter_lines()
             next(lines)
-            running.process.send_signal(signal.SIGTERM)
+            os.killpg(running.process.pid, number)
             time.sleep(0.5)
             with pytest.raises(httpx.HTTPError):
                 httpx.get(f"{running.url}/health", timeout=2)

@@ -83,9 +83,15 @@ MISTAKES = [
     (VLLM + "rate_limits: {free: {algorithm: leaky}}\n", "rate_limits.free.algorithm: must be 'sliding_window'"),
     (VLLM + "api_keys:\n  sk-secret-1: {}\n", "gatehouse.yaml:3: api_keys.<key>.user_id: is missing"),
     (VLLM + "api_keys:\n  sk-secret-1: {user_id: 'a b'}\n", "user_id: has characters that are not allowed here"),
-    (VLLM + "api_keys:\n  'sk secret 1': {user_id: a}\n", "gatehouse.yaml:3: api_keys.<key>: a key is 8 to 512 visible"),
+    (
+        VLLM + "api_keys:\n  'sk secret 1': {user_id: a}\n",
+        "gatehouse.yaml:3: api_keys.<key>: a key is 8 to 512 visible",
+    ),
     (VLLM + "api_keys:\n  'sha256:123': {user_id: a}\n", "gatehouse.yaml:3: api_keys.<key>: a hashed key is"),
-    (VLLM + "api_keys:\n  12345678: {user_id: a}\n", "gatehouse.yaml:3: api_keys: a name must be text; put it in quotes"),
+    (
+        VLLM + "api_keys:\n  12345678: {user_id: a}\n",
+        "gatehouse.yaml:3: api_keys: a name must be text; put it in quotes",
+    ),
     (
         VLLM + "api_keys:\n  sk-secret-1: {user_id: a}\n  sk-secret-1: {user_id: b}\n",
         "gatehouse.yaml:4: api_keys: the same name stands here twice",
@@ -107,7 +113,10 @@ MISTAKES = [
     (VLLM + "server: {\n", "gatehouse.yaml:3: not valid YAML"),
     (VLLM + "\tserver: {}\n", "gatehouse.yaml:2: not valid YAML"),
     (VLLM + "a: &a [*a]\n", "gatehouse.yaml:2: a[0]: aliases expand to more than a configuration can hold"),
-    (VLLM + "logging: {level: loud}\n", "gatehouse.yaml:2: logging.level: must be 'debug', 'info', 'warning' or 'error'"),
+    (
+        VLLM + "logging: {level: loud}\n",
+        "gatehouse.yaml:2: logging.level: must be 'debug', 'info', 'warning' or 'error'",
+    ),
     (VLLM + "logging: {dir: !!python/object:os.system x}\n", "gatehouse.yaml:2: logging.dir: this value can't be read"),
 ]
 
