@@ -2,29 +2,46 @@
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from accesslog_service.departure import Departure
+from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
+from accesslog_service.limiter import Limiter
 from accesslog_service.service import Receiver
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.prometheus import RequestMetrics
 from gatehouse.daily_file import DailyFile
+from gatehouse.prices import prices
+from gatehouse.run_dir import workers
 from gatehouse.server import Health, serve
 from gatehouse.worker import GRACE_S, Worker, run
 
 
 async def main(worker: Worker) -> None:
-    """Receive until told to stop; then everything received is on the disk."""
+    """Receive until told to stop; then everything received is on the disk, and every limiter knows of it."""
     config, run_dir = worker.config, worker.run_dir
     file = DailyFile(Path(config.logging.dir), "requests", config.logging.retention_days)
     metrics = RequestMetrics(Labels(config))
     requests = RequestLog(file, metrics.lost)
+    limiter = Limiter([run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))], metrics.unsettled)
+    settles = config.settles()
     health = Health()
     departure = Departure(worker.stop, health)
-    receiver = Receiver((metrics.take, requests.take), config.the_default_model, departure)
-    async with requests.writing(), serving(config, run_dir, worker.index), asyncio.TaskGroup() as tasks:
+    receiver = Receiver(
+        (metrics.take, requests.take, *([limiter.ended] if settles else [])),
+        limiter.running if settles else None,
+        partial(record, default_model=config.the_default_model, prices=prices(config)),
+        departure,
+    )
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(requests.writing())
+        await stack.enter_async_context(limiter.telling())
+        await stack.enter_async_context(serving(config, run_dir, worker.index))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
 

@@ -6,11 +6,14 @@ Entries are read by attribute, so this module needs no generated code. What a cl
 import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from accesslog_service.record import Record
 from accesslog_service.refusal import error_code
+from gatehouse.config.model import Price
 from gatehouse.envoy import names
+from gatehouse.prices import Prices, cost_micro_usd
 
 MAX_MODEL = MAX_USER_AGENT = 256
 MAX_ENDPOINT = 128
@@ -65,7 +68,7 @@ def is_final(entry: Any) -> bool:
     return not common.intermediate_log_entry and common.access_log_type in _FINAL
 
 
-def record(entry: Any, default_model: str | None) -> Record:
+def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyType({})) -> Record:
     """The record of a final entry. `default_model` is the model of a request that named none.
 
     Total: fields that are absent or make no sense give None, 0 or "", whatever the entry holds.
@@ -94,10 +97,10 @@ def record(entry: Any, default_model: str | None) -> Record:
         stream="stream" in llm and llm["stream"].bool_value,
         prompt_tokens=_prompt_tokens(llm),
         completion_tokens=_count(llm, "output_tokens"),
-        cached_tokens=_count(llm, "cache_read_tokens") or _count(llm, "cached_tokens"),
-        cost_usd=None,
+        cached_tokens=_cached_tokens(llm),
+        cost_usd=_cost_usd(llm, prices.get(_model(llm, default_model) or "")),
         duration_ms=_ms(common.duration),
-        ttft_ms=_ttft_ms(common) if by_model_server and 200 <= status < 300 else None,
+        ttft_ms=_ttft_ms(common, metadata) if by_model_server and 200 <= status < 300 else None,
         attempts=common.upstream_request_attempt_count,
         bytes_in=request.request_body_bytes,
         bytes_out=response.response_body_bytes,
@@ -131,6 +134,11 @@ def _prompt_tokens(llm: Mapping[str, Any]) -> int | None:
     if fresh is None:
         return None
     return fresh + (_count(llm, "cache_read_tokens") or 0) + (_count(llm, "cache_written_tokens") or 0)
+
+
+def _cached_tokens(llm: Mapping[str, Any]) -> int | None:
+    read = _count(llm, "cache_read_tokens")
+    return _count(llm, "cached_tokens") if read is None else read
 
 
 def _model(llm: Mapping[str, Any], default_model: str | None) -> str | None:
@@ -170,11 +178,23 @@ def _ms(duration: Any) -> float:
     return round(milliseconds, 3)
 
 
-def _ttft_ms(common: Any) -> float | None:
+def _ttft_ms(common: Any, metadata: Any) -> float | None:
+    """To the first event of a stream, else to the first byte: model servers send headers before they have a token."""
+    first_event = _count(_fields(metadata, names.STREAM), "first_event_ms")
+    if first_event is not None:
+        start_ms: float = common.start_time.seconds * 1e3 + common.start_time.nanos / 1e6
+        return round(max(0.0, first_event - start_ms), 3)
     for name in ("time_to_first_upstream_rx_byte", "time_to_first_downstream_tx_byte"):
         if common.HasField(name):
             return _ms(getattr(common, name))
     return None
+
+
+def _cost_usd(llm: Mapping[str, Any], price: Price | None) -> float | None:
+    prompt = _prompt_tokens(llm)
+    if price is None or prompt is None:
+        return None
+    return cost_micro_usd(price, prompt, _count(llm, "output_tokens") or 0, _cached_tokens(llm) or 0) / 1e6
 
 
 def _aborted(status: int, flags: Collection[str]) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 import grpc
 
 from accesslog_service.departure import Departure
-from accesslog_service.entry import is_final, record
+from accesslog_service.entry import is_final
 from accesslog_service.record import Record
 from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from gatehouse.server import ClientStream, Context, Health, Service
 
 Sink = Callable[[Sequence[Record]], None]
+ToRecord = Callable[[HTTPAccessLogEntry], Record]
 
 
 class ForeignStreamError(Exception):
@@ -22,9 +23,11 @@ class ForeignStreamError(Exception):
 class Receiver:
     """Hands the records of every stream to `sinks`, in order, before it reads on. Streams end as `departure` says."""
 
-    def __init__(self, sinks: Iterable[Sink], default_model: str | None, departure: Departure) -> None:
+    def __init__(self, sinks: Iterable[Sink], running: Sink | None, to_record: ToRecord, departure: Departure) -> None:
+        """`running`, if any, is told of requests that are still under way, by what is known of them so far."""
         self._sinks = tuple(sinks)
-        self._default_model = default_model
+        self._running = running
+        self._record = to_record
         self._departure = departure
 
     def service(self, health: Health) -> Service:
@@ -51,11 +54,17 @@ class Receiver:
             arrived.set()
 
     def _hand_on(self, entries: Iterable[HTTPAccessLogEntry]) -> None:
-        """Entries of streams that still run (`is_final` is False) are no records: they say that a request is alive."""
-        records = [record(entry, self._default_model) for entry in entries if is_final(entry)]
-        if records:
+        """Entries of streams that still run are no records: they say that a request is alive."""
+        ended: list[HTTPAccessLogEntry] = []
+        running: list[HTTPAccessLogEntry] = []
+        for entry in entries:
+            (ended if is_final(entry) else running).append(entry)
+        if ended:
+            records = [self._record(entry) for entry in ended]
             for sink in self._sinks:
                 sink(records)
+        if running and self._running:
+            self._running([self._record(entry) for entry in running])
 
 
 def _check(message: StreamAccessLogsMessage, identified: bool) -> None:

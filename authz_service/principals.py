@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from gatehouse.config.model import ApiKey
-from gatehouse.keys.digest import PREFIX
+from gatehouse.keys.names import key_id
 
 Network = IPv4Network | IPv6Network
 
@@ -57,7 +57,7 @@ def _principal(digest: str, entry: ApiKey) -> Principal:
         user=entry.user_id,
         team=entry.team or "",
         tier=entry.tier,
-        key_id=entry.name or digest.removeprefix(PREFIX)[:8],
+        key_id=key_id(digest, entry),
         models=models_regex(entry.models),
         expires_at=entry.expires_at.timestamp() if entry.expires_at else math.inf,
         networks=tuple(map(_network, entry.allowed_ips)),

@@ -36,7 +36,7 @@ class _DailyHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._file.append(self.format(record).encode() + b"\n", datetime.fromtimestamp(record.created, UTC))
-        except OSError:
+        except Exception:  # as every handler of the standard library: whoever logs must not fail for it
             self.handleError(record)
 
 

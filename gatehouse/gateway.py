@@ -16,7 +16,7 @@ from gatehouse.config.model import Config
 from gatehouse.envoy import merged, render
 from gatehouse.proxy.admin import Admin, drain
 from gatehouse.proxy.binary import envoy_path, validate, write
-from gatehouse.run_dir import SERVICES, RunDir, workers
+from gatehouse.run_dir import SERVICES, RunDir, Service, workers
 from gatehouse.supervise import Program, keep_running, supervise
 from gatehouse.worker import worker_program
 
@@ -93,9 +93,11 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
     validate(merged(gateway.config, run_dir, str(gateway.access_log)), run_dir.envoy)
     for name, document in render(gateway.config, run_dir, str(gateway.access_log)).files().items():
         write(document, run_dir.envoy / name)
-    services_stop, envoy_stop = asyncio.Event(), asyncio.Event()
+    services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(supervise([*_services(gateway, run_dir), *gateway.beside], services_stop))
+        deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
+        tasks.create_task(supervise([*deciders, *gateway.beside], services_stop))
+        recorders = tasks.create_task(supervise(_programs(gateway, run_dir, "accesslog"), recorders_stop))
         try:
             await _sockets_exist(gateway.config, run_dir, signals)
             envoy = tasks.create_task(keep_running(_envoy(gateway, run_dir), envoy_stop))
@@ -105,17 +107,16 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
             await drain(Admin(run_dir.admin_socket), gateway.config.server.drain_s, signals.hurry)
             envoy_stop.set()
             await envoy
+            recorders_stop.set()  # the last records settle with ratelimit_service, so that one goes last
+            await recorders
         finally:
-            envoy_stop.set()
-            services_stop.set()
+            for stop in (envoy_stop, recorders_stop, services_stop):
+                stop.set()
 
 
-def _services(gateway: Gateway, run_dir: RunDir) -> list[Program]:
-    return [
-        worker_program(service, index, gateway.config_file, run_dir.path)
-        for service in SERVICES
-        for index in range(workers(gateway.config, service))
-    ]
+def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
+    count = workers(gateway.config, service)
+    return [worker_program(service, index, gateway.config_file, run_dir.path) for index in range(count)]
 
 
 def _envoy(gateway: Gateway, run_dir: RunDir) -> Program:

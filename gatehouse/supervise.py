@@ -33,7 +33,7 @@ class Program:
 
 def backoff(failures: int) -> float:
     """Seconds to wait before the start that follows `failures` quick deaths in a row."""
-    return min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures, 10)) if failures else 0.0
+    return min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures - 1, 10)) if failures else 0.0
 
 
 async def supervise(programs: Sequence[Program], stop: asyncio.Event) -> None:

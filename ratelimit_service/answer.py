@@ -1,48 +1,60 @@
 """A decision as the client sees it: rate-limit headers on every answer, and a finished 429.
 
-Header names and formats are OpenAI's (`x-ratelimit-*-requests`, resets as `6m0s`), with one pair a window beside them;
-`Retry-After` is RFC 9110 §10.2.3 in whole seconds, rounded up so that whoever obeys it is let in, and `retry-after-ms`
-is what OpenAI's clients read first.
+Header names and formats are OpenAI's (`x-ratelimit-*-requests` and `-tokens`, resets as `6m0s`), with a pair for the
+minute and the hour beside them; `Retry-After` is RFC 9110 §10.2.3 in whole seconds, rounded up so that whoever obeys it
+is let in, and `retry-after-ms` is what OpenAI's clients read first.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gatehouse.errors import RATE_LIMITED
+from gatehouse.errors import INSUFFICIENT_QUOTA, RATE_LIMITED, ClientError
+from ratelimit_service.caller import Caller
+from ratelimit_service.plan import Plan
+from ratelimit_service.rules import Concurrency, Rule
 from ratelimit_service.store import Decision, Outcome
 
 Headers = list[tuple[str, str]]
+CONCURRENT_RETRY_MS = 1000
+"""When another request will end is anybody's guess; this one is short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A finished 429: its headers, its JSON body, and the name of the limit for logs and metrics."""
+    """A finished 429: its headers, its error, and the name of the limit for logs and metrics."""
 
     headers: Headers
-    body: bytes
+    error: ClientError
     limited_by: str
 
 
-def headers(decision: Decision) -> Headers:
-    """What every answer says of the caller's request limits; empty when there are none."""
-    named = [pair for outcome in decision.outcomes for pair in _window(outcome)]
-    return [*named, *_tightest(decision)]
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    """One limit that refuses, in words. `wait_ms` is None when waiting does not help."""
+
+    limited_by: str
+    error: ClientError
+    message: str
+    wait_ms: int | None
 
 
-def refusal(decision: Decision, tier: str) -> Refusal:
+def headers(plan: Plan, decision: Decision) -> Headers:
+    """What every answer says of the caller's limits; empty when there are none of that kind."""
+    measured: dict[str, list[Outcome]] = {"requests": [], "tokens": []}
+    for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
+        if rule.measure in measured and not rule.limit.shadow:
+            measured[rule.measure].append(outcome)
+    windows = [pair for period_s, name in _NAMED for pair in _window(measured["requests"], period_s, name)]
+    return [*windows, *(pair for measure in measured for pair in _tightest(measured[measure], measure))]
+
+
+def refusal(plan: Plan, decision: Decision, caller: Caller) -> Refusal:
     """The 429 for a refused decision. The limit that keeps the caller out for longest is the one it names."""
-    refusing = [o for o in decision.outcomes if not o.allowed and not o.charge.limit.shadow]
-    worst = max(refusing, key=lambda outcome: outcome.retry_after_ms or 0)
-    wait_ms = worst.retry_after_ms or 0
-    limit = worst.charge.limit
-    unit, period = _words(limit.name)
-    message = (
-        f"Rate limit exceeded. Maximum {limit.amount} {unit} per {period} allowed for tier '{tier}'. "
-        f"Please try again in {duration(wait_ms)}."
-    )
-    retry = [("retry-after", str(-(-wait_ms // 1000))), ("retry-after-ms", str(wait_ms))]
-    everything = [*headers(decision), *retry, ("content-type", "application/json")]
-    return Refusal(everything, RATE_LIMITED.with_message(message).json(), limit.name)
+    reasons = [*_window_reasons(plan, decision, caller), *_lease_reasons(plan, decision, caller)]
+    worst = max(reasons, key=lambda reason: float("inf") if reason.wait_ms is None else reason.wait_ms)
+    again = "" if worst.wait_ms is None else f" Please try again in {duration(worst.wait_ms)}."
+    error = worst.error.with_message(worst.message + again)
+    return Refusal([*headers(plan, decision), *_retry(worst), _JSON], error, worst.limited_by)
 
 
 def duration(milliseconds: int) -> str:
@@ -58,22 +70,69 @@ def duration(milliseconds: int) -> str:
     return f"{minutes}m{fraction}s" if minutes else f"{fraction}s"
 
 
-def _words(name: str) -> tuple[str, str]:
-    """`requests_per_minute` -> `requests`, `minute`."""
-    unit, _, period = name.rpartition("_per_")
-    return unit.replace("_", " "), period
+_JSON = ("content-type", "application/json")
+_NAMED = ((60, "minute"), (3600, "hour"))
+_PERIOD_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 7 * 86400: "week", 30 * 86400: "month"}
 
 
-def _window(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    period = _words(outcome.charge.limit.name)[1]
-    yield f"x-ratelimit-limit-{period}", str(outcome.charge.limit.amount)
-    yield f"x-ratelimit-remaining-{period}", str(outcome.remaining)
+def _tight(outcome: Outcome) -> tuple[int, int]:
+    """The least left first; of equals, the one that stays so for longest."""
+    return outcome.remaining, -outcome.reset_after_ms
 
 
-def _tightest(decision: Decision) -> Iterator[tuple[str, str]]:
-    """The window with the least left; of equals, the one that stays so for longest."""
-    if decision.outcomes:
-        outcome = min(decision.outcomes, key=lambda o: (o.remaining, -o.reset_after_ms))
-        yield "x-ratelimit-limit-requests", str(outcome.charge.limit.amount)
-        yield "x-ratelimit-remaining-requests", str(outcome.remaining)
-        yield "x-ratelimit-reset-requests", duration(outcome.reset_after_ms)
+def _window(outcomes: list[Outcome], period_s: int, name: str) -> Iterator[tuple[str, str]]:
+    mine = [outcome for outcome in outcomes if outcome.charge.limit.period_s == period_s]
+    if mine:
+        outcome = min(mine, key=_tight)
+        yield f"x-ratelimit-limit-{name}", str(outcome.charge.limit.amount)
+        yield f"x-ratelimit-remaining-{name}", str(outcome.remaining)
+
+
+def _tightest(outcomes: list[Outcome], measure: str) -> Iterator[tuple[str, str]]:
+    if outcomes:
+        outcome = min(outcomes, key=_tight)
+        yield f"x-ratelimit-limit-{measure}", str(outcome.charge.limit.amount)
+        yield f"x-ratelimit-remaining-{measure}", str(outcome.remaining)
+        yield f"x-ratelimit-reset-{measure}", duration(outcome.reset_after_ms)
+
+
+def _window_reasons(plan: Plan, decision: Decision, caller: Caller) -> Iterator[_Reason]:
+    for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
+        if outcome.allowed or rule.limit.shadow:
+            continue
+        period = _PERIOD_NAMES[rule.limit.period_s]
+        if rule.measure == "budget":
+            most = f"Budget spent. Maximum {rule.limit.amount / 1_000_000:g} USD per {period}"
+        else:
+            most = f"Rate limit exceeded. Maximum {rule.limit.amount} {rule.measure.replace('_', ' ')} per {period}"
+        error = INSUFFICIENT_QUOTA if rule.measure == "budget" else RATE_LIMITED
+        message = f"{most} allowed for {_whose(rule, caller)}."
+        yield _Reason(rule.limit.name, error, message, outcome.retry_after_ms)
+
+
+def _lease_reasons(plan: Plan, decision: Decision, caller: Caller) -> Iterator[_Reason]:
+    for rule, outcome in zip(plan.concurrency, decision.leases, strict=True):
+        if not outcome.allowed and not rule.shadow:
+            most = f"Rate limit exceeded. Maximum {rule.most} concurrent requests"
+            message = f"{most} allowed for {_whose(rule, caller)}."
+            yield _Reason(rule.name, RATE_LIMITED, message, CONCURRENT_RETRY_MS)
+
+
+def _whose(rule: Rule | Concurrency, caller: Caller) -> str:
+    holder = {
+        "tier": f"tier '{caller.tier}'",
+        "model": f"this model and tier '{caller.tier}'",
+        "user": f"user '{caller.user}'",
+        "team": f"team '{caller.team}'",
+        "key": f"key '{caller.key_id}'",
+    }
+    return holder[rule.scope]
+
+
+def _retry(reason: _Reason) -> Iterator[tuple[str, str]]:
+    """A spent budget stays spent for a while: OpenAI's clients are told not to try again by themselves."""
+    if reason.error is INSUFFICIENT_QUOTA or reason.wait_ms is None:
+        yield "x-should-retry", "false"
+    if reason.wait_ms is not None:
+        yield "retry-after", str(-(-reason.wait_ms // 1000))
+        yield "retry-after-ms", str(reason.wait_ms)

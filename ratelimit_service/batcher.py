@@ -23,7 +23,7 @@ class Batcher(Generic[Q, R]):
         self._running: set[asyncio.Task[None]] = set()
 
     def call(self, question: Q) -> asyncio.Future[R]:
-        """Ask; the future gets the answer. It is in the next batch, so calls need no tasks of their own to share one."""
+        """The answer to come. The question is in the next batch at once: no task of its own is needed to share it."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         self._waiting.append((question, answer))

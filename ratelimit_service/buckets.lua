@@ -2,9 +2,6 @@
 --
 -- A charge comes as one packed argument: algorithm letter, amount, period, capacity, hits, shadow, reserve.
 
--- State outlives its end by this much, so that a clock that steps back does not revive a spent limit.
-local GRACE_MS = 60000
-
 -- Milliseconds. An empty argument means Redis's own clock, which all replicas of the service share.
 local function clock(given)
   if given ~= '' then

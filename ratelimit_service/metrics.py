@@ -2,7 +2,7 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from ratelimit_service.store import Decision, Outcome, StoreUnavailable
+from ratelimit_service.store import Decision, StoreUnavailable
 
 
 class Metrics:
@@ -20,7 +20,10 @@ class Metrics:
     def decided(self, decision: Decision) -> None:
         """Count what each limit of a request said. Limit names come from the configuration: they are few."""
         for outcome in decision.outcomes:
-            self._count(outcome.charge.limit.name, _result(outcome, decision))
+            limit = outcome.charge.limit
+            self._count(limit.name, _result(outcome.allowed, limit.shadow, decision))
+        for lease in decision.leases:
+            self._count(lease.ask.name, _result(lease.allowed, lease.ask.shadow, decision))
 
     def failed(self, error: StoreUnavailable) -> None:
         self._errors.labels(error.kind).inc()
@@ -32,8 +35,8 @@ class Metrics:
         counter.inc()
 
 
-def _result(outcome: Outcome, decision: Decision) -> str:
+def _result(allowed: bool, shadow: bool, decision: Decision) -> str:
     """`allowed`, `limited`, `shadow_limited`, or `unused`: this limit had room, another one refused."""
-    if not outcome.allowed:
-        return "shadow_limited" if outcome.charge.limit.shadow else "limited"
+    if not allowed:
+        return "shadow_limited" if shadow else "limited"
     return "allowed" if decision.allowed else "unused"

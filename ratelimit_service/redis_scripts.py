@@ -8,10 +8,17 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ratelimit_service.store import RESERVATION_TTL_MS, SETTLED_TTL_MS
+from ratelimit_service.store import GRACE_MS, RESERVATION_TTL_MS, SETTLED_TTL_MS
 
 _FOLDER = Path(__file__).parent
-_CONSTANTS = f"local RESERVATION_TTL_MS, SETTLED_TTL_MS = {RESERVATION_TTL_MS}, {SETTLED_TTL_MS}\n"
+_CONSTANTS = "".join(
+    f"local {name} = {value}\n"
+    for name, value in {
+        "GRACE_MS": GRACE_MS,
+        "RESERVATION_TTL_MS": RESERVATION_TTL_MS,
+        "SETTLED_TTL_MS": SETTLED_TTL_MS,
+    }.items()
+)
 
 
 @dataclass(frozen=True, slots=True)

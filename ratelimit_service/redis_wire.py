@@ -1,4 +1,11 @@
-"""How the scripts are spoken to: asks become KEYS and ARGV, replies become decisions."""
+"""How the scripts are spoken to: asks become KEYS and ARGV, replies become decisions.
+
+What stands in Redis, after the prefix:
+
+* `KEY:s60`, `KEY:f60`, `KEY:t60`: a bucket of 60 s: sliding window, fixed window, token bucket (MessagePack)
+* `KEY:l`: the leases of a key: a sorted set of request ids by the end of their leases
+* `r:REQUEST_ID`: what a request has reserved and where (MessagePack); an empty string once it is settled
+"""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -36,9 +43,9 @@ def tag_of(key: str) -> str:
 class Wire:
     """The scripts' commands, with keys that begin with `prefix`.
 
-    `now` is the time in milliseconds, or empty for Redis's own clock. With `tagged` every key of a command has the
-    same `{tag}`, as Redis Cluster demands; then a key without a tag is one as a whole. All keys and leases of one
-    command must have one tag.
+    `now` is the time in milliseconds, or empty for Redis's own clock. With `tagged` all keys of a command have the same
+    `{tag}`, as Redis Cluster demands, if those of its charges and leases do: a key without braces is a tag as a whole,
+    and reservations lie beside the charges.
     """
 
     prefix: str

@@ -1,5 +1,7 @@
-"""`envoy.service.ratelimit.v3.RateLimitService` over the store: protobuf in, protobuf out."""
+"""The gRPC face of the limits: Envoy's `RateLimitService`, and `Settlements`, by which accesslog_service tells how
+requests ended. Protobuf in, protobuf out."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
@@ -7,24 +9,31 @@ import grpc
 
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
+from gatehouse.pb.settlement_pb2 import Settlement as Settled
+from gatehouse.pb.settlement_pb2 import SettleRequest, SettleResponse
 from gatehouse.server import Context, Unary
 from ratelimit_service.answer import Headers, headers, refusal
-from ratelimit_service.caller import DOMAIN, caller
+from ratelimit_service.caller import DOMAIN, Caller, caller
+from ratelimit_service.estimate import Tokens
 from ratelimit_service.metrics import Metrics
-from ratelimit_service.store import Decision, Store, StoreUnavailable
-from ratelimit_service.tiers import Tiers
+from ratelimit_service.plan import Plan, Plans
+from ratelimit_service.store import Ask, Decision, Store, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-NAME = "envoy.service.ratelimit.v3.RateLimitService"
+GHOST_S = 0.15
+GHOST_STEP_S = 0.03
+"""The end of a request is known here some 50 ms after the client knows it. Whoever makes one call after another must
+not be refused because of the one before: a request that only a lease refuses waits this long, asking at each step."""
+
 _OK = RateLimitResponse(overall_code=RateLimitResponse.OK)
 
 
 class RateLimits:
-    """Answers `ShouldRateLimit` for the gateway's own domain; other domains have no limits."""
+    """Answers for the gateway's own domain; other domains have no limits here."""
 
-    def __init__(self, tiers: Tiers, store: Store, metrics: Metrics) -> None:
-        self._tiers = tiers
+    def __init__(self, plans: Plans, store: Store, metrics: Metrics) -> None:
+        self._plans = plans
         self._store = store
         self._metrics = metrics
 
@@ -32,7 +41,11 @@ class RateLimits:
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
         """What the gRPC shell serves."""
         should = Unary(self.should_rate_limit, RateLimitRequest.FromString, RateLimitResponse.SerializeToString)
-        return {NAME: {"ShouldRateLimit": should}}
+        settle = Unary(self.settle, SettleRequest.FromString, SettleResponse.SerializeToString)
+        return {
+            "envoy.service.ratelimit.v3.RateLimitService": {"ShouldRateLimit": should},
+            "gatehouse.v1.Settlements": {"Settle": settle},
+        }
 
     async def should_rate_limit(self, request: RateLimitRequest, context: Context) -> RateLimitResponse:
         """One decision over every limit of the request.
@@ -42,30 +55,66 @@ class RateLimits:
         if request.domain != DOMAIN or not request.descriptors:
             return _OK
         who = caller(request.descriptors[0].entries)
-        ask = self._tiers.ask(who)
-        if not ask.charges:
+        plan = self._plans.plan(who)
+        if not plan.rules and not plan.concurrency:
             return _OK
         try:
-            decision = await self._store.decide(ask)
+            decision = await self._decide(plan.ask)
         except StoreUnavailable as error:
             self._metrics.failed(error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         self._metrics.decided(decision)
-        return _allowed(decision) if decision.allowed else _refused(decision, who.tier)
+        return _allowed(plan, decision) if decision.allowed else _refused(plan, decision, who)
+
+    async def settle(self, request: SettleRequest, context: Context) -> SettleResponse:
+        """Take a batch of ends and signs of life. UNAVAILABLE means: send all of it again; that is harmless."""
+        done = [entry for entry in request.settlements if entry.kind == Settled.DONE]
+        running = [entry for entry in request.settlements if entry.kind == Settled.RENEW]
+        try:
+            if done:
+                await self._store.settle([self._plans.settlement(_ended(entry), _tokens(entry)) for entry in done])
+            if running:
+                await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
+        except StoreUnavailable as error:
+            self._metrics.failed(error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
+        return SettleResponse()
+
+    async def _decide(self, ask: Ask) -> Decision:
+        decision = await self._store.decide(ask)
+        waited = 0.0
+        while _only_leases_refuse(decision) and waited < GHOST_S:
+            await asyncio.sleep(GHOST_STEP_S)
+            waited += GHOST_STEP_S
+            decision = await self._store.decide(ask)
+        return decision
 
 
-def _allowed(decision: Decision) -> RateLimitResponse:
-    return RateLimitResponse(overall_code=RateLimitResponse.OK, response_headers_to_add=_pairs(headers(decision)))
+def _only_leases_refuse(decision: Decision) -> bool:
+    return not decision.allowed and all(o.allowed or o.charge.limit.shadow for o in decision.outcomes)
 
 
-def _refused(decision: Decision, tier: str) -> RateLimitResponse:
-    answer = refusal(decision, tier)
+def _ended(entry: Settled) -> Caller:
+    return Caller(entry.user, entry.team, entry.tier, entry.key_id, entry.model, entry.request_id)
+
+
+def _tokens(entry: Settled) -> Tokens | None:
+    return Tokens(entry.input_tokens, entry.output_tokens, entry.cached_tokens) if entry.counted else None
+
+
+def _allowed(plan: Plan, decision: Decision) -> RateLimitResponse:
+    pairs = _pairs(headers(plan, decision))
+    return RateLimitResponse(overall_code=RateLimitResponse.OK, response_headers_to_add=pairs)
+
+
+def _refused(plan: Plan, decision: Decision, who: Caller) -> RateLimitResponse:
+    answer = refusal(plan, decision, who)
     response = RateLimitResponse(
         overall_code=RateLimitResponse.OVER_LIMIT,
         response_headers_to_add=_pairs(answer.headers),
-        raw_body=answer.body,
+        raw_body=answer.error.json(),
     )
-    response.dynamic_metadata.update({"limited_by": answer.limited_by, "error_code": "rate_limit_exceeded"})
+    response.dynamic_metadata.update({"limited_by": answer.limited_by, "error_code": answer.error.code})
     return response
 
 

@@ -16,8 +16,10 @@ RESERVATION_TTL_MS = 24 * 3_600_000
 SETTLED_TTL_MS = 15 * 60_000
 """How long a settled request id is remembered, so that settling it again changes nothing."""
 
-FailureKind = Literal["timeout", "connection", "oom", "readonly", "loading", "noscript", "clusterdown", "other"]
+GRACE_MS = 60_000
+"""How long a store keeps a count after its end, so that a clock that steps back does not revive a spent limit."""
 
+FailureKind = Literal["timeout", "connection", "oom", "readonly", "loading", "noscript", "clusterdown", "other"]
 
 Bucket = tuple[str, Algorithm, int]
 """Key, algorithm and period in seconds: what names a count."""
@@ -74,7 +76,10 @@ class LeaseAsk:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Everything that one request must pass. `request_id` names its reservations and leases."""
+    """Everything that one request must pass.
+
+    `request_id` names its reservations and leases, so the gateway makes it: two requests that share an id share these.
+    """
 
     request_id: str
     charges: tuple[Charge, ...]
@@ -106,11 +111,16 @@ class LeaseOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`allowed` if every charge and lease that is not a shadow has room. Outcomes stand in the order of the ask."""
+    """`allowed` if every charge and lease that is not a shadow has room. Outcomes stand in the order of the ask.
+
+    A `degraded` decision was made without the shared counts, because their store is unavailable; if nothing was counted
+    at all, it has no outcomes.
+    """
 
     allowed: bool
     outcomes: tuple[Outcome, ...] = ()
     leases: tuple[LeaseOutcome, ...] = ()
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ratelimit_service.algorithms import EMPTY, State
 from ratelimit_service.expiring import Expiring
 from ratelimit_service.store import (
+    GRACE_MS,
     RESERVATION_TTL_MS,
     SETTLED_TTL_MS,
     Ask,
@@ -108,7 +109,8 @@ class MemoryStore:
 
     def _keep(self, ask: Ask, weighed: _Weighed, now: int) -> None:
         for charge in ask.charges:
-            self._put_state(charge, weighed.states[charge.bucket], now)
+            if charge.hits:
+                self._put_state(charge, weighed.states[charge.bucket], now)
         if any(charge.reserve for charge in ask.charges):
             self._reservations.put(ask.request_id, weighed.reservations, now + RESERVATION_TTL_MS, now)
         for lease in ask.leases:
@@ -152,7 +154,8 @@ class MemoryStore:
         return self._states.get(charge.bucket, now) or EMPTY[charge.limit.algorithm]
 
     def _put_state(self, charge: Charge, state: State, now: int) -> None:
-        self._states.put(charge.bucket, state, now + state.reset_after(charge.limit, now), now)
+        ends_in = state.reset_after(charge.limit, now)
+        self._states.put(charge.bucket, state, now + ends_in + GRACE_MS if ends_in else now, now)
 
     def _live(self, key: str, now: int) -> _Leases:
         return {request: end for request, end in (self._leases.get(key, now) or {}).items() if now < end}

@@ -29,7 +29,8 @@ async def alive(session: ClientSession, url: str) -> bool:
 async def models(session: ClientSession, url: str) -> list[dict[str, Any]]:
     """The entries of the server's own `/v1/models`, as they are. Raises `UnreachableError`."""
     try:
-        async with session.get(f"{root(url)}/v1/models", timeout=MODELS_TIMEOUT, raise_for_status=True) as response:
+        async with session.get(f"{root(url)}/v1/models", timeout=MODELS_TIMEOUT, allow_redirects=False) as response:
+            response.raise_for_status()
             answer = await response.json(content_type=None)
     except (ClientError, TimeoutError, OSError, ValueError) as error:
         raise UnreachableError(type(error).__name__) from None

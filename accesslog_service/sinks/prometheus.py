@@ -41,12 +41,16 @@ class RequestMetrics:
         self._tokens = Series(
             _counter("api_tokens_total", "Tokens, as the model server counts.", "type", "user", "model").labels
         )
-        self._ttft = Series(_histogram("api_time_to_first_token_seconds", "Time to the first token.", "model").labels)
+        first = "Time to the first token of streamed answers."
+        self._ttft = Series(_histogram("api_time_to_first_token_seconds", first, "model").labels)
         per_token = "Time per output token after the first, of streamed answers."
         self._tpot = Series(
             _histogram("api_time_per_output_token_seconds", per_token, "model", buckets=TOKEN_BUCKETS).labels
         )
+        self._cost = Series(_counter("api_cost_usd_total", "Cost, in US dollars.", "user", "model").labels)
         self._lost = _counter("api_access_log_lost_total", "Records that did not get into the request log.")
+
+        self._unsettled = _counter("api_settlements_lost_total", "Ends of requests that the limiter did not hear of.")
 
     def take(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -55,6 +59,10 @@ class RequestMetrics:
     def lost(self, count: int) -> None:
         """`count` records did not get into the request log; they are counted in the other metrics all the same."""
         self._lost.inc(count)
+
+    def unsettled(self, count: int) -> None:
+        """`count` requests ended, or ran on, without the limiter hearing of it."""
+        self._unsettled.inc(count)
 
     def _count(self, record: Record) -> None:
         endpoint, model, user = self._labels.endpoint(record), self._labels.model(record), self._labels.user(record)
@@ -67,7 +75,9 @@ class RequestMetrics:
         ):
             if tokens:
                 self._tokens[kind, user, model].inc(tokens)
-        if record.ttft_ms is not None:
+        if record.cost_usd:
+            self._cost[user, model].inc(record.cost_usd)
+        if record.stream and record.ttft_ms is not None:
             self._ttft[model,].observe(record.ttft_ms / 1000)
         if (tpot_ms := record.tpot_ms) is not None:
             self._tpot[model,].observe(tpot_ms / 1000)

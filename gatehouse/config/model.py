@@ -15,8 +15,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gatehouse.keys.digest import key_digest
 
-PERIODS: Mapping[str, int] = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-"""Periods a request limit may have, in seconds."""
+_DAY = 86400
+PERIODS: Mapping[str, int] = {
+    "second": 1,
+    "minute": 60,
+    "hour": 3600,
+    "day": _DAY,
+    "week": 7 * _DAY,
+    "month": 30 * _DAY,
+}
+"""Periods a limit may have, in seconds. A month is 30 days."""
+
+MEASURES = ("requests", "tokens", "input_tokens", "output_tokens")
+"""What a limit may count."""
 
 
 class Strict(BaseModel):
@@ -117,9 +128,21 @@ class Backend(Strict):
     priority: int = Field(0, ge=0, le=127)
 
 
+Dollars = Annotated[float, Field(strict=False, ge=0, le=1_000_000)]
+
+
+class Price(Strict):
+    """US dollars for a million tokens. Cached prompt tokens cost as much as others unless said."""
+
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None
+
+
 class Model(Strict):
     backends: tuple[Backend, ...] = Field(min_length=1)
     aliases: tuple[ModelName, ...] = ()
+    price_per_million_tokens: Price | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -127,20 +150,65 @@ class Model(Strict):
         return _tuples(data, "backends", "aliases")
 
 
-class Tier(Strict):
-    """Limits of each user of a tier. None means unlimited."""
+Amount = Annotated[int, Field(ge=1, le=2**40 - 1)]
+
+
+class Limits(Strict):
+    """What one holder (a key, a user, a team) may use. None means unlimited.
+
+    Tokens are counted by the model server: `tokens` are those of prompt and completion together.
+    """
 
     algorithm: Literal["sliding_window", "fixed_window", "token_bucket"] = "sliding_window"
-    requests_per_second: int | None = Field(None, ge=1, le=2**31)
-    requests_per_minute: int | None = Field(None, ge=1, le=2**31)
-    requests_per_hour: int | None = Field(None, ge=1, le=2**31)
-    requests_per_day: int | None = Field(None, ge=1, le=2**31)
+    requests_per_second: Amount | None = None
+    requests_per_minute: Amount | None = None
+    requests_per_hour: Amount | None = None
+    requests_per_day: Amount | None = None
+    requests_per_week: Amount | None = None
+    requests_per_month: Amount | None = None
+    tokens_per_second: Amount | None = None
+    tokens_per_minute: Amount | None = None
+    tokens_per_hour: Amount | None = None
+    tokens_per_day: Amount | None = None
+    tokens_per_week: Amount | None = None
+    tokens_per_month: Amount | None = None
+    input_tokens_per_second: Amount | None = None
+    input_tokens_per_minute: Amount | None = None
+    input_tokens_per_hour: Amount | None = None
+    input_tokens_per_day: Amount | None = None
+    input_tokens_per_week: Amount | None = None
+    input_tokens_per_month: Amount | None = None
+    output_tokens_per_second: Amount | None = None
+    output_tokens_per_minute: Amount | None = None
+    output_tokens_per_hour: Amount | None = None
+    output_tokens_per_day: Amount | None = None
+    output_tokens_per_week: Amount | None = None
+    output_tokens_per_month: Amount | None = None
+    concurrent_requests: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    budget_usd_per_month: Annotated[float, Field(strict=False, ge=0.000001, le=1_000_000)] | None = None
     shadow: bool = False
 
-    def requests(self) -> list[tuple[str, int]]:
-        """The request limits that are set, shortest period first: `[("minute", 100), …]`."""
-        amounts = [(period, getattr(self, f"requests_per_{period}")) for period in PERIODS]
+    def windows(self, measure: str) -> list[tuple[str, int]]:
+        """The limits on `measure` that are set, shortest period first: `[("minute", 100), …]`."""
+        amounts = [(period, getattr(self, f"{measure}_per_{period}")) for period in PERIODS]
         return [(period, amount) for period, amount in amounts if amount is not None]
+
+    def settled(self) -> bool:
+        """Whether anything here is known only once a request has ended."""
+        per_token = any(self.windows(measure) for measure in MEASURES if measure != "requests")
+        return per_token or self.concurrent_requests is not None or self.budget_usd_per_month is not None
+
+
+class Tier(Limits):
+    """Limits of each user of a tier. `models` holds further ones, for the use of single models."""
+
+    models: dict[ModelName, Limits] = {}
+
+
+class Holder(Strict):
+    """A user, or a team whose users share the limits."""
+
+    limits: Limits
 
 
 class ApiKey(Strict):
@@ -151,6 +219,7 @@ class ApiKey(Strict):
     models: tuple[str, ...] = ("*",)
     expires_at: Instant | None = None
     allowed_ips: tuple[Network, ...] = ()
+    limits: Limits | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -178,6 +247,8 @@ class Config(Strict):
     models: dict[ModelName, Model] = {}
     default_model: ModelName | None = None
     rate_limits: dict[Name, Tier] = {}
+    users: dict[Name, Holder] = {}
+    teams: dict[Name, Holder] = {}
     api_keys: dict[KeyDigest, ApiKey] = Field({}, repr=False)
     redis: Redis = Redis()
 
@@ -185,6 +256,17 @@ class Config(Strict):
     def the_default_model(self) -> str | None:
         """The model of a request that names none."""
         return self.vllm.default_model if self.vllm else self.default_model
+
+    def settles(self) -> bool:
+        """Whether limits need to hear of how requests ended."""
+        tiers = [limits for tier in self.rate_limits.values() for limits in (tier, *tier.models.values())]
+        holders = [holder.limits for holder in (*self.users.values(), *self.teams.values())]
+        keys = [key.limits for key in self.api_keys.values() if key.limits]
+        return any(limits.settled() for limits in (*tiers, *holders, *keys))
+
+    def model_of(self, name: str) -> str:
+        """The model that answers to `name`, itself or by an alias; `name` itself when none does."""
+        return next((model for model, entry in self.models.items() if name in entry.aliases), name)
 
     def known_models(self) -> list[str]:
         """Every model name the configuration knows, aliases included."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from urllib.parse import urlsplit
 
-from gatehouse.config.model import PERIODS, Config, Tier, base_path
+from gatehouse.config.model import MEASURES, PERIODS, Config, Limits, base_path
 from gatehouse.config.problem import nearest
 from gatehouse.config.source import Path
 from gatehouse.keys.digest import is_plain
@@ -16,8 +16,12 @@ Finding = tuple[Path, str, str | None]
 def faults(config: Config, written_keys: list[str]) -> Iterator[Finding]:
     """Everything that makes `config` unusable. `written_keys` are the keys as the file writes them, in its order."""
     yield from _model_faults(config)
-    for name, tier in config.rate_limits.items():
-        yield from _never_binding(name, tier)
+    for path, limits in _all_limits(config, written_keys):
+        yield from _never_binding(path, limits)
+        priced = any(model.price_per_million_tokens for model in config.models.values())
+        if limits.budget_usd_per_month is not None and not priced:
+            yield (*path, "budget_usd_per_month"), "no model has a price", "set models.NAME.price_per_million_tokens"
+    yield from _model_limit_faults(config)
     yield from _key_faults(config, written_keys)
 
 
@@ -41,13 +45,36 @@ def _model_faults(config: Config) -> Iterator[Finding]:
             seen.add(alias)
 
 
-def _never_binding(name: str, tier: Tier) -> Iterator[Finding]:
+def _all_limits(config: Config, written_keys: list[str]) -> Iterator[tuple[Path, Limits]]:
+    """Every set of limits, with the path at which it stands."""
+    for name, tier in config.rate_limits.items():
+        yield ("rate_limits", name), tier
+        yield from ((("rate_limits", name, "models", model), limits) for model, limits in tier.models.items())
+    for section in ("users", "teams"):
+        yield from (((section, name, "limits"), holder.limits) for name, holder in getattr(config, section).items())
+    for written, key in zip(written_keys, config.api_keys.values(), strict=False):
+        if key.limits:
+            yield ("api_keys", written, "limits"), key.limits
+
+
+def _never_binding(path: Path, limits: Limits) -> Iterator[Finding]:
     """A longer window that the shorter one can't even fill is a mistake in one of the two."""
-    for (short, few), (long, many) in combinations(tier.requests(), 2):
-        reach = few * (PERIODS[long] // PERIODS[short])
-        if many >= reach:
-            message = f"can never bind: requests_per_{short} ({few}) already allows at most {reach} per {long}"
-            yield ("rate_limits", name, f"requests_per_{long}"), message, f"lower it below {reach} or remove it"
+    for measure in MEASURES:
+        for (short, few), (long, many) in combinations(limits.windows(measure), 2):
+            reach = few * (PERIODS[long] // PERIODS[short])
+            if many >= reach:
+                message = f"can never bind: {measure}_per_{short} ({few}) already allows at most {reach} per {long}"
+                yield (*path, f"{measure}_per_{long}"), message, f"lower it below {reach} or remove it"
+
+
+def _model_limit_faults(config: Config) -> Iterator[Finding]:
+    """Limits on a model that nobody could ask for."""
+    if config.vllm:
+        return
+    for name, tier in config.rate_limits.items():
+        for model in tier.models:
+            if model not in config.models:
+                yield ("rate_limits", name, "models", model), "there is no such model", nearest(model, config.models)
 
 
 def _key_faults(config: Config, written_keys: list[str]) -> Iterator[Finding]:

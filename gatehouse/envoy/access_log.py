@@ -3,11 +3,11 @@
 from gatehouse.envoy import names
 from gatehouse.envoy.message import Message, extension
 
-FLUSH_INTERVAL_S = 0.2
-"""Entries reach accesslog_service within this time."""
+FLUSH_INTERVAL_S = 0.05
+"""Entries reach accesslog_service within this time; limits on concurrent requests wait for them."""
 
-PERIOD_S = 10
-"""A stream that runs longer than this also reports midway, again and again."""
+PERIOD_S = 5
+"""A stream that runs longer than this also reports midway, again and again: a sign of life for its leases."""
 
 _FINAL = {"log_type_filter": {"types": ["DownstreamEnd"]}}
 

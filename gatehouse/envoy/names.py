@@ -6,6 +6,9 @@ AUTHZ = "envoy.filters.http.ext_authz"
 LLM = "llm"
 """Metadata namespace with what the bodies say: `model, stream, max_tokens, input_tokens, output_tokens, …`."""
 
+STREAM = "gatehouse.usage"
+"""Metadata namespace in which the Lua filter notes what it does with a stream, and when its first event came."""
+
 BODY = "envoy.filters.http.json_to_metadata"
 MODEL_ACCESS = "envoy.filters.http.rbac"
 LIMITS = "envoy.filters.http.ratelimit"

@@ -33,29 +33,37 @@ local function shown(event, keep_final)
   return event
 end
 
+-- The bytes of one chunk as the client sees them, and the beginning of an event whose end has not come yet.
+local function cut(bytes, keep_final)
+  local out, from = {}, 1
+  while true do
+    local _, stop = string.find(bytes, "\r?\n\r?\n", from)
+    if stop == nil then break end
+    out[#out + 1] = shown(string.sub(bytes, from, stop), keep_final)
+    from = stop + 1
+  end
+  return table.concat(out), string.sub(bytes, from)
+end
+
 function envoy_on_response(handle)
-  local note = handle:streamInfo():dynamicMetadata():get(NOTE)
-  if note == nil then return end
   local kind = handle:headers():get("content-type")
   if kind == nil or string.sub(kind, 1, 17) ~= "text/event-stream" then return end
-  handle:headers():remove("content-length")
-  local keep_final = note["keep_final"]
-  local rest = "" -- the beginning of an event whose end has not come yet
+  local note = handle:streamInfo():dynamicMetadata():get(NOTE)
+  local keep_final = note and note["keep_final"]
+  local first, rest = true, ""
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
-    local out, from = {}, 1
-    if length == 0 then
-      out[1] = shown(rest, keep_final) -- the end: what its blank line never came for
-    else
-      local bytes = rest .. chunk:getBytes(0, length)
-      while true do
-        local _, stop = string.find(bytes, "\r?\n\r?\n", from)
-        if stop == nil then break end
-        out[#out + 1] = shown(string.sub(bytes, from, stop), keep_final)
-        from = stop + 1
-      end
-      rest = string.sub(bytes, from)
+    if first and length > 0 then -- model servers send headers before they have a token
+      handle:streamInfo():dynamicMetadata():set(NOTE, "first_event_ms", handle:timestamp())
+      first = false
     end
-    chunk:setBytes(table.concat(out))
+    if not first and note == nil then return end -- nothing to hide: what follows passes by
+    if length > 0 then
+      local bytes
+      bytes, rest = cut(rest .. chunk:getBytes(0, length), keep_final)
+      chunk:setBytes(bytes)
+    else
+      chunk:setBytes(rest) -- the end: an unfinished event is the client's to judge
+    end
   end
 end

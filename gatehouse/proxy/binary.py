@@ -11,6 +11,11 @@ import yaml
 
 from gatehouse.envoy.message import Message
 
+try:
+    from yaml import CSafeDumper as SafeDumper
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import SafeDumper  # type: ignore[assignment]
+
 
 class EnvoyRejectsError(Exception):
     """Envoy itself refuses the rendered configuration; the message is Envoy's."""
@@ -48,8 +53,21 @@ def write(document: Message, file: Path) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as out:
-        yaml.dump(document, out, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+        yaml.dump(document, out, Dumper=_Readable, sort_keys=False, width=120)
     temporary.rename(file)
+
+
+class _Readable(SafeDumper):
+    """For people as well as for Envoy: no anchors, and a text of several lines as it is."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Readable.add_representer(str, _Readable.represent_text)
 
 
 def _reason(output: str) -> str:

@@ -1,0 +1,139 @@
+"""Tells ratelimit_service how requests ended, and that they still run: settlements, over `gatehouse.v1.Settlements`.
+
+A batch is sent again, to the next worker, until one acknowledges it: settling twice is the same as settling once. What
+can't be kept any longer is counted; its reservations then stay charged and its leases lapse.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+
+from accesslog_service.record import Record
+from gatehouse.envoy.names import ENDPOINTS
+from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest, SettleResponse
+
+Call = aio.UnaryUnaryMultiCallable[Any, Any]
+
+log = logging.getLogger(__name__)
+
+METHOD = "/gatehouse.v1.Settlements/Settle"
+MAX_PENDING = 100_000
+BATCH = 500
+CALL_TIMEOUT_S = 1.0
+LAST_CALLS_S = 3.0
+"""How long a receiver that stops goes on trying."""
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.02, 1.0
+_UNCOUNTED = {"/tokenize", "/detokenize"}
+
+
+def settlement(record: Record, *, running: bool = False) -> Settlement | None:
+    """What the limiter must know of a request; None when it was never asked about it.
+
+    Nothing is charged for a request that failed. Of one that ended without a count, for whatever reason, the guess of
+    its admission stays.
+    """
+    if record.user_id is None or record.limited_by or record.error_code == "model_not_allowed":
+        return None
+    if record.endpoint not in ENDPOINTS:
+        return None
+    return Settlement(
+        request_id=record.request_id,
+        kind=Settlement.RENEW if running else Settlement.DONE,
+        user=record.user_id,
+        team=record.team or "",
+        tier=record.tier or "",
+        key_id=record.key_id or "",
+        model=record.model or "",
+        input_tokens=record.prompt_tokens or 0,
+        output_tokens=record.completion_tokens or 0,
+        cached_tokens=record.cached_tokens or 0,
+        counted=record.prompt_tokens is not None or record.status >= 400 or record.endpoint in _UNCOUNTED,
+        status=record.status,
+    )
+
+
+class Limiter:
+    """A sink of records. `sockets` are those of the ratelimit workers; `lost` is told how many were given up."""
+
+    def __init__(self, sockets: Sequence[Path], lost: Callable[[int], None]) -> None:
+        self._sockets = sockets
+        self._lost = lost
+        self._pending: deque[Settlement] = deque()
+        self._batch: list[Settlement] = []
+        self._arrived = asyncio.Event()
+        self._closing = False
+
+    def ended(self, records: Sequence[Record]) -> None:
+        """These requests have ended. Never waits."""
+        self._take(settlement(record) for record in records)
+
+    def running(self, records: Sequence[Record]) -> None:
+        """These requests still run. Never waits."""
+        self._take(settlement(record, running=True) for record in records)
+
+    def _take(self, settlements: Iterable[Settlement | None]) -> None:
+        self._pending.extend(entry for entry in settlements if entry is not None)
+        if (excess := len(self._pending) - MAX_PENDING) > 0:
+            for _ in range(excess):
+                self._pending.popleft()
+            self._lost(excess)
+        self._arrived.set()
+
+    @asynccontextmanager
+    async def telling(self) -> AsyncIterator[None]:
+        """Send while the block runs; when it has ended, everything taken was acknowledged or counted as lost."""
+        task = asyncio.create_task(self._tell_on())
+        try:
+            yield
+        finally:
+            self._closing = True
+            self._arrived.set()
+            await asyncio.wait({task}, timeout=LAST_CALLS_S)
+            task.cancel()
+            if left := len(self._batch) + len(self._pending):
+                self._lost(left)
+
+    async def _tell_on(self) -> None:
+        async with AsyncExitStack() as channels:
+            calls = deque([_call(await channels.enter_async_context(_channel(path))) for path in self._sockets])
+            while self._pending or not self._closing:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._pending:
+                    self._batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
+                    await _until_told(calls, SettleRequest(settlements=self._batch))
+                    self._batch = []
+
+
+async def _until_told(calls: "deque[Call]", request: SettleRequest) -> None:
+    """Try one worker after the other, with growing pauses once all have failed."""
+    pause_s = _FIRST_PAUSE_S
+    for attempt in count(1):
+        try:
+            await calls[0](request, timeout=CALL_TIMEOUT_S)
+        except aio.AioRpcError as error:
+            calls.rotate()
+            if attempt == len(calls):
+                log.warning("no ratelimit worker takes settlements: %s; trying on", error.code().name)
+            if attempt % len(calls) == 0:
+                await asyncio.sleep(pause_s)
+                pause_s = min(_MAX_PAUSE_S, pause_s * 2)
+        else:
+            return
+
+
+def _channel(socket: Path) -> aio.Channel:
+    # A worker that was killed is back within a second: gRPC's own back-off would look away for longer.
+    options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500)]
+    return aio.insecure_channel(f"unix:{socket}", options=options)
+
+
+def _call(channel: aio.Channel) -> "Call":
+    return channel.unary_unary(METHOD, SettleRequest.SerializeToString, SettleResponse.FromString)

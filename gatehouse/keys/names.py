@@ -1,0 +1,9 @@
+"""What a key is called in logs, metrics and counters, where the key itself must not stand."""
+
+from gatehouse.config.model import ApiKey
+from gatehouse.keys.digest import PREFIX
+
+
+def key_id(digest: str, key: ApiKey) -> str:
+    """The name its owner gave it, or the beginning of its digest."""
+    return key.name or digest.removeprefix(PREFIX)[:8]

@@ -1,0 +1,344 @@
+"""The gateway's own pages, asked over the sockets they are served on."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, UnixConnector, web
+
+from accesslog_service.http import in_flight
+from accesslog_service.http.kept import Kept
+from accesslog_service.http.serving import serving
+from gatehouse import __version__
+from gatehouse.config import Config
+from gatehouse.run_dir import RunDir
+
+pytestmark = pytest.mark.asyncio
+
+ALL = {"x-gatehouse-models": ".*"}
+DEAD = "http://127.0.0.1:9/v1"
+
+
+class Backend:
+    """A model server on a free port. `health` is the status it answers with; `asked` counts requests by path."""
+
+    def __init__(self, models: list[dict[str, Any]]) -> None:
+        self.models = models
+        self.health = 200
+        self.delay_s = 0.0
+        self.asked: dict[str, int] = {}
+        self.url = ""
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        self.asked[request.path] = self.asked.get(request.path, 0) + 1
+        await asyncio.sleep(self.delay_s)
+        if request.path == "/health":
+            return web.Response(status=self.health)
+        return web.json_response({"object": "list", "data": self.models})
+
+
+@asynccontextmanager
+async def backend(*models: dict[str, Any]) -> AsyncIterator[Backend]:
+    server = Backend(list(models))
+    runner = web.ServerRunner(web.Server(server.answer))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+class Answer:
+    """An answer, read whole."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+Ask = Callable[..., Awaitable[Answer]]
+
+
+@asynccontextmanager
+async def gateway(run_dir: Path, config: dict[str, Any], index: int = 0) -> AsyncIterator[Ask]:
+    """Receiver `index`'s pages; what it yields asks the public application over its unix socket."""
+    place = RunDir(run_dir)
+    place.metrics.mkdir(exist_ok=True)
+    config = {**config, "server": {"metrics_port": 0, **config.get("server", {})}}
+    async with serving(Config.model_validate(config), place, index):
+        connector = UnixConnector(str(place.http_socket(index)))
+        async with ClientSession("http://gateway", connector=connector) as session:
+            yield asker(session)
+
+
+def asker(session: ClientSession) -> Ask:
+    async def ask(path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
+        async with session.request(method, path, headers=headers) as response:
+            return Answer(response.status, dict(response.headers), await response.read())
+
+    return ask
+
+
+def short(url: str, default: str | None = "llama") -> dict[str, Any]:
+    return {"vllm": {"base_url": url, "default_model": default}}
+
+
+def long(**models: list[str]) -> dict[str, Any]:
+    return {"models": {name: {"backends": [{"url": url} for url in urls]} for name, urls in models.items()}}
+
+
+def served(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 1700000000, "owned_by": "vllm", "max_model_len": 4096}
+
+
+async def test_front_page_says_what_this_is(tmp_path: Path) -> None:
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        answer = await ask("/")
+    assert (answer.status, answer.json["name"], answer.json["version"]) == (200, "gatehouse", __version__)
+    assert answer.json["links"]["metrics"] == "/metrics"
+
+
+async def test_healthy_while_the_model_server_answers(tmp_path: Path) -> None:
+    async with backend() as server, gateway(tmp_path, short(server.url)) as ask:
+        answer = await ask("/health")
+        assert answer.status == 200
+        assert answer.json == {
+            "status": "healthy",
+            "version": __version__,
+            "model": "llama",
+            "vllm_status": "connected",
+            "models": {"llama": {"backends": [{"url": server.url, "status": "healthy"}]}},
+        }
+
+
+async def test_f20_unhealthy_when_no_model_server_answers(tmp_path: Path) -> None:
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        answer = await ask("/health")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert (answer.json["status"], answer.json["vllm_status"]) == ("unhealthy", "disconnected")
+    assert answer.json["models"]["llama"]["backends"] == [{"url": DEAD, "status": "unhealthy"}]
+
+
+@pytest.mark.parametrize(("status", "expected"), [(404, 200), (401, 200), (500, 503), (503, 503)])
+async def test_any_answer_below_500_is_a_sign_of_life(tmp_path: Path, status: int, expected: int) -> None:
+    async with backend() as server, gateway(tmp_path, short(server.url)) as ask:
+        server.health = status
+        assert (await ask("/health")).status == expected
+
+
+async def test_one_living_backend_makes_the_gateway_healthy(tmp_path: Path) -> None:
+    async with backend() as server, gateway(tmp_path, long(a=[DEAD, server.url], b=[DEAD])) as ask:
+        answer = await ask("/health")
+    assert answer.status == 200
+    assert [b["status"] for b in answer.json["models"]["a"]["backends"]] == ["unhealthy", "healthy"]
+    assert [b["status"] for b in answer.json["models"]["b"]["backends"]] == ["unhealthy"]
+
+
+async def test_many_who_ask_for_health_cost_the_backend_one_probe(tmp_path: Path) -> None:
+    async with backend() as server, gateway(tmp_path, short(server.url)) as ask:
+        server.delay_s = 0.05
+        answers = await asyncio.gather(*(ask("/health") for _ in range(50)))
+        assert {answer.status for answer in answers} == {200}
+        assert server.asked["/health"] == 1
+
+
+async def test_health_follows_the_backend(tmp_path: Path) -> None:
+    async with backend() as server, gateway(tmp_path, short(server.url)) as ask:
+        assert (await ask("/health")).status == 200
+        server.health = 500
+        async with asyncio.timeout(5):
+            while (await ask("/health")).status == 200:
+                await asyncio.sleep(0.02)
+
+
+async def test_short_form_lists_what_the_model_server_says_of_its_models(tmp_path: Path) -> None:
+    async with backend(served("llama"), served("lora")) as server, gateway(tmp_path, short(server.url)) as ask:
+        answer = await ask("/v1/models", ALL)
+        assert answer.json == {"object": "list", "data": [served("llama"), served("lora")]}
+        await ask("/v1/models", ALL)
+        assert server.asked["/v1/models"] == 1
+
+
+async def test_short_form_lists_the_default_model_while_the_model_server_is_away(tmp_path: Path) -> None:
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        answer = await ask("/v1/models", ALL)
+    assert [entry["id"] for entry in answer.json["data"]] == ["llama"]
+
+
+async def test_short_form_without_a_default_lists_nothing_while_the_model_server_is_away(tmp_path: Path) -> None:
+    async with gateway(tmp_path, short(DEAD, default=None)) as ask:
+        assert (await ask("/v1/models", ALL)).json == {"object": "list", "data": []}
+
+
+async def test_long_form_lists_configured_models_and_aliases(tmp_path: Path) -> None:
+    config = {"models": {"llama": {"backends": [{"url": DEAD}], "aliases": ["gpt-4o"]}}}
+    before = int(time.time())
+    async with gateway(tmp_path, config) as ask:
+        data = (await ask("/v1/models", ALL)).json["data"]
+    assert [(e["id"], e["object"], e["owned_by"]) for e in data] == [
+        ("llama", "model", "gatehouse"),
+        ("gpt-4o", "model", "gatehouse"),
+    ]
+    assert all(before <= entry["created"] <= time.time() for entry in data)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "seen"),
+    [("llama-.*", ["llama-8b"]), ("llama", []), ("(?:tiny|llama-8b)", ["llama-8b", "tiny"]), ("(", []), (None, [])],
+)
+async def test_a_key_sees_the_models_whose_whole_name_matches(
+    tmp_path: Path, pattern: str | None, seen: list[str]
+) -> None:
+    async with gateway(tmp_path, long(**{"llama-8b": [DEAD], "tiny": [DEAD]})) as ask:
+        answer = await ask("/v1/models", {} if pattern is None else {"x-gatehouse-models": pattern})
+    assert [entry["id"] for entry in answer.json["data"]] == seen
+
+
+@pytest.mark.parametrize("path", ["/v1/models/meta-llama/Llama-2", "/v1/models/meta-llama%2FLlama-2"])
+async def test_one_model_is_found_by_its_name_slashes_included(tmp_path: Path, path: str) -> None:
+    async with gateway(tmp_path, long(**{"meta-llama/Llama-2": [DEAD]})) as ask:
+        answer = await ask(path, ALL)
+    assert (answer.status, answer.json["id"]) == (200, "meta-llama/Llama-2")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "code"),
+    [
+        ("/v1/models/nope", ALL, 404, "model_not_found"),
+        ("/v1/models/llama", {"x-gatehouse-models": "tiny"}, 403, "model_not_allowed"),
+        ("/v1/models/llama", {}, 403, "model_not_allowed"),
+        ("/v1/models/", ALL, 404, "not_found"),
+        ("/nowhere", {}, 404, "not_found"),
+    ],
+)
+async def test_errors_have_openais_shape(
+    tmp_path: Path, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    async with gateway(tmp_path, long(llama=[DEAD], tiny=[DEAD])) as ask:
+        answer = await ask(path, headers)
+    error = answer.json["error"]
+    assert (answer.status, error["code"], error["type"]) == (status, code, "invalid_request_error")
+    assert set(error) == {"message", "type", "param", "code"}
+    assert answer.json["detail"] == error["message"]
+    assert answer.headers["Content-Type"].startswith("application/json")
+
+
+async def test_a_wrong_method_is_told_the_right_ones(tmp_path: Path) -> None:
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        answer = await ask("/health", method="POST")
+    assert (answer.status, answer.json["error"]["code"]) == (405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET,HEAD"
+
+
+async def test_a_page_that_fails_tells_no_details(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        RunDir(tmp_path).metrics.rmdir()
+        answer = await ask("/metrics")
+    assert (answer.status, answer.json["error"]["code"]) == (500, "gateway_error")
+    assert str(tmp_path) not in answer.body.decode()
+    assert "GET /metrics failed" in caplog.text
+
+
+async def test_metrics_are_prometheus_text_without_series_that_nobody_counts(tmp_path: Path) -> None:
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        answer = await ask("/metrics")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b"api_requests_in_flight" not in answer.body
+
+
+async def test_an_operator_can_close_the_public_metrics(tmp_path: Path) -> None:
+    async with gateway(tmp_path, {**short(DEAD), "server": {"public_metrics": False}}) as ask:
+        answer = await ask("/metrics")
+        front = await ask("/")
+    assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
+    assert "metrics" not in front.json["links"]
+
+
+async def test_the_operators_port_has_metrics_and_health_but_no_models(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = {**short(DEAD), "server": {"metrics_port": port, "public_metrics": False}}
+    async with (
+        gateway(tmp_path, config, index=0),
+        gateway(tmp_path, config, index=1),
+        ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        ask = asker(session)
+        statuses = [
+            (await ask(path, ALL)).status for path in ("/", "/health", "/metrics", "/v1/models", "/v1/models/x")
+        ]
+    assert statuses == [200, 503, 200, 404, 404]
+
+
+async def test_a_socket_left_by_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(RunDir(tmp_path).http_socket(0)))
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        assert (await ask("/")).status == 200
+
+
+async def test_in_flight_requests_go_by_the_names_of_the_configuration() -> None:
+    stats = (
+        b'{"stats":[{"name":"cluster.model_llama-3.1:8b.upstream_rq_active","value":2},'
+        b'{"name":"cluster.model_a_b.upstream_rq_active","value":1},{"name":"cluster.authz.upstream_rq_active","value":7}]}'
+    )
+    assert in_flight.requests_by_model(stats, ["a:b"]) == {"llama-3.1:8b": 2, "a:b": 1}
+
+
+@pytest.mark.parametrize("stats", [b"", b"no json", b"[]", b'{"stats":[{}]}', b'{"stats":[{"name":1,"value":2}]}'])
+async def test_statistics_that_cannot_be_read_say_nothing(stats: bytes) -> None:
+    assert in_flight.requests_by_model(stats, []) == {}
+
+
+async def test_what_is_kept_is_fetched_again_when_its_time_is_over() -> None:
+    calls = 0
+
+    async def fetch() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    never, always = Kept(fetch, 0), Kept(fetch, 60)
+    assert [await never.get(), await never.get()] == [1, 2]
+    assert [await always.get(), await always.get()] == [3, 3]
+
+
+async def test_a_failure_reaches_everyone_who_waits_and_is_not_kept() -> None:
+    failures = [ValueError("first")]
+
+    async def fetch() -> str:
+        await asyncio.sleep(0)
+        if failures:
+            raise failures.pop()
+        return "second"
+
+    kept = Kept(fetch, 60)
+    assert [str(r) for r in await asyncio.gather(kept.get(), kept.get(), return_exceptions=True)] == ["first", "first"]
+    assert await kept.get() == "second"
+
+
+async def test_one_who_stops_waiting_takes_nothing_from_the_others() -> None:
+    release = asyncio.Event()
+
+    async def fetch() -> str:
+        await release.wait()
+        return "here"
+
+    kept = Kept(fetch, 60)
+    impatient, patient = asyncio.create_task(kept.get()), asyncio.create_task(kept.get())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    release.set()
+    assert await patient == "here"

@@ -1,0 +1,280 @@
+"""Where records go: the request log and Prometheus."""
+
+import asyncio
+import json
+import os
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import values
+from prometheus_client.parser import text_string_to_metric_families
+
+from accesslog_service.record import Record
+from accesslog_service.sinks.jsonl import RequestLog
+from accesslog_service.sinks.labels import MAX_MODELS, MAX_USERS, Labels, Names
+from accesslog_service.sinks.prometheus import RequestMetrics
+from gatehouse import metrics
+from gatehouse.config import Config
+from gatehouse.daily_file import DailyFile
+from tests.unit.test_record import RECORD
+
+SHORT = Config.model_validate({"vllm": {"base_url": "http://localhost:8100/v1", "default_model": "llama"}})
+LONG = Config.model_validate(
+    {
+        "models": {"llama": {"backends": [{"url": "http://gpu-a:8100/v1"}], "aliases": ["gpt-4o"]}},
+        "rate_limits": {"standard": {}, "free": {}},
+    }
+)
+
+
+class Disk:
+    """A file whose disk does what a test says. `open` lets writes through."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.failure: OSError | None = None
+        self.written = b""
+        self.writes = 0
+        self.calls: list[str] = []
+
+    def append(self, lines: bytes) -> None:
+        self.open.wait()
+        if self.failure:
+            raise self.failure
+        self.written += lines
+        self.writes += 1
+        self.calls.append("append")
+
+    def sync(self) -> None:
+        self.calls.append("sync")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def ids(written: bytes) -> list[str]:
+    return [json.loads(line)["request_id"] for line in written.splitlines()]
+
+
+def records(count: int) -> list[Record]:
+    return [replace(RECORD, request_id=f"r-{number}") for number in range(count)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.asyncio
+async def test_f08_everything_taken_is_synced_to_the_disk_at_the_end() -> None:
+    disk, lost = Disk(), list[int]()
+    requests = RequestLog(disk, lost.append)
+    async with requests.writing():
+        requests.take(records(3))
+    assert ids(disk.written) == ["r-0", "r-1", "r-2"]
+    assert disk.calls == ["append", "sync", "close"]
+    assert lost == []
+
+
+@pytest.mark.asyncio
+async def test_records_are_written_without_waiting_for_more() -> None:
+    disk = Disk()
+    requests = RequestLog(disk, lambda count: None)
+    async with requests.writing():
+        requests.take(records(1))
+        await until(lambda: disk.writes == 1)
+        requests.take(records(1))
+        await until(lambda: disk.writes == 2)
+
+
+@pytest.mark.asyncio
+async def test_f09_a_blocked_disk_costs_a_bounded_backlog_and_the_rest_is_counted() -> None:
+    disk, lost = Disk(), list[int]()
+    requests = RequestLog(disk, lost.append, max_pending_bytes=10 * len(RECORD.line()))
+    disk.open.clear()
+    async with requests.writing():
+        for record in records(100):
+            requests.take([record])
+            await asyncio.sleep(0)
+        assert sum(lost) == 90
+        disk.open.set()
+    assert ids(disk.written) == [f"r-{number}" for number in range(10)]
+
+
+@pytest.mark.asyncio
+async def test_f09_what_waited_for_a_blocked_disk_goes_out_in_one_write() -> None:
+    disk = Disk()
+    requests = RequestLog(disk, lambda count: None)
+    disk.open.clear()
+    async with requests.writing():
+        requests.take(records(1))
+        await asyncio.sleep(0.02)
+        for record in records(50):
+            requests.take([record])
+        disk.open.set()
+        await until(lambda: len(ids(disk.written)) == 51)
+    assert disk.writes == 2
+
+
+@pytest.mark.asyncio
+async def test_records_a_full_disk_refuses_are_counted_and_later_ones_are_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    disk, lost = Disk(), list[int]()
+    requests = RequestLog(disk, lost.append)
+    disk.failure = OSError(28, "No space left on device")
+    async with requests.writing():
+        for refused in (1, 2):
+            requests.take(records(2))
+            await until(lambda refused=refused: len(lost) == refused)  # type: ignore[misc]
+        disk.failure = None
+        requests.take(records(1))
+    assert lost == [2, 2]
+    assert ids(disk.written) == ["r-0"]
+    assert [record.getMessage() for record in caplog.records if "No space left" in record.getMessage()] != []
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.asyncio
+async def test_the_request_log_is_a_file_a_day(tmp_path: Path) -> None:
+    requests = RequestLog(DailyFile(tmp_path, "requests", 30), lambda count: None)
+    async with requests.writing():
+        requests.take(records(2))
+    [file] = os.listdir(tmp_path)
+    assert re.fullmatch(r"requests_\d{4}-\d\d-\d\d\.log", file)
+    assert ids((tmp_path / file).read_bytes()) == ["r-0", "r-1"]
+
+
+def test_in_the_long_form_only_configured_models_are_named() -> None:
+    labels = Labels(LONG)
+    assert [labels.model(replace(RECORD, model=name)) for name in ("llama", "gpt-4o", "x")] == [
+        "llama",
+        "gpt-4o",
+        "other",
+    ]
+
+
+def test_in_the_short_form_a_model_is_named_once_its_server_has_answered_for_it() -> None:
+    labels = Labels(SHORT)
+    refused, answered = replace(RECORD, model="tiny", status=404), replace(RECORD, model="tiny")
+    assert [labels.model(record) for record in (refused, answered, refused)] == ["other", "tiny", "tiny"]
+
+
+def test_in_the_short_form_the_number_of_named_models_is_capped() -> None:
+    labels = Labels(SHORT)
+    assert {labels.model(replace(RECORD, model=f"m{n}")) for n in range(MAX_MODELS + 50)} == {
+        "other",
+        *(f"m{n}" for n in range(MAX_MODELS)),
+    }
+
+
+def test_users_beyond_the_cap_are_other() -> None:
+    labels = Labels(SHORT)
+    seen = [labels.user(replace(RECORD, user_id=f"u{n}")) for n in range(MAX_USERS + 1)]
+    assert seen == [*(f"u{n}" for n in range(MAX_USERS)), "other"]
+    assert labels.user(replace(RECORD, user_id="u0")) == "u0"
+
+
+def test_tiers_nobody_defined_are_other() -> None:
+    labels = Labels(LONG)
+    assert [labels.tier(replace(RECORD, tier=tier)) for tier in ("free", "gold", None)] == ["free", "other", ""]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "label"),
+    [
+        ("/v1/messages", "/v1/messages"),
+        ("/v1/models/llama", "/v1/models/{id}"),
+        ("/scale_elastic_ep", "other"),
+        ("/v1/chat/completions/", "other"),
+    ],
+)
+def test_endpoints_are_the_known_routes(endpoint: str, label: str) -> None:
+    assert Labels(SHORT).endpoint(replace(RECORD, endpoint=endpoint)) == label
+
+
+@given(names=st.lists(st.text()), room=st.integers(0, 5))
+def test_no_sequence_of_names_makes_more_labels_than_there_is_room_for(names: list[str], room: int) -> None:
+    values = Names(("known",), room)
+    assert len({values.label(name) for name in names} - {"known", "", "other"}) <= room
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, float]]:
+    """Samples as a scrape sees them: `name{label="value",…}` -> value."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    metrics.share(tmp_path, "accesslog-0")
+
+    def scrape() -> dict[str, float]:
+        families = text_string_to_metric_families(metrics.exposition(tmp_path).decode())
+        return {
+            sample.name
+            + "{"
+            + ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
+            + "}": sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    return scrape
+
+
+def test_a_request_is_counted_with_its_duration_and_tokens(samples: Callable[[], dict[str, float]]) -> None:
+    RequestMetrics(Labels(LONG)).take([RECORD, RECORD])
+    seen = samples()
+    labels = "endpoint=/v1/chat/completions,model=llama,status=200,tier=standard,user=alice"
+    assert seen[f"api_requests_total{{{labels}}}"] == 2
+    assert seen["api_request_duration_seconds_sum{endpoint=/v1/chat/completions,model=llama}"] == pytest.approx(1.8)
+    assert seen["api_request_duration_seconds_bucket{endpoint=/v1/chat/completions,le=1.0,model=llama}"] == 2
+    assert seen["api_request_duration_seconds_bucket{endpoint=/v1/chat/completions,le=0.5,model=llama}"] == 0
+    assert seen["api_tokens_total{model=llama,type=prompt,user=alice}"] == 24
+    assert seen["api_tokens_total{model=llama,type=completion,user=alice}"] == 62
+    assert seen["api_tokens_total{model=llama,type=cached,user=alice}"] == 16
+    assert seen["api_time_to_first_token_seconds_sum{model=llama}"] == pytest.approx(0.6)
+    assert seen["api_time_per_output_token_seconds_sum{model=llama}"] == pytest.approx(0.04)
+
+
+def test_a_refusal_is_counted_without_tokens(samples: Callable[[], dict[str, float]]) -> None:
+    refusal = replace(
+        RECORD,
+        status=401,
+        user_id=None,
+        tier=None,
+        model=None,
+        prompt_tokens=None,
+        completion_tokens=None,
+        cached_tokens=None,
+        ttft_ms=None,
+    )
+    RequestMetrics(Labels(LONG)).take([refusal])
+    seen = samples()
+    assert seen["api_requests_total{endpoint=/v1/chat/completions,model=,status=401,tier=,user=}"] == 1
+    assert not [name for name in seen if name.startswith(("api_tokens", "api_time_"))]
+
+
+def test_the_first_token_of_an_answer_in_one_piece_is_not_timed(samples: Callable[[], dict[str, float]]) -> None:
+    RequestMetrics(Labels(LONG)).take([replace(RECORD, stream=False)])
+    assert not [name for name in samples() if name.startswith("api_time_")]
+
+
+def test_losses_are_visible_before_there_are_any(samples: Callable[[], dict[str, float]]) -> None:
+    counted = RequestMetrics(Labels(LONG))
+    assert samples()["api_access_log_lost_total{}"] == 0
+    counted.lost(3)
+    assert samples()["api_access_log_lost_total{}"] == 3
+
+
+def test_a_process_that_starts_again_goes_on_counting(samples: Callable[[], dict[str, float]], tmp_path: Path) -> None:
+    RequestMetrics(Labels(LONG)).lost(3)
+    metrics.share(tmp_path, "accesslog-0")
+    RequestMetrics(Labels(LONG)).lost(1)
+    assert samples()["api_access_log_lost_total{}"] == 4
