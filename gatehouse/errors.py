@@ -67,6 +67,9 @@ GATEWAY_ERROR = ClientError(500, "server_error", "gateway_error", "The gateway c
 AUTH_UNAVAILABLE = ClientError(
     503, UNAVAILABLE, "auth_unavailable", "The authorization service is unavailable.", retry_after_s=1
 )
+LIMITS_UNAVAILABLE = ClientError(
+    503, UNAVAILABLE, "limits_unavailable", "The limits can't be looked up right now.", retry_after_s=1
+)
 BACKEND_UNAVAILABLE = ClientError(
     503, UNAVAILABLE, "backend_unavailable", "The model server is not available.", retry_after_s=1
 )

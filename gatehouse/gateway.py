@@ -37,14 +37,19 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        host = self.config.server.host
-        shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self.config.server.port}"
+        return local_url(self.config)
 
     @property
     def access_log(self) -> Path:
         """Envoy's own log of requests, the durable copy."""
         return Path(self.config.logging.dir).absolute() / "envoy_access.log"
+
+
+def local_url(config: Config) -> str:
+    """Where a gateway with `config` answers, as seen from its own machine."""
+    host = config.server.host
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{config.server.port}"
 
 
 class Signals:

@@ -5,7 +5,7 @@ A service gives its methods as functions over bytes and protobuf messages; the s
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,22 @@ class Health:
         return health_pb2.HealthCheckResponse(status=status.SERVING if self.serving else status.NOT_SERVING)
 
 
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """A TCP address to listen on: with `credentials` over TLS, else in the clear."""
+
+    host: str
+    port: int
+    credentials: grpc.ServerCredentials | None = None
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Option = tuple[str, int]
+"""A gRPC channel argument, such as `("grpc.max_connection_age_ms", 60_000)`."""
+
+
 @dataclass(slots=True)
 class Service:
     """gRPC services by full name, each a table of methods: `{"grpc.pkg.Name": {"Method": Unary(…)}}`."""
@@ -71,35 +87,52 @@ class Service:
     health: Health = field(default_factory=Health)
 
 
-async def serve(service: Service, socket: Path, stop: asyncio.Event, grace_s: float) -> None:
-    """Answer on the unix socket `socket` until `stop` is set, then finish what is running for up to `grace_s` seconds.
+async def serve(
+    service: Service, address: Path | Tcp, stop: asyncio.Event, grace_s: float, options: Sequence[Option] = ()
+) -> None:
+    """Answer on `address`, a path being a unix socket, until `stop` is set; then finish for up to `grace_s` seconds.
 
     Health says NOT_SERVING while draining. The socket is gone when this returns. Raises `OSError` when it can't bind.
     """
-    server = aio.server(options=_OPTIONS)
+    server = aio.server(options=[*_OPTIONS, *options])
     health = {"grpc.health.v1.Health": {"Check": _health_method(service.health)}}
     server.add_generic_rpc_handlers([_handler(name, table) for name, table in {**service.methods, **health}.items()])
-    _bind(server, socket)
+    _bind(server, address)
     await server.start()
     service.health.serving = True
-    log.info("serving on %s", socket)
+    log.info("serving on %s", address)
     try:
         await stop.wait()
     finally:
         service.health.serving = False
         await server.stop(grace_s)
-        socket.unlink(missing_ok=True)  # noqa: ASYNC240 - one system call, at the very end
+        if isinstance(address, Path):
+            address.unlink(missing_ok=True)  # noqa: ASYNC240 - one system call, at the very end
         log.info("stopped")
 
 
-def _bind(server: aio.Server, socket: Path) -> None:
+def _bind(server: aio.Server, address: Path | Tcp) -> None:
+    try:
+        if isinstance(address, Tcp):
+            _bind_tcp(server, address)
+        else:
+            _bind_unix(server, address)
+    except RuntimeError as error:
+        raise OSError(f"can't listen on {address}: {error}") from None
+
+
+def _bind_unix(server: aio.Server, socket: Path) -> None:
     socket.parent.mkdir(parents=True, exist_ok=True)
     socket.unlink(missing_ok=True)  # left by a process that was killed
-    try:
-        server.add_insecure_port(f"unix:{socket}")
-    except RuntimeError as error:
-        raise OSError(f"can't listen on {socket}: {error}") from None
+    server.add_insecure_port(f"unix:{socket}")
     socket.chmod(0o660)
+
+
+def _bind_tcp(server: aio.Server, address: Tcp) -> None:
+    if address.credentials is None:
+        server.add_insecure_port(str(address))
+    else:
+        server.add_secure_port(str(address), address.credentials)
 
 
 def _health_method(health: Health) -> Unary:

@@ -11,6 +11,7 @@ from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement as Settled
 from gatehouse.pb.settlement_pb2 import SettleRequest, SettleResponse
+from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
 from gatehouse.server import Context, Unary
 from ratelimit_service.answer import Headers, headers, refusal
 from ratelimit_service.caller import DOMAIN, Caller, caller
@@ -42,9 +43,11 @@ class RateLimits:
         """What the gRPC shell serves."""
         should = Unary(self.should_rate_limit, RateLimitRequest.FromString, RateLimitResponse.SerializeToString)
         settle = Unary(self.settle, SettleRequest.FromString, SettleResponse.SerializeToString)
+        report = Unary(self.report, UsageRequest.FromString, UsageResponse.SerializeToString)
         return {
             "envoy.service.ratelimit.v3.RateLimitService": {"ShouldRateLimit": should},
             "gatehouse.v1.Settlements": {"Settle": settle},
+            "gatehouse.v1.Usage": {"Report": report},
         }
 
     async def should_rate_limit(self, request: RateLimitRequest, context: Context) -> RateLimitResponse:
@@ -79,6 +82,17 @@ class RateLimits:
             self._metrics.failed(error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         return SettleResponse()
+
+    async def report(self, request: UsageRequest, context: Context) -> UsageResponse:
+        """What is left for a caller, and whether a small request would pass now. Consumes nothing."""
+        who = Caller(request.user, request.team, request.tier, request.key_id, request.model, max_tokens=1)
+        plan = self._plans.plan(who)
+        try:
+            decision = await self._store.peek(plan.ask)
+        except StoreUnavailable as error:
+            self._metrics.failed(error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
+        return _report(plan, decision, who)
 
     async def _decide(self, ask: Ask) -> Decision:
         decision = await self._store.decide(ask)
@@ -120,3 +134,25 @@ def _refused(plan: Plan, decision: Decision, who: Caller) -> RateLimitResponse:
 
 def _pairs(pairs: Headers) -> list[HeaderValue]:
     return [HeaderValue(key=name, value=value) for name, value in pairs]
+
+
+def _report(plan: Plan, decision: Decision, who: Caller) -> UsageResponse:
+    response = UsageResponse()
+    for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
+        response.windows.add(
+            name=rule.limit.name,
+            scope=rule.scope,
+            measure=rule.measure,
+            limit=rule.limit.amount,
+            remaining=outcome.remaining,
+            reset_after_ms=outcome.reset_after_ms,
+            shadow=rule.limit.shadow,
+        )
+    for lease, held in zip(plan.concurrency, decision.leases, strict=True):
+        response.running.add(
+            name=lease.name, scope=lease.scope, limit=lease.most, in_use=held.in_use, shadow=lease.shadow
+        )
+    if not decision.allowed:
+        error = refusal(plan, decision, who).error
+        response.refusal, response.refusal_code = error.message, error.code
+    return response

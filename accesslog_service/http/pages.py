@@ -8,17 +8,24 @@ from typing import Any
 from aiohttp import ClientSession
 from aiohttp.web import Request, Response, json_response
 
+from accesslog_service.allowance import Allowance, LimiterUnavailableError
 from accesslog_service.http import backends, catalogue, health, in_flight
 from accesslog_service.http.kept import Kept
 from gatehouse import __version__, metrics
 from gatehouse.config.model import Config
-from gatehouse.errors import ClientError
+from gatehouse.errors import LIMITS_UNAVAILABLE, ClientError
 from gatehouse.run_dir import RunDir
 
 HEALTH_KEPT_S = 0.005
 METRICS_KEPT_S = 0.1
 MODELS_KEPT_S = 5.0
 
+IDENTITY_HEADERS = {
+    "user": "x-gatehouse-user",
+    "team": "x-gatehouse-team",
+    "tier": "x-gatehouse-tier",
+    "key_id": "x-gatehouse-key-id",
+}
 MODELS_HEADER = "x-gatehouse-models"
 """Set by Envoy after authorization: a regular expression that the names of the allowed models match whole."""
 
@@ -28,8 +35,9 @@ PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 class Pages:
     """Handlers of requests. `session` is what they ask the model servers with."""
 
-    def __init__(self, config: Config, run_dir: RunDir, session: ClientSession) -> None:
+    def __init__(self, config: Config, run_dir: RunDir, session: ClientSession, allowance: Allowance) -> None:
         self._config = config
+        self._allowance = allowance
         self._run_dir = run_dir
         self._session = session
         self._started = int(time.time())
@@ -60,6 +68,16 @@ class Pages:
         pattern = request.headers.get(MODELS_HEADER)
         found = catalogue.find(await self._catalogue(), request.match_info["id"], pattern)
         return refused(found) if isinstance(found, ClientError) else json_response(found)
+
+    async def usage(self, request: Request) -> Response:
+        """The caller's own limits. Envoy has set who the caller is."""
+        who = {field: request.headers.get(header, "") for field, header in IDENTITY_HEADERS.items()}
+        try:
+            left = await self._allowance.of(**who, model=request.query.get("model", ""))
+        except LimiterUnavailableError:
+            return refused(LIMITS_UNAVAILABLE)
+        identity = {field: value or None for field, value in who.items()}
+        return json_response({"object": "usage", **identity, **left})
 
     async def _probe(self) -> dict[str, object]:
         urls = sorted({url for group in health.backends(self._config).values() for url in group})

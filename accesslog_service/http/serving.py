@@ -20,10 +20,11 @@ from aiohttp.web import (
     middleware,
 )
 
+from accesslog_service.allowance import Allowance
 from accesslog_service.http.pages import Pages, refused
 from gatehouse.config.model import Config
 from gatehouse.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND
-from gatehouse.run_dir import RunDir
+from gatehouse.run_dir import RunDir, workers
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 async def serving(config: Config, run_dir: RunDir, index: int) -> AsyncIterator[None]:
     """Answer HTTP as receiver `index` while the block runs. Raises `OSError` when a socket or port can't be had."""
     async with ClientSession() as session:
-        pages = Pages(config, run_dir, session)
+        sockets = [run_dir.socket("ratelimit", worker) for worker in range(workers(config, "ratelimit"))]
+        pages = Pages(config, run_dir, session, Allowance(sockets))
         public = AppRunner(public_app(pages, config), access_log=None)
         operator = AppRunner(operator_app(pages), access_log=None)
         try:
@@ -51,6 +53,7 @@ def public_app(pages: Pages, config: Config) -> Application:
     app = _app(pages)
     if config.server.public_metrics:
         app.router.add_get("/metrics", pages.metrics)
+    app.router.add_get("/v1/usage", pages.usage)
     app.router.add_get("/v1/models", pages.models)
     app.router.add_get("/v1/models/{id:.+}", pages.model)
     return app

@@ -89,13 +89,13 @@ def _own_api() -> list[Message]:
     models = f"%DYNAMIC_METADATA({names.AUTHZ}:models)%"
     return [
         {
-            "name": "/v1/models",
+            "name": path.get("path", "/v1/models"),
             "match": {**path, "headers": [_method("GET", "HEAD")]},
             "route": _gateway(),
             "request_headers_to_add": [header("x-gatehouse-models", models)],
             **_without(_BODY_FILTERS),
         }
-        for path in ({"path": "/v1/models"}, {"prefix": "/v1/models/"})
+        for path in ({"path": "/v1/models"}, {"prefix": "/v1/models/"}, {"path": "/v1/usage"})
     ]
 
 

@@ -1,0 +1,64 @@
+"""Asks ratelimit_service what is left of a caller's limits (`gatehouse.v1.Usage`). Consumes nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+
+from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
+
+METHOD = "/gatehouse.v1.Usage/Report"
+TIMEOUT_S = 1.0
+
+
+class LimiterUnavailableError(Exception):
+    """No worker of ratelimit_service gave an answer."""
+
+
+class Allowance:
+    """What is left, as plain data. `sockets` are those of the ratelimit workers; the first that answers will do."""
+
+    def __init__(self, sockets: Sequence[Path]) -> None:
+        self._sockets = sockets
+
+    async def of(self, user: str, team: str, tier: str, key_id: str, model: str) -> dict[str, Any]:
+        """The limits of a caller and their state. Raises `LimiterUnavailableError`."""
+        request = UsageRequest(user=user, team=team, tier=tier, key_id=key_id, model=model)
+        for socket in self._sockets:
+            try:
+                return _plain(await _asked(socket, request))
+            except aio.AioRpcError:
+                continue
+        raise LimiterUnavailableError
+
+
+async def _asked(socket: Path, request: UsageRequest) -> UsageResponse:
+    async with aio.insecure_channel(f"unix:{socket}") as channel:
+        call = channel.unary_unary(METHOD, UsageRequest.SerializeToString, UsageResponse.FromString)
+        response: UsageResponse = await call(request, timeout=TIMEOUT_S)
+        return response
+
+
+def _plain(response: UsageResponse) -> dict[str, Any]:
+    refusal = {"code": response.refusal_code, "message": response.refusal} if response.refusal else None
+    limits = [_window(window) for window in response.windows]
+    limits += [
+        {"name": r.name, "scope": r.scope, "limit": r.limit, "used": r.in_use, "remaining": max(0, r.limit - r.in_use)}
+        for r in response.running
+    ]
+    return {"limits": limits, "refusal": refusal}
+
+
+def _window(window: UsageResponse.Window) -> dict[str, Any]:
+    """Budgets are counted in millionths of a dollar, and shown in dollars."""
+    unit = 1e6 if window.measure == "budget" else 1
+    return {
+        "name": window.name,
+        "scope": window.scope,
+        "limit": window.limit / unit if unit > 1 else window.limit,
+        "used": (window.limit - window.remaining) / unit if unit > 1 else window.limit - window.remaining,
+        "remaining": window.remaining / unit if unit > 1 else window.remaining,
+        "reset_s": window.reset_after_ms / 1000,
+        "shadow": window.shadow,
+    }

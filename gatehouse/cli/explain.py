@@ -1,0 +1,122 @@
+"""`gatehouse explain`: what would become of a request, and why. Asks the running gateway; consumes nothing."""
+
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, fail, loaded_or_exit, out, print_json
+from gatehouse.config.model import Config
+from gatehouse.envoy.names import ENDPOINTS
+from gatehouse.gateway import local_url
+
+Answer = tuple[int, dict[str, Any]]
+
+
+def explain(
+    key: Annotated[str, typer.Option("--key", help="The API key; '-' reads it from standard input, unseen by ps.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model asked for (default: the default model).")
+    ] = None,
+    endpoint: Annotated[str, typer.Option("--endpoint", help="The path asked for.")] = ENDPOINTS[0],
+    url: Annotated[str | None, typer.Option("--url", help="The gateway (default: the one CONFIG describes).")] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Say who KEY is, what is left of its limits, which backends serve MODEL, and what the answer would be."""
+    settings = loaded_or_exit(config, as_json=as_json).config
+    secret = sys.stdin.readline().strip() if key == "-" else key
+    try:
+        found = _explained(
+            url or local_url(settings), secret, model or settings.the_default_model or "", endpoint, settings
+        )
+    except OSError as error:
+        fail(f"no gateway answers at {url or local_url(settings)}: {getattr(error, 'reason', error)}")
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _explained(url: str, key: str, model: str, endpoint: str, config: Config) -> dict[str, Any]:
+    usage = _get(f"{url}/v1/usage?{urllib.parse.urlencode({'model': model})}", key)
+    access = _get(f"{url}/v1/models/{urllib.parse.quote(model)}", key) if model else (400, {})
+    health = _get(f"{url}/health", key)
+    status, why = _verdict(usage, access, health, model, endpoint, open_to_any=config.vllm is not None)
+    identity = {name: usage[1].get(name) for name in ("user", "team", "tier", "key_id")} if usage[0] == 200 else None
+    return {
+        "answer": {"status": status, "why": why},
+        "identity": identity,
+        "limits": usage[1].get("limits", []),
+        "model": model,
+        "backends": _backends(health[1], config, model),
+    }
+
+
+def _verdict(
+    usage: Answer, access: Answer, health: Answer, model: str, endpoint: str, *, open_to_any: bool
+) -> tuple[int, str]:
+    """The gateway's own order: route, key, model, limits, backend."""
+    if endpoint not in ENDPOINTS:
+        return 404, "not_found: no such endpoint"
+    if usage[0] != 200:
+        return usage[0], _reason(usage)
+    if not model:
+        return 400, "missing_model: name a model, or configure a default one"
+    if access[0] != 200 and not (access[0] == 404 and open_to_any):
+        return access[0], _reason(access)
+    if refusal := usage[1].get("refusal"):
+        return 429, f"{refusal['code']}: {refusal['message']}"
+    if health[0] != 200:
+        return 503, "backend_unavailable: no model server answers"
+    return 200, "the model server would be asked"
+
+
+def _reason(answer: Answer) -> str:
+    error = answer[1].get("error", {})
+    return f"{error.get('code')}: {error.get('message')}"
+
+
+def _backends(health: dict[str, Any], config: Config, model: str) -> list[dict[str, Any]]:
+    """The servers of `model`; in the short form there is one, for every name."""
+    by_model: dict[str, Any] = health.get("models", {})
+    found = by_model.get(config.model_of(model)) or (next(iter(by_model.values()), {}) if config.vllm else {})
+    backends: list[dict[str, Any]] = found.get("backends", [])
+    return backends
+
+
+def _get(url: str, key: str) -> Answer:
+    """Status and JSON body, errors included. Raises `OSError` when nobody answers."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def _show(found: dict[str, Any]) -> None:
+    answer = found["answer"]
+    colour = "green" if answer["status"] == 200 else "red"
+    out.print(f"[{colour}]{answer['status']}[/{colour}] {escaped(answer['why'])}")
+    if found["identity"]:
+        out.print("  ".join(f"{name} {value}" for name, value in found["identity"].items() if value), markup=False)
+    for backend in found["backends"]:
+        out.print(f"backend {backend['url']} {backend['status']}", markup=False)
+    if found["limits"]:
+        table = Table("limit", "of", "used", "left", "resets in")
+        for row in _rows(found["limits"]):
+            table.add_row(*row)
+        out.print(table)
+
+
+def _rows(limits: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for limit in limits:
+        reset = f"{limit['reset_s']:.0f} s" if "reset_s" in limit else ""
+        yield limit["name"], f"{limit['limit']:g}", f"{limit['used']:g}", f"{limit['remaining']:g}", reset
