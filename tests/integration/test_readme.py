@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gatehouse import errors
-from gatehouse.config.model import ApiKey, Backend, Config, Logging, Model, Redis, Server, Tier, Vllm
+from gatehouse.config.model import ApiKey, Backend, Config, Holder, Logging, Model, Price, Redis, Server, Tier, Vllm
 from gatehouse.envoy import names
 from tests.fakes.fake_vllm import FakeVllm
 from tests.integration.conftest import MODEL
@@ -63,7 +63,7 @@ def test_the_python_program_runs_as_shown(example: RunningGateway, tmp_path: Pat
 
 def test_every_setting_that_is_described_exists() -> None:
     described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", README.split("| field |")[1].split("\n\n")[0]))
-    models = (Config, Server, Logging, Vllm, Model, Backend, ApiKey, Tier, Redis)
+    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Tier, Redis)
     fields = {name for model in models for name in model.model_fields}
     values = {
         "vllm",
@@ -84,15 +84,26 @@ def test_every_setting_that_is_described_exists() -> None:
 
 def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
-    models = (Server, Logging, Vllm, Model, Backend, ApiKey, Redis)
+    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Redis)
     missing = [name for model in models for name in model.model_fields if name not in table]
     assert missing == ["on_failure"], "not in force yet"
+
+
+def test_the_limits_shown_are_read(tmp_path: Path) -> None:
+    from gatehouse.config import load
+
+    shown = next(block for block in blocks("yaml") if "budget_usd_per_month" in block)
+    priced = (
+        "models: {llama-70b: {backends: [{url: 'http://h/v1'}], price_per_million_tokens: {input: 1, output: 1}}}\n"
+    )
+    (tmp_path / "gatehouse.yaml").write_text(priced + shown)
+    assert load(tmp_path / "gatehouse.yaml", {}).settles()
 
 
 def test_the_error_codes_listed_are_those_of_the_table() -> None:
     listed = set(re.findall(r"`([a-z_]+)`", README.split("| status | codes |")[1].split("\n\n")[0]))
     codes = {value.code for value in vars(errors).values() if isinstance(value, errors.ClientError)}
-    assert codes - listed == {"gateway_error", "insufficient_quota"}
+    assert codes - listed == {"gateway_error"}
     assert listed <= codes
 
 
