@@ -102,7 +102,7 @@ def _window_reasons(plan: Plan, decision: Decision, caller: Caller) -> Iterator[
             continue
         period = _PERIOD_NAMES[rule.limit.period_s]
         if rule.measure == "budget":
-            most = f"Budget spent. Maximum {rule.limit.amount / 1_000_000:g} USD per {period}"
+            most = f"Budget spent. Maximum {rule.limit.amount / 1_000_000:.13g} USD per {period}"
         else:
             most = f"Rate limit exceeded. Maximum {rule.limit.amount} {rule.measure.replace('_', ' ')} per {period}"
         error = INSUFFICIENT_QUOTA if rule.measure == "budget" else RATE_LIMITED

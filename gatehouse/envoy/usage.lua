@@ -50,6 +50,7 @@ function envoy_on_response(handle)
   if kind == nil or string.sub(kind, 1, 17) ~= "text/event-stream" then return end
   local note = handle:streamInfo():dynamicMetadata():get(NOTE)
   local keep_final = note and note["keep_final"]
+  if note ~= nil then handle:headers():remove("content-length") end
   local first, rest = true, ""
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
@@ -63,7 +64,7 @@ function envoy_on_response(handle)
       bytes, rest = cut(rest .. chunk:getBytes(0, length), keep_final)
       chunk:setBytes(bytes)
     else
-      chunk:setBytes(rest) -- the end: an unfinished event is the client's to judge
+      chunk:setBytes(shown(rest, keep_final)) -- the end: an event whose blank line never came
     end
   end
 end

@@ -1,4 +1,4 @@
-"""A real Envoy with only the filters under test, between a client and a server that do what a test says, byte for byte."""
+"""A real Envoy with only the filters under test, between a client and a server that do what a test says."""
 
 import http.client
 import socket

@@ -95,6 +95,8 @@ class Twins:
                 case Settlement():
                     await self._redis.settle([step])
                     await memory.settle([step])
+                    left = Ask("left", step.charges)
+                    assert await self._redis.peek(left) == await memory.peek(left)
                 case Renewal():
                     assert await self._redis.renew([step]) == await memory.renew([step])
                 case int():

@@ -42,7 +42,10 @@ def limit(amount: int, algorithm: Algorithm = Algorithm.SLIDING_WINDOW) -> Limit
 
 
 def ask(request_id: str, *charges: Charge) -> Ask:
-    leases = (LeaseAsk("{u:alice}", "concurrent_requests", 50, 60_000), LeaseAsk("{t:search}", "concurrent_requests", 50, 60_000))
+    leases = (
+        LeaseAsk("{u:alice}", "concurrent_requests", 50, 60_000),
+        LeaseAsk("{t:search}", "concurrent_requests", 50, 60_000),
+    )
     return Ask(request_id, charges, leases)
 
 

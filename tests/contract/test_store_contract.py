@@ -378,7 +378,7 @@ async def test_shadow_lease_counts_and_never_refuses(store: Store) -> None:
 
 @pytest.mark.parametrize("hits", [-1, MAX_AMOUNT + 1])
 async def test_hits_out_of_range_are_an_error_that_names_the_charge(hits: int) -> None:
-    with pytest.raises(ValueError, match="'{alice}:requests'"):
+    with pytest.raises(ValueError, match=r"'\{alice\}:requests'"):
         ask(requests(1), hits)
 
 

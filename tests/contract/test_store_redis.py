@@ -74,10 +74,11 @@ async def failure(store: RedisStore, asked: Ask | None = None) -> str:
 
 
 async def test_redis_clock_decides(store: RedisStore, server: RedisServer) -> None:
-    await store.decide(ask(limit=Limit("requests_per_year", 1, 31_536_000, Algorithm.FIXED_WINDOW)))
+    yearly = ask(limit=Limit("requests_per_year", 1, 31_536_000, Algorithm.FIXED_WINDOW))
+    await store.decide(yearly)
     seconds, micros = server.client().time()
     year = 31_536_000_000
-    outcome = (await store.peek(ask(limit=Limit("requests_per_year", 1, 31_536_000, Algorithm.FIXED_WINDOW)))).outcomes[0]
+    outcome = (await store.peek(yearly)).outcomes[0]
     assert outcome.retry_after_ms is not None
     assert abs(outcome.retry_after_ms - (year - (seconds * 1_000 + micros // 1_000) % year)) < 1_000
 
@@ -217,9 +218,7 @@ async def test_connection_that_redis_closed_is_replaced(server: RedisServer) -> 
     await store.close()
 
 
-async def test_foreign_value_under_a_key_of_ours_is_reported(
-    store: RedisStore, server: RedisServer
-) -> None:
+async def test_foreign_value_under_a_key_of_ours_is_reported(store: RedisStore, server: RedisServer) -> None:
     server.client().set("gh:{u:alice}:l", "not a sorted set")
     assert await failure(store, everything()) == "other"
 

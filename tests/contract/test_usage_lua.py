@@ -157,11 +157,7 @@ def crlf(events: bytes) -> bytes:
 
 def test_a_split_at_any_offset_changes_nothing(envoy: BareEnvoy) -> None:
     for stream, shown in ((STREAM, SHOWN), (crlf(STREAM), crlf(SHOWN))):
-        wrong = [
-            at
-            for at in range(1, len(stream))
-            if answer_to(envoy, NOTHING, stream[:at], stream[at:]) != shown
-        ]
+        wrong = [at for at in range(1, len(stream)) if answer_to(envoy, NOTHING, stream[:at], stream[at:]) != shown]
         assert wrong == []
 
 

@@ -113,7 +113,7 @@ def test_more_becomes_free_as_time_passes(data: st.DataObject, limit: Limit) -> 
 @unhurried
 def test_clock_that_steps_back_refills_nothing(data: st.DataObject, limit: Limit) -> None:
     schedule = data.draw(schedules(limit).filter(bool))
-    state, now = admit(limit, schedule)[0], schedule[-1][0]
+    state, now = force(limit, schedule), schedule[-1][0]
     before = data.draw(st.integers(max(0, now - 3 * limit.period_ms), now))
     assert state.remaining(limit, before) <= state.remaining(limit, now)
     assert state.charge(limit, 1, before).remaining(limit, now) == state.charge(limit, 1, now).remaining(limit, now)

@@ -1,0 +1,95 @@
+"""Configurations whose rendering tests look at: one of each shape, and any that is valid."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gatehouse.config import Config
+
+PLAIN_KEY, HASHED_KEY = "sk-canary-plain-4711", "sha256:" + "0123456789abcdef" * 4
+KEYS = {
+    PLAIN_KEY: {"user_id": "alice", "models": ["llama*"]},
+    HASHED_KEY: {"user_id": "bob"},
+}
+
+SHORT = {"vllm": {"base_url": "http://localhost:8100/v1", "default_model": "llama"}, "api_keys": KEYS}
+NAMELESS = {"vllm": {"base_url": "http://localhost:8100/v1"}}
+PREFIXED = {"vllm": {"base_url": "http://localhost:8100/llm/v1", "default_model": "llama"}}
+LONG = {
+    "models": {
+        "llama": {
+            "backends": [
+                {"url": "http://gpu-a:8100/v1", "weight": 3},
+                {"url": "http://gpu-b:8100/v1", "priority": 7},
+            ],
+            "aliases": ["gpt-4o", "gpt-4o-mini"],
+        },
+        "mistral": {"backends": [{"url": "https://gpu-c/llm/v1"}, {"url": "https://gpu-d/llm/v1"}]},
+        "qwen": {"backends": [{"url": "http://10.0.0.5"}, {"url": "http://[fd00::5]:8100/v1"}]},
+    },
+    "api_keys": KEYS,
+}
+WITH_DEFAULT = {**LONG, "default_model": "gpt-4o"}
+HTTPS_ONLY = {**LONG, "server": {"require_https": True}}
+BEHIND_PROXIES = {**SHORT, "server": {"trusted_proxy_hops": 2, "host": "::1", "max_body_mb": 1}}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "short": SHORT,
+    "nameless": NAMELESS,
+    "prefixed": PREFIXED,
+    "long": LONG,
+    "with-default": WITH_DEFAULT,
+    "https-only": HTTPS_ONLY,
+    "behind-proxies": BEHIND_PROXIES,
+}
+CONFIGS = {name: Config.model_validate(shape) for name, shape in SHAPES.items()}
+
+_PLAIN = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"))
+_NAMES = st.text(_PLAIN, min_size=1, max_size=20) | st.sampled_from(["%", "100%REQ(x)%", "a/b:c", 'quo"te', "\\1", "*"])
+_PATHS = st.sampled_from(["", "/v1", "/llm/v1", "/a-b/c.d~e", "/%7Euser/v1", "/v2/v1"])
+_HOSTS = st.sampled_from(["gpu", "gpu-a.example.com:8100", "127.0.0.1:8100", "[::1]:8100"])
+
+
+@st.composite
+def _models(draw: st.DrawFn) -> dict[str, Any]:
+    scheme, path = draw(st.sampled_from(["http", "https"])), draw(_PATHS)
+    backends = st.fixed_dictionaries(
+        {"url": _HOSTS.map(lambda host: f"{scheme}://{host}{path}")},
+        optional={"weight": st.integers(1, 128), "priority": st.integers(0, 127)},
+    )
+    return {"backends": draw(st.lists(backends, min_size=1, max_size=4))}
+
+
+@st.composite
+def _long_form(draw: st.DrawFn) -> dict[str, Any]:
+    names = draw(st.lists(_NAMES, min_size=1, max_size=6, unique=True))
+    models = {name: draw(_models()) for name in names[: draw(st.integers(1, len(names)))]}
+    for alias in names[len(models) :]:
+        models[draw(st.sampled_from(list(models)))].setdefault("aliases", []).append(alias)
+    default = draw(st.none() | st.sampled_from(names))
+    return {"models": models, **({"default_model": default} if default else {})}
+
+
+_SHORT_FORM = st.builds(
+    lambda host, path, default: {"vllm": {"base_url": f"http://{host}{path}", "default_model": default}},
+    _HOSTS,
+    _PATHS,
+    st.none() | _NAMES,
+)
+_SERVER = st.fixed_dictionaries(
+    {},
+    optional={
+        "host": st.sampled_from(["0.0.0.0", "::", "127.0.0.1", "::1", "localhost"]),
+        "port": st.integers(1, 65535),
+        "workers": st.integers(1, 256),
+        "require_https": st.booleans(),
+        "trusted_proxy_hops": st.integers(0, 10),
+        "max_body_mb": st.integers(1, 1024),
+        "stream_idle_timeout_s": st.integers(1, 31_536_000),
+    },
+)
+
+valid_configs: st.SearchStrategy[Config] = st.builds(
+    lambda backends, server: Config.model_validate({**backends, "server": server}), _SHORT_FORM | _long_form(), _SERVER
+)
+"""Any valid configuration, as far as what Envoy is given depends on it."""

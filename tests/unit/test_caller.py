@@ -1,0 +1,70 @@
+"""A descriptor becomes a caller whatever a client put into it."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.envoy import names
+from gatehouse.envoy.filters import chain
+from ratelimit_service.caller import DOMAIN, Caller, caller
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    key: str
+    value: str
+
+
+FIELDS = ("user", "team", "tier", "key_id", "model", "request_id", "max_tokens", "body_bytes")
+anything = st.builds(Entry, st.sampled_from(FIELDS) | st.text(), st.text() | st.sampled_from(["", "-", "1", "-1", "²"]))
+
+
+def test_a_whole_descriptor_is_read() -> None:
+    values = ("alice", "search", "premium", "laptop", "llama", "r-1", "256", "1024")
+    said = caller(map(Entry, FIELDS, values))
+    assert said == Caller("alice", "search", "premium", "laptop", "llama", "r-1", 256, 1024)
+
+
+def test_an_empty_descriptor_says_nothing() -> None:
+    assert caller([]) == Caller(user="", max_tokens=None, body_bytes=None)
+
+
+@pytest.mark.parametrize("absent", ["", "-"])
+def test_what_envoy_has_no_value_for_is_absent(absent: str) -> None:
+    assert caller(Entry(field, absent) for field in FIELDS) == Caller(user="")
+
+
+def test_entries_of_other_names_are_ignored() -> None:
+    assert caller([Entry("USER", "eve"), Entry("user", "alice"), Entry("remote_address", "x")]) == Caller("alice")
+
+
+@pytest.mark.parametrize("number", ["0", "7", "007", "999999999999"])
+def test_a_plain_number_counts(number: str) -> None:
+    assert caller([Entry("max_tokens", number)]).max_tokens == int(number)
+
+
+NO_NUMBERS = ["-1", "+1", "1.5", "1e3", " 1", "1\n", "0x10", "²", "١", "1_000", "true", "null", "9" * 13, "9" * 5000]
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+@pytest.mark.parametrize("field", ["max_tokens", "body_bytes"])
+def test_what_is_no_plain_number_says_nothing(field: str, text: str) -> None:
+    assert getattr(caller([Entry(field, text)]), field) is None
+
+
+@given(st.lists(anything))
+def test_no_descriptor_is_too_odd_to_read(entries: list[Entry]) -> None:
+    said = caller(entries)
+    for count in (said.max_tokens, said.body_bytes):
+        assert count is None or 0 <= count < 10**12
+    last = {entry.key: entry.value for entry in entries if entry.value not in ("", "-")}
+    assert (said.user, said.model) == (last.get("user", ""), last.get("model", ""))
+
+
+def test_what_is_read_is_what_envoy_is_told_to_send() -> None:
+    limits = next(each["typed_config"] for each in chain(1) if each["name"] == names.LIMITS)
+    (limit,) = limits["rate_limits"]
+    assert {next(iter(action.values()))["descriptor_key"] for action in limit["actions"]} == set(FIELDS)
+    assert limits["domain"] == DOMAIN

@@ -1,0 +1,205 @@
+"""A file a day, whole lines of every process in it, and old days forgotten."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.daily_file import DailyFile
+
+ROOT = Path(__file__).parents[2]
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def daily(directory: Path, retention_days: int = 30) -> DailyFile:
+    return DailyFile(directory, "requests", retention_days)
+
+
+def test_a_line_is_in_the_file_of_its_day(tmp_path: Path) -> None:
+    daily(tmp_path).append(b"one\n", NOON)
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"one\n"
+
+
+def test_without_a_time_it_is_today(tmp_path: Path) -> None:
+    before = datetime.now(UTC).date()
+    daily(tmp_path).append(b"one\n")
+    (written,) = tmp_path.iterdir()
+    assert written.name in {f"requests_{day}.log" for day in (before, datetime.now(UTC).date())}
+
+
+def test_lines_are_appended_to_what_is_there(tmp_path: Path) -> None:
+    for line in (b"one\n", b"two\nthree\n"):
+        file = daily(tmp_path)
+        file.append(line, NOON)
+        file.close()
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"one\ntwo\nthree\n"
+
+
+def test_a_new_day_begins_a_new_file_at_midnight_utc(tmp_path: Path) -> None:
+    file = daily(tmp_path)
+    midnight = datetime(2026, 11, 2, tzinfo=UTC)
+    file.append(b"last\n", midnight - timedelta(microseconds=1))
+    file.append(b"first\n", midnight)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "requests_2026-11-01.log": b"last\n",
+        "requests_2026-11-02.log": b"first\n",
+    }
+
+
+def test_a_new_day_gives_the_old_descriptor_back(tmp_path: Path) -> None:
+    file = daily(tmp_path)
+    file.append(b"x\n", NOON)
+    open_before = len(os.listdir("/proc/self/fd"))
+    for days in range(1, 20):
+        file.append(b"x\n", NOON + timedelta(days=days))
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_the_directory_is_made(tmp_path: Path) -> None:
+    daily(tmp_path / "deep" / "logs").append(b"one\n", NOON)
+    assert (tmp_path / "deep" / "logs" / "requests_2026-11-01.log").exists()
+
+
+def test_the_world_can_not_read_it(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        daily(tmp_path).append(b"one\n", NOON)
+    finally:
+        os.umask(mask)
+    (file,) = tmp_path.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from gatehouse.daily_file import DailyFile
+file = DailyFile(Path(sys.argv[1]), "requests", 30)
+line = sys.argv[2].encode() * 3000 + b"\\n"
+print("ready", flush=True)
+sys.stdin.read()
+for _ in range(1000):
+    file.append(line)
+"""
+
+
+def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        )
+        for name in "abcd"
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.close()  # now they all write
+    assert [writer.wait(30) for writer in writers] == [0] * 4
+    lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
+    assert Counter(lines) == {name * 3000: 1000 for name in "abcd"}
+
+
+@given(st.binary(max_size=50).map(lambda text: text + b"\n"), st.integers(1, 7))
+def test_a_disk_that_takes_little_at_a_time_gets_it_all(
+    tmp_path_factory: pytest.TempPathFactory, line: bytes, at_once: int
+) -> None:
+    directory, write = tmp_path_factory.mktemp("short"), os.write
+    file = daily(directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:at_once]))
+        file.append(line, NOON)
+        file.append(line, NOON)
+    file.close()
+    assert (directory / "requests_2026-11-01.log").read_bytes() == line * 2
+
+
+def test_what_comes_together_is_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bytes] = []
+    write = os.write
+
+    def counted(descriptor: int, data: bytes) -> int:
+        calls.append(data)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    daily(tmp_path).append(b"one\ntwo\n", NOON)
+    assert calls == [b"one\ntwo\n"]
+
+
+def kept_after(directory: Path, retention_days: int, *names: str) -> set[str]:
+    for name in names:
+        (directory / name).write_text("old\n")
+    daily(directory, retention_days).append(b"new\n", NOON)
+    return {path.name for path in directory.iterdir()} - {"requests_2026-11-01.log"}
+
+
+def test_days_beyond_the_retention_are_forgotten(tmp_path: Path) -> None:
+    kept = kept_after(
+        tmp_path,
+        30,
+        "requests_2026-10-01.log",
+        "requests_2026-10-02.log",
+        "requests_2025-12-31.log.gz",
+        "requests_2026-10-31.log.gz",
+    )
+    assert kept == {"requests_2026-10-02.log", "requests_2026-10-31.log.gz"}
+
+
+def test_only_our_own_files_are_forgotten(tmp_path: Path) -> None:
+    others = (
+        "app_2020-01-01.log",
+        "requests_2020-01-01.log.bak",
+        "requests_2020.log",
+        "my_requests_2020-01-01.log",
+        "envoy.log",
+    )
+    assert kept_after(tmp_path, 1, *others) == set(others)
+
+
+def test_retention_is_looked_at_every_day(tmp_path: Path) -> None:
+    file = daily(tmp_path, retention_days=2)
+    for days in range(6):
+        file.append(b"x\n", NOON + timedelta(days=days))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"requests_{date(2026, 11, day)}.log" for day in (4, 5, 6)
+    ]
+
+
+def test_a_file_that_another_process_forgot_first_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "requests_2020-01-01.log"
+    old.write_text("old\n")
+    unlink = Path.unlink
+
+    def twice(path: Path, missing_ok: bool = False) -> None:
+        unlink(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", twice)
+    daily(tmp_path).append(b"new\n", NOON)
+    assert not old.exists()
+
+
+def test_a_disk_that_refuses_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file, not a directory")
+    with pytest.raises(OSError, match="logs"):
+        daily(tmp_path / "logs").append(b"one\n", NOON)
+
+
+def test_what_is_closed_opens_again(tmp_path: Path) -> None:
+    file = daily(tmp_path)
+    file.sync()
+    file.append(b"one\n", NOON)
+    file.sync()
+    file.close()
+    file.close()
+    file.append(b"two\n", NOON)
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"one\ntwo\n"

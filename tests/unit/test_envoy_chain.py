@@ -1,0 +1,256 @@
+"""The listener: which filters there are, in which order, and which way each of them fails."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.config import Config
+from gatehouse.envoy import access_log, model_access, names, render
+from gatehouse.envoy.filters import AUTHZ_TIMEOUT_S, AUTHZ_TRY_TIMEOUT_S, chain
+from gatehouse.envoy.message import seconds
+from gatehouse.envoy.usage import JSON_CONTENT
+from gatehouse.run_dir import RunDir
+from tests.envoy_configs import CONFIGS, LONG, SHORT
+
+Node = dict[str, Any]
+MAX_BODY = 1024
+FILTERS = {each["name"]: each["typed_config"] for each in chain(MAX_BODY)}
+RUN_DIR = RunDir(Path("/run/gatehouse"))
+
+
+def bootstrap(config: Config = CONFIGS["short"]) -> Node:
+    return render(config, RUN_DIR, "/logs/access.log").bootstrap
+
+
+def manager(config: Config = CONFIGS["short"]) -> Node:
+    (listener,) = bootstrap(config)["static_resources"]["listeners"]
+    (found,) = listener["filter_chains"][0]["filters"]
+    typed: Node = found["typed_config"]
+    return typed
+
+
+def test_a_request_meets_the_filters_in_this_order() -> None:
+    assert list(FILTERS) == [
+        "envoy.filters.http.body_size_limit",
+        names.AUTHZ,
+        names.BODY,
+        names.MODEL_ACCESS,
+        names.LIMITS,
+        names.USAGE_REQUEST,
+        names.EVENTS,
+        "envoy.filters.http.router",
+    ]
+    assert [each["name"] for each in manager()["http_filters"]] == list(FILTERS)
+
+
+def test_no_filter_knows_a_model_or_a_key() -> None:
+    assert manager(CONFIGS["short"])["http_filters"] == manager(CONFIGS["with-default"])["http_filters"]
+
+
+def test_bodies_are_limited_before_anything_reads_them() -> None:
+    assert FILTERS["envoy.filters.http.body_size_limit"]["max_request_bytes"] == MAX_BODY
+
+
+def test_without_an_answer_from_authz_nobody_gets_in() -> None:
+    authz = FILTERS[names.AUTHZ]
+    assert authz["failure_mode_allow"] is False
+    assert authz["status_on_error"] == {"code": "ServiceUnavailable"}
+    assert "with_request_body" not in authz
+
+
+def test_authz_is_shown_the_two_headers_a_key_may_be_in() -> None:
+    assert FILTERS[names.AUTHZ]["allowed_headers"]["patterns"] == [{"exact": "authorization"}, {"exact": "x-api-key"}]
+
+
+def test_a_hung_authz_worker_leaves_time_to_ask_another() -> None:
+    service = FILTERS[names.AUTHZ]["grpc_service"]
+    assert service["timeout"] == seconds(AUTHZ_TIMEOUT_S)
+    assert service["retry_policy"]["retry_back_off"]["max_interval"] == seconds(AUTHZ_TRY_TIMEOUT_S)
+    assert AUTHZ_TRY_TIMEOUT_S * 2 <= AUTHZ_TIMEOUT_S
+    assert "previous_hosts" in service["retry_policy"]["retry_host_predicate"][0]["name"]
+
+
+def test_without_an_answer_from_ratelimit_traffic_passes() -> None:
+    assert FILTERS[names.LIMITS]["failure_mode_deny"] is False
+
+
+def test_every_request_has_a_descriptor() -> None:
+    """One action without a value would drop the descriptor, and Envoy asks nothing without one."""
+    (limit,) = FILTERS[names.LIMITS]["rate_limits"]
+    for action in limit["actions"]:
+        (kind,) = action.values()
+        assert kind.get("default_value") == "-" or kind.get("skip_if_absent") is True
+    keys = [next(iter(action.values()))["descriptor_key"] for action in limit["actions"]]
+    assert keys == ["user", "team", "tier", "key_id", "model", "max_tokens", "request_id", "body_bytes"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/json; charset=utf-8"])
+def test_json_is_read_whatever_its_content_type_says_beside(kind: str) -> None:
+    for rules in (FILTERS[names.BODY]["request_rules"], FILTERS[names.BODY]["response_rules"]):
+        assert rules["allow_content_types_regex"] == JSON_CONTENT
+    assert re.fullmatch(JSON_CONTENT["regex"], kind)
+    assert not re.fullmatch(JSON_CONTENT["regex"], f"text/x-{kind}")
+
+
+def test_a_body_without_a_readable_model_still_names_one_for_the_routes() -> None:
+    model = FILTERS[names.BODY]["request_rules"]["rules"][0]
+    assert model["on_missing"] == {"metadata_namespace": "llm", "key": "model", "value": names.MISSING_MODEL}
+    assert model["on_error"] == {"metadata_namespace": "llm", "key": "model", "value": names.UNREADABLE_BODY}
+
+
+def counts(rules: list[Node]) -> dict[tuple[str, ...], str]:
+    return {tuple(part["key"] for part in rule["selectors"]): rule["on_present"]["key"] for rule in rules}
+
+
+USAGE = {
+    ("prompt_tokens",): "input_tokens",
+    ("completion_tokens",): "output_tokens",
+    ("prompt_tokens_details", "cached_tokens"): "cached_tokens",
+    ("input_tokens",): "input_tokens",
+    ("output_tokens",): "output_tokens",
+    ("input_tokens_details", "cached_tokens"): "cached_tokens",
+    ("cache_read_input_tokens",): "cache_read_tokens",
+    ("cache_creation_input_tokens",): "cache_written_tokens",
+}
+
+
+def test_usage_of_every_api_is_read_under_one_name() -> None:
+    assert counts(FILTERS[names.BODY]["response_rules"]["rules"]) == {("usage", *at): key for at, key in USAGE.items()}
+
+
+def test_a_stream_may_nest_its_usage() -> None:
+    parser = FILTERS[names.EVENTS]["response_rules"]["content_parser"]["typed_config"]
+    read = counts([rule["rule"] for rule in parser["rules"]])
+    nested = {at: key for at, key in USAGE.items() if "prompt" not in at[0] and "completion" not in at[0]}
+    for outer in ((), ("response",), ("message",)):
+        wanted = nested if outer else USAGE
+        assert {(*outer, "usage", *at): key for at, key in wanted.items()}.items() <= read.items()
+
+
+def test_an_event_that_holds_a_whole_answer_is_read() -> None:
+    assert FILTERS[names.EVENTS]["response_rules"]["max_event_size"] >= 2**20
+
+
+def value_of(node: Node, metadata: dict[str, dict[str, str]]) -> Any:
+    """What the CEL syntax tree `node` comes to. Raises `KeyError` where Envoy's evaluation fails."""
+    if "const_expr" in node:
+        return node["const_expr"]["string_value"]
+    if "ident_expr" in node:
+        return {"metadata": {"filter_metadata": metadata}}[node["ident_expr"]["name"]]
+    if "select_expr" in node:
+        return value_of(node["select_expr"]["operand"], metadata)[node["select_expr"]["field"]]
+    call = node["call_expr"]
+    values = [value_of(each, metadata) for each in [*filter(None, [call.get("target")]), *call["args"]]]
+    match call["function"]:
+        case "_[_]":
+            return values[0][values[1]]
+        case "matches":
+            return re.search(values[1], values[0]) is not None
+        case "_||_":
+            return values[0] or values[1]
+    raise LookupError(call["function"])
+
+
+def condition(rbac: Node) -> Node:
+    """The expression of a policy that allows what it holds for and nothing else."""
+    assert rbac["matcher"]["on_no_match"]["action"]["typed_config"]["action"] == "DENY"
+    (only,) = rbac["matcher"]["matcher_list"]["matchers"]
+    assert only["on_match"]["action"]["typed_config"]["action"] == "ALLOW"
+    expression: Node = only["predicate"]["single_predicate"]["custom_match"]["typed_config"]["expr_match"]
+    tree: Node = expression["cel_expr_parsed"]["expr"]
+    return tree
+
+
+def caller(models: str, asked: str = "") -> dict[str, dict[str, str]]:
+    return {names.AUTHZ: {"models": models}, names.LLM: {"model": asked}}
+
+
+@given(st.text(min_size=1), st.booleans())
+def test_the_name_in_the_body_must_be_one_of_the_keys(asked: str, listed: bool) -> None:
+    models = f"^(?s:{re.escape(asked)}|other)$" if listed else "^(?s:llama.*)$"
+    expected = listed or asked.startswith("llama")
+    assert value_of(condition(FILTERS[names.MODEL_ACCESS]), caller(models, asked)) is expected
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {names.AUTHZ: {}}, {names.AUTHZ: {"models": ".*"}}, {names.LLM: {"model": "m"}}]
+)
+def test_a_request_of_which_nothing_is_known_meets_no_rule_that_allows_it(metadata: dict[str, dict[str, str]]) -> None:
+    with pytest.raises(KeyError):
+        value_of(condition(FILTERS[names.MODEL_ACCESS]), metadata)
+
+
+@pytest.mark.parametrize(("models", "allowed"), [("^gpt-4o$", True), ("^llama$", True), ("^gpt-4$", False)])
+def test_any_of_a_models_names_opens_it(models: str, allowed: bool) -> None:
+    rule = model_access.by_name(["llama", "gpt-4o", "x"])
+    assert value_of(condition(rule["rbac"]), caller(models)) is allowed
+
+
+def ids(node: object) -> Iterator[int]:
+    if isinstance(node, dict):
+        if isinstance(node.get("id"), int):
+            yield node["id"]
+        for value in node.values():
+            yield from ids(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from ids(value)
+
+
+def test_nodes_of_an_expression_have_ids_of_their_own() -> None:
+    found = list(ids(model_access.by_name(["a", "b", "c"])))
+    assert len(found) == len(set(found)) > 10
+
+
+def test_what_a_client_may_not_say_is_dropped_before_anything_reads_it() -> None:
+    (mutation,) = manager()["early_header_mutation_extensions"]
+    matchers = [each["remove_on_match"]["key_matcher"] for each in mutation["typed_config"]["mutations"]]
+    assert matchers == [{"prefix": prefix, "ignore_case": True} for prefix in ("x-gatehouse-", "x-envoy-")]
+
+
+@pytest.mark.parametrize(("shape", "hops"), [("short", 0), ("behind-proxies", 2)])
+def test_only_so_many_proxies_are_believed(shape: str, hops: int) -> None:
+    config = manager(CONFIGS[shape])
+    assert (config["use_remote_address"], config["xff_num_trusted_hops"]) == (True, hops)
+
+
+def test_a_request_id_is_always_ours_and_always_in_the_answer() -> None:
+    config = manager()
+    assert config["generate_request_id"] is True
+    assert config["preserve_external_request_id"] is False
+    assert config["always_set_request_id_in_response"] is True
+
+
+def test_patience_with_a_stream_is_what_the_file_says() -> None:
+    config = Config.model_validate({**SHORT, "server": {"stream_idle_timeout_s": 2_000_000}})
+    assert manager(config)["stream_idle_timeout"] == "2000000s"
+
+
+def test_entries_go_to_the_service_as_they_come_and_to_the_file_when_all_is_known() -> None:
+    service, file = manager()["access_log"]
+    assert service["typed_config"]["common_config"]["buffer_flush_interval"] == f"{access_log.FLUSH_INTERVAL_S}s"
+    assert "filter" not in service
+    assert file["filter"] == {"log_type_filter": {"types": ["DownstreamEnd"]}}
+    assert file["typed_config"]["path"] == "/logs/access.log"
+
+
+def test_no_header_that_may_hold_a_key_is_logged() -> None:
+    service, file = manager()["access_log"]
+    asked = set(service["typed_config"]["additional_request_headers_to_log"])
+    asked |= {operator.lower() for operator in re.findall(r"%REQ\((.*?)\)", str(file))}
+    assert asked == {"traceparent", "x-stainless-retry-count", "user-agent", ":method"}
+    assert "%PATH(NQ)%" in str(file)
+
+
+def test_the_admin_interface_is_on_no_port() -> None:
+    assert bootstrap()["admin"] == {"address": {"pipe": {"path": "/run/gatehouse/envoy-admin.sock", "mode": 0o600}}}
+
+
+def test_a_key_that_is_added_leaves_every_filter_alone() -> None:
+    more = {**LONG["api_keys"], "sk-another-key": {"user_id": "carol"}}
+    assert bootstrap(Config.model_validate({**LONG, "api_keys": more})) == bootstrap(CONFIGS["long"])

@@ -1,0 +1,306 @@
+"""Only what is allow-listed reaches a model server, and nobody reaches one unasked."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse import errors
+from gatehouse.config import Config
+from gatehouse.envoy import merged, names, render
+from gatehouse.envoy.filters import chain
+from gatehouse.run_dir import RunDir
+from tests.envoy_configs import CONFIGS, HASHED_KEY, LONG, NAMELESS, PLAIN_KEY, SHORT, valid_configs
+
+Route = dict[str, Any]
+RUN_DIR = RunDir(Path("/run/gatehouse"))
+CHAT = "/v1/chat/completions"
+ALL_FILTERS = {each["name"] for each in chain(1)} - {"envoy.filters.http.body_size_limit", "envoy.filters.http.router"}
+DISABLED = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+
+every_shape = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+def routes(config: Config) -> list[Route]:
+    (table,) = render(config, RUN_DIR, "/dev/null").routes["resources"]
+    (host,) = table["virtual_hosts"]
+    found: list[Route] = host["routes"]
+    return found
+
+
+def route_for(
+    config: Config, method: str, path: str, model: str | None = None, headers: Mapping[str, str] | None = None
+) -> Route:
+    """The first route that matches, as Envoy decides it; `model` is what the body names, None before it is read."""
+    seen = {":method": method, "x-forwarded-proto": "https", "content-length": "9", **(headers or {})}
+    return next(route for route in routes(config) if matches(route["match"], path, model, seen))
+
+
+def matches(match: Mapping[str, Any], path: str, model: str | None, headers: Mapping[str, str]) -> bool:
+    return (
+        path_matches(match, path)
+        and all(header_matches(wanted, headers.get(wanted["name"])) for wanted in match.get("headers", ()))
+        and all(text_matches(wanted["value"], model) for wanted in match.get("dynamic_metadata", ()))
+    )
+
+
+def path_matches(match: Mapping[str, Any], path: str) -> bool:
+    if "safe_regex" in match:
+        return bool(re.fullmatch(match["safe_regex"]["regex"], path))
+    return path == match["path"] if "path" in match else path.startswith(match["prefix"])
+
+
+def header_matches(wanted: Mapping[str, Any], value: str | None) -> bool:
+    if value is None or "string_match" in wanted:
+        return text_matches(wanted, value)
+    return bool(wanted["range_match"]["start"] <= int(value) < wanted["range_match"]["end"])
+
+
+def text_matches(wanted: Mapping[str, Any], value: str | None) -> bool:
+    if value is None or wanted.get("present_match"):
+        return value is not None
+    kind = wanted["string_match"]
+    return bool(re.fullmatch(kind["safe_regex"]["regex"], value)) if "safe_regex" in kind else value == kind["exact"]
+
+
+def without(route: Route) -> set[str]:
+    """The filters that a route does without."""
+    return {name for name, own in route.get("typed_per_filter_config", {}).items() if own == DISABLED}
+
+
+def cluster(route: Route) -> str | None:
+    found: str | None = route.get("route", {}).get("cluster")
+    return found
+
+
+def is_to_a_model(route: Route) -> bool:
+    return (cluster(route) or "").startswith("model:")
+
+
+@every_shape
+def test_who_reaches_a_model_server_has_met_every_filter(config: Config) -> None:
+    to_models = [route for route in routes(config) if is_to_a_model(route)]
+    assert to_models
+    assert [without(route) for route in to_models] == [set()] * len(to_models)
+
+
+@given(valid_configs)
+def test_no_configuration_opens_a_way_around_the_filters(config: Config) -> None:
+    assert all(without(route) == set() for route in routes(config) if is_to_a_model(route))
+
+
+@every_shape
+def test_until_the_body_is_read_no_filter_is_given_up(config: Config) -> None:
+    for path in names.ENDPOINTS:
+        assert without(route_for(config, "POST", path)) == set()
+
+
+@every_shape
+def test_a_clusters_name_in_a_route_is_that_of_a_cluster(config: Config) -> None:
+    rendered = render(config, RUN_DIR, "/dev/null")
+    static = rendered.bootstrap["static_resources"]["clusters"]
+    known = {each["name"] for each in [*static, *rendered.clusters["resources"]]}
+    assert {cluster(route) for route in routes(config)} - {None} <= known
+
+
+PATHS = (
+    st.sampled_from(["/", "/metrics", "/health", "/v1/models", "/v1", "/docs", "/version", "/scale_elastic_ep"])
+    | st.builds(lambda endpoint, tail: endpoint + tail, st.sampled_from(names.ENDPOINTS), st.text(min_size=1))
+    | st.builds(lambda endpoint, at: endpoint[:at], st.sampled_from(names.ENDPOINTS), st.integers(1, 8))
+    | st.sampled_from([CHAT.upper(), "/v1/chat/completions/", "//v1/chat/completions", "/v1xchat/completions"])
+    | st.text().map(lambda text: "/" + text)
+).filter(lambda path: path not in names.ENDPOINTS)
+
+
+@given(PATHS, st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE"]), st.sampled_from(["llama", "__missing__"]))
+def test_any_other_path_reaches_no_model_server(path: str, method: str, model: str) -> None:
+    for config in CONFIGS.values():
+        assert not is_to_a_model(route_for(config, method, path, model))
+
+
+@given(st.sampled_from(names.ENDPOINTS), st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POSTER", "post"]))
+def test_any_other_method_is_404_without_a_question(path: str, method: str) -> None:
+    for config in CONFIGS.values():
+        route = route_for(config, method, path, "llama")
+        assert (route["name"], without(route)) == ("not_found", ALL_FILTERS)
+
+
+@every_shape
+@pytest.mark.parametrize("path", ["/v2", "/v1/chat", "/inference/v1/generate", "/v1/chat/completions/x", "/v1/modelsx"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_every_other_path_is_404_without_a_question(config: Config, method: str, path: str) -> None:
+    route = route_for(config, method, path)
+    assert (route["name"], without(route)) == ("not_found", ALL_FILTERS)
+    assert route["direct_response"]["status"] == 404
+
+
+@every_shape
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics"])
+def test_pages_are_open_to_anyone_who_reads(config: Config, path: str) -> None:
+    route = route_for(config, "GET", path)
+    assert (cluster(route), without(route)) == (names.GATEWAY, ALL_FILTERS)
+    assert route_for(config, "POST", path)["name"] == "not_found"
+
+
+@every_shape
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/llama", "/v1/models/a/b"])
+def test_the_list_of_models_asks_who_is_there_and_reads_no_body(config: Config, path: str) -> None:
+    route = route_for(config, "GET", path)
+    assert (cluster(route), without(route)) == (names.GATEWAY, ALL_FILTERS - {names.AUTHZ})
+
+
+@pytest.mark.parametrize("shape", ["short", "nameless", "prefixed"])
+@given(model=st.text(min_size=1))
+def test_in_the_short_form_any_name_goes_to_the_one_server(shape: str, model: str) -> None:
+    config = CONFIGS[shape]
+    (only,) = {cluster(route) for route in routes(config) if is_to_a_model(route)}
+    if model not in (names.UNREADABLE_BODY, names.MISSING_MODEL):
+        assert cluster(route_for(config, "POST", CHAT, model)) == only
+
+
+@pytest.mark.parametrize("shape", ["long", "with-default", "https-only"])
+@pytest.mark.parametrize("endpoint", names.ENDPOINTS)
+def test_in_the_long_form_each_name_goes_to_its_model(shape: str, endpoint: str) -> None:
+    served = {"llama": "llama", "gpt-4o": "llama", "gpt-4o-mini": "llama", "mistral": "mistral", "qwen": "qwen"}
+    found = {name: cluster(route_for(CONFIGS[shape], "POST", endpoint, name)) for name in served}
+    assert found == {name: f"model:{model}" for name, model in served.items()}
+
+
+@pytest.mark.parametrize("shape", ["long", "with-default", "https-only"])
+@pytest.mark.parametrize("model", ["LLAMA", "llama ", "gpt-4", "llam", "llama.*", "other"])
+def test_in_the_long_form_another_name_is_model_not_found(shape: str, model: str) -> None:
+    route = route_for(CONFIGS[shape], "POST", CHAT, model)
+    assert route["name"] == "model_not_found"
+    assert without(route) == set()
+
+
+WITHOUT_A_NAME = [
+    ("short", "model:llama"),
+    ("nameless", "missing_model"),
+    ("long", "missing_model"),
+    ("with-default", "model:llama"),
+]
+
+
+@pytest.mark.parametrize(("shape", "expected"), WITHOUT_A_NAME)
+def test_a_body_that_names_no_model_is_for_the_default_or_refused(shape: str, expected: str) -> None:
+    assert route_for(CONFIGS[shape], "POST", CHAT, names.MISSING_MODEL)["name"] == expected
+
+
+def test_the_default_is_known_to_the_model_server_by_the_name_the_file_gives_it() -> None:
+    config = Config.model_validate({**SHORT, "vllm": {"base_url": "http://h/v1", "default_model": "50%-off"}})
+    (added,) = route_for(config, "POST", CHAT, names.MISSING_MODEL)["request_headers_to_add"]
+    assert added["header"] == {"key": "x-gatehouse-model", "value": "50%%-off"}
+    assert added["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+
+
+@every_shape
+def test_a_body_that_is_no_json_is_refused_by_whatever_sign(config: Config) -> None:
+    for headers, model in (({}, names.UNREADABLE_BODY), ({"content-length": "0"}, None)):
+        assert route_for(config, "POST", CHAT, model, headers)["name"] == "invalid_json"
+
+
+def test_plaintext_is_426_everywhere_but_for_probes() -> None:
+    config = CONFIGS["https-only"]
+    plain = {"x-forwarded-proto": "http"}
+    for method, path in [("POST", CHAT), ("GET", "/"), ("GET", "/metrics"), ("GET", "/v1/models"), ("PUT", "/x")]:
+        route = route_for(config, method, path, "llama", plain)
+        assert (route["name"], without(route)) == ("https_required", ALL_FILTERS)
+        assert route_for(config, method, path, "llama")["name"] != "https_required"
+    assert cluster(route_for(config, "GET", "/health", None, plain)) == names.GATEWAY
+
+
+def test_plaintext_is_answered_where_https_is_not_required() -> None:
+    assert route_for(CONFIGS["long"], "POST", CHAT, "llama", {"x-forwarded-proto": "http"})["name"] == "model:llama"
+
+
+@every_shape
+def test_a_body_that_says_it_is_too_large_is_413_without_a_question(config: Config) -> None:
+    most = config.server.max_body_bytes
+    route = route_for(config, "POST", CHAT, None, {"content-length": str(most + 1)})
+    assert (route["name"], without(route)) == ("request_too_large", ALL_FILTERS)
+    assert route_for(config, "POST", CHAT, "llama", {"content-length": str(most)})["name"] != "request_too_large"
+
+
+def test_the_buffer_holds_more_than_the_largest_body() -> None:
+    config = CONFIGS["behind-proxies"]
+    (host,) = render(config, RUN_DIR, "/dev/null").routes["resources"][0]["virtual_hosts"]
+    assert host["request_body_buffer_limit"] > config.server.max_body_bytes == 2**20
+
+
+@pytest.mark.parametrize(("shape", "model"), [("prefixed", "any"), ("long", "mistral")])
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_a_path_before_v1_stands_before_every_path(shape: str, model: str, path: str) -> None:
+    rewrite = route_for(CONFIGS[shape], "POST", path, model)["route"]["regex_rewrite"]
+    assert re.sub(rewrite["pattern"]["regex"], rewrite["substitution"], f"{path}?a=b") == f"/llm{path}?a=b"
+
+
+@pytest.mark.parametrize(("shape", "model"), [("short", "any"), ("long", "llama"), ("long", "qwen")])
+def test_where_nothing_stands_before_v1_the_path_is_left_alone(shape: str, model: str) -> None:
+    assert "regex_rewrite" not in route_for(CONFIGS[shape], "POST", CHAT, model)["route"]
+
+
+@every_shape
+def test_a_stream_may_last_and_is_asked_for_in_plain_text(config: Config) -> None:
+    for route in filter(is_to_a_model, routes(config)):
+        assert route["route"]["timeout"] == "0s"
+    answered = route_for(config, "POST", CHAT, "llama")
+    assert answered["route"]["idle_timeout"] == f"{config.server.stream_idle_timeout_s}s"
+    assert "accept-encoding" in answered["request_headers_to_remove"]
+
+
+@every_shape
+def test_refusals_are_whole_errors(config: Config) -> None:
+    by_code = {error.code: error for error in vars(errors).values() if isinstance(error, errors.ClientError)}
+    for route in routes(config):
+        if "direct_response" in route:
+            error = by_code[route["name"]]
+            assert route["direct_response"]["status"] == error.status
+            assert json.loads(route["direct_response"]["body"]["inline_string"]) == error.body()
+            added = {each["header"]["key"]: each["header"]["value"] for each in route["response_headers_to_add"]}
+            assert added["content-type"] == "application/json"
+
+
+def test_models_and_keys_leave_what_envoy_starts_with_alone() -> None:
+    short, long = (render(CONFIGS[shape], RUN_DIR, "/dev/null") for shape in ("nameless", "with-default"))
+    assert short.bootstrap == long.bootstrap
+    assert short.routes != long.routes
+    assert short.clusters != long.clusters
+
+
+def test_keys_change_nothing_that_envoy_is_given() -> None:
+    keys, none = (
+        render(Config.model_validate(shape), RUN_DIR, "/dev/null") for shape in (LONG, {**LONG, "api_keys": {}})
+    )
+    assert keys == none
+
+
+def test_a_version_changes_exactly_when_its_file_does() -> None:
+    first, same, other = (render(Config.model_validate(shape), RUN_DIR, "x") for shape in (SHORT, SHORT, NAMELESS))
+    assert first.routes["version_info"] == same.routes["version_info"] != other.routes["version_info"]
+    assert first.clusters["version_info"] == same.clusters["version_info"] != other.clusters["version_info"]
+
+
+@every_shape
+def test_what_envoy_validates_is_what_it_is_served(config: Config) -> None:
+    rendered, whole = render(config, RUN_DIR, "/dev/null"), merged(config, RUN_DIR, "/dev/null")
+    clusters = whole["static_resources"]["clusters"]
+    (manager,) = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    assert [untyped(rendered.routes)] == [[manager["typed_config"]["route_config"]]]
+    assert rendered.bootstrap["static_resources"]["clusters"] + untyped(rendered.clusters) == clusters
+
+
+def untyped(file: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in each.items() if name != "@type"} for each in file["resources"]]
+
+
+@every_shape
+def test_no_key_is_in_anything_rendered(config: Config) -> None:
+    rendered = json.dumps(render(config, RUN_DIR, "/dev/null").files())
+    secrets = [PLAIN_KEY, HASHED_KEY, HASHED_KEY.removeprefix("sha256:"), *config.api_keys, "alice"]
+    assert [secret for secret in secrets if secret in rendered] == []

@@ -1,0 +1,211 @@
+"""What a request must pass, and whose counters it is charged to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse.config import Config
+from gatehouse.envoy import access_log, names
+from ratelimit_service.caller import Caller
+from ratelimit_service.estimate import BYTES_PER_TOKEN, OUTPUT_TOKENS, Tokens, estimate
+from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.plan import LEASE_TTL_MS, Plans
+from ratelimit_service.store import Charge
+
+PLANS = Plans(
+    Config.model_validate(
+        {
+            "models": {
+                "llama": {
+                    "backends": [{"url": "http://h/v1"}],
+                    "aliases": ["gpt-4o"],
+                    "price_per_million_tokens": {"input": 1.0, "cached_input": 0.5, "output": 4.0},
+                },
+                "free-model": {"backends": [{"url": "http://h/v1"}]},
+            },
+            "default_model": "gpt-4o",
+            "rate_limits": {
+                "standard": {"requests_per_hour": 300, "requests_per_minute": 30},
+                "bursty": {"algorithm": "token_bucket", "requests_per_second": 5},
+                "watched": {"algorithm": "fixed_window", "requests_per_day": 1, "shadow": True},
+                "metered": {"tokens_per_minute": 1000, "output_tokens_per_day": 100_000, "budget_usd_per_month": 2.5},
+                "by-model": {"models": {"llama": {"requests_per_minute": 3}}},
+                "crowded": {"concurrent_requests": 4},
+                "unlimited": {},
+            },
+            "users": {"alice": {"limits": {"requests_per_day": 50}}},
+            "teams": {"search": {"limits": {"requests_per_day": 500}}},
+            "api_keys": {
+                "sk-of-alice-001": {
+                    "user_id": "alice",
+                    "tier": "standard",
+                    "name": "laptop",
+                    "limits": {"requests_per_day": 5},
+                }
+            },
+        }
+    )
+)
+
+
+def caller(tier: str, user: str = "bob", model: str = "llama", **more: object) -> Caller:
+    return Caller(user, tier=tier, model=model, request_id="r-1", **more)  # type: ignore[arg-type]
+
+
+def charges(tier: str, user: str = "bob", model: str = "llama", **more: object) -> tuple[Charge, ...]:
+    return PLANS.plan(caller(tier, user, model, **more)).ask.charges
+
+
+def test_every_window_of_the_tier_is_charged_one_request_shortest_first() -> None:
+    found = charges("standard")
+    assert [charge.limit for charge in found] == [
+        Limit("requests_per_minute", 30, 60, Algorithm.SLIDING_WINDOW),
+        Limit("requests_per_hour", 300, 3600, Algorithm.SLIDING_WINDOW),
+    ]
+    assert [(charge.hits, charge.reserve) for charge in found] == [(1, False)] * 2
+
+
+def test_the_rules_stand_in_the_order_of_their_charges() -> None:
+    plan = PLANS.plan(caller("standard", "alice", team="search", key_id="laptop"))
+    assert [rule.limit for rule in plan.rules] == [charge.limit for charge in plan.ask.charges]
+    assert plan.ask.request_id == "r-1"
+
+
+def test_a_tier_counts_as_it_says() -> None:
+    assert [charge.limit for charge in charges("bursty")] == [
+        Limit("requests_per_second", 5, 1, Algorithm.TOKEN_BUCKET)
+    ]
+
+
+def test_a_shadow_tier_is_charged_as_a_shadow() -> None:
+    shadow = Limit("requests_per_day", 1, 86_400, Algorithm.FIXED_WINDOW, shadow=True)
+    assert [charge.limit for charge in charges("watched")] == [shadow]
+
+
+@pytest.mark.parametrize("tier", ["unlimited", "unknown", ""])
+def test_a_tier_without_limits_charges_nothing(tier: str) -> None:
+    plan = PLANS.plan(caller(tier))
+    assert (plan.ask.charges, plan.ask.leases, plan.rules) == ((), (), ())
+
+
+def test_user_team_and_key_are_charged_beside_the_tier_each_on_its_own() -> None:
+    found = charges("standard", "alice", team="search", key_id="laptop")
+    assert [charge.limit.name for charge in found] == [
+        "requests_per_minute",
+        "requests_per_hour",
+        "user_requests_per_day",
+        "team_requests_per_day",
+        "key_requests_per_day",
+    ]
+    assert len({charge.bucket for charge in found}) == len(found)
+
+
+def test_counters_are_the_users_whatever_key_is_used() -> None:
+    assert charges("standard", key_id="old") == charges("standard", key_id="rotated")
+
+
+def test_a_team_shares_its_counter() -> None:
+    one, other = (charges("unlimited", user, team="search") for user in ("bob", "carol"))
+    assert one == other != ()
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt-4o", "", names.MISSING_MODEL])
+def test_a_models_limit_holds_under_all_of_its_names_and_as_the_default(model: str) -> None:
+    (charge,) = charges("by-model", model=model)
+    assert charge == charges("by-model", model="llama")[0]
+    assert charge.limit.name == "model_requests_per_minute"
+
+
+@pytest.mark.parametrize("model", ["free-model", "no-such"])
+def test_a_models_limit_is_for_that_model_alone(model: str) -> None:
+    assert charges("by-model", model=model) == ()
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_no_two_users_share_a_counter(one: str, other: str) -> None:
+    keys = [{charge.key for charge in charges("standard", user) + charges("by-model", user)} for user in (one, other)]
+    assert keys[0].isdisjoint(keys[1]) is (one != other)
+
+
+def slot_tag(key: str) -> str:
+    """What Redis Cluster hashes: between the first `{` and the first `}` after it, if there is something."""
+    _, opened, rest = key.partition("{")
+    tag, closed, _ = rest.partition("}")
+    return tag if opened and closed and tag else key
+
+
+@given(st.text(min_size=1))
+def test_all_counters_of_a_user_are_on_one_slot_of_a_cluster(user: str) -> None:
+    found = [*charges("metered", user), *charges("by-model", user), *PLANS.plan(caller("crowded", user)).ask.leases]
+    tags = {slot_tag(each.key) for each in found}
+    assert len(tags) == 1
+    assert tags.pop().startswith("u:")
+
+
+def test_tokens_and_money_are_reserved_by_a_guess() -> None:
+    found = {
+        charge.limit.name: (charge.hits, charge.reserve)
+        for charge in charges("metered", max_tokens=100, body_bytes=401)
+    }
+    assert found == {
+        "tokens_per_minute": (101 + 100, True),
+        "output_tokens_per_day": (100, True),
+        "budget_usd_per_month": (101 * 1 + 100 * 4, True),
+    }
+
+
+def test_a_guess_above_the_whole_limit_keeps_nobody_out() -> None:
+    found = {charge.limit.name: charge.hits for charge in charges("metered", max_tokens=10**11)}
+    assert found["tokens_per_minute"] == 1000
+    assert found["budget_usd_per_month"] == 2_500_000
+
+
+def test_a_model_without_a_price_costs_nothing() -> None:
+    found = {charge.limit.name: charge.hits for charge in charges("metered", model="free-model", max_tokens=100)}
+    assert found["budget_usd_per_month"] == 0
+
+
+def settled(tier: str, true: Tokens | None) -> dict[str, int]:
+    return {charge.limit.name: charge.hits for charge in PLANS.settlement(caller(tier), true).charges}
+
+
+def test_the_end_puts_the_true_counts_in_the_place_of_the_guess() -> None:
+    assert settled("metered", Tokens(1200, 300, 1000)) == {
+        "tokens_per_minute": 1500,
+        "output_tokens_per_day": 300,
+        "budget_usd_per_month": 200 + 500 + 1200,
+    }
+
+
+def test_what_was_not_reserved_is_not_settled() -> None:
+    assert settled("standard", Tokens(10, 10)) == {}
+
+
+def test_when_nobody_knows_the_counts_the_guess_stays() -> None:
+    assert settled("metered", None) == {}
+
+
+def test_a_count_beyond_reason_is_held_within_what_can_be_counted() -> None:
+    assert settled("metered", Tokens(2**60, 2**60))["tokens_per_minute"] == MAX_AMOUNT
+
+
+def test_one_lease_is_asked_for_renewed_and_given_back() -> None:
+    who = caller("crowded")
+    (lease,) = PLANS.plan(who).ask.leases
+    assert (lease.name, lease.limit, lease.ttl_ms) == ("concurrent_requests", 4, LEASE_TTL_MS)
+    assert [(each.request_id, each.key, each.ttl_ms) for each in PLANS.renewals(who)] == [
+        ("r-1", lease.key, LEASE_TTL_MS)
+    ]
+    assert PLANS.settlement(who, None).leases == (lease.key,)
+
+
+def test_a_lease_outlives_two_signs_of_life_that_are_lost() -> None:
+    assert LEASE_TTL_MS >= 3 * access_log.PERIOD_S * 1000
+
+
+@given(st.none() | st.integers(0, 10**12), st.none() | st.integers(0, 10**12))
+def test_a_guess_is_the_size_of_the_body_and_what_may_come(body_bytes: int | None, max_tokens: int | None) -> None:
+    guess = estimate(Caller("bob", body_bytes=body_bytes, max_tokens=max_tokens))
+    assert guess.input * BYTES_PER_TOKEN >= (body_bytes or 0) > (guess.input - 1) * BYTES_PER_TOKEN
+    assert guess.output == (OUTPUT_TOKENS if max_tokens is None else max_tokens)
+    assert guess.total == guess.input + guess.output
