@@ -13,7 +13,7 @@ class Breaker:
     Calls that overlap and fail tell one story, so they count once: a pause of the store opens the breaker after
     `failures` times the longest call, however many requests wait for it. Probes are for the caller to make, each after
     `wait_s` seconds: at first `first_wait_s`, then twice as long each time, up to `longest_wait_s`. A breaker that
-    opens again soon after it has closed waits longer, so a store that flaps is asked no more often than one that is gone.
+    opens again soon after it has closed waits longer: a store that flaps is asked no more often than one that is gone.
     """
 
     def __init__(self, failures: int = 3, first_wait_s: float = 0.25, longest_wait_s: float = 1.0) -> None:

@@ -13,7 +13,7 @@ from redis.asyncio import RedisCluster
 from ratelimit_service.redis_calls import unavailable
 from ratelimit_service.redis_client import Client
 
-OLDEST = (7, 0)
+OLDEST = 7
 """The first Redis that refuses a script as a whole when it is out of memory (`#!lua` scripts)."""
 
 
@@ -44,8 +44,9 @@ async def check(client: Client) -> list[Finding]:
 def findings(info: Mapping[str, Any]) -> Iterator[Finding]:
     """What the fields of one server's INFO give away (https://redis.io/docs/latest/commands/info/)."""
     version = str(info["redis_version"])
-    if _numbers(version) < OLDEST:
-        yield Finding("error", f"Redis {version} is too old for the scripts of limits", "upgrade to Redis 7.0 or newer")
+    if int(version.partition(".")[0]) < OLDEST:
+        fix = f"upgrade to Redis {OLDEST}.0 or newer"
+        yield Finding("error", f"Redis {version} is too old for the scripts of limits", fix)
     if info.get("role") == "slave":
         yield Finding(
             "error",
@@ -72,7 +73,3 @@ async def _infos(client: Client) -> list[Mapping[str, Any]]:
         by_node: Mapping[str, Any] = await client.info(target_nodes=RedisCluster.PRIMARIES)
         return [by_node] if "redis_version" in by_node else list(by_node.values())
     return [await client.info()]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -48,10 +48,9 @@ class Observer(Protocol):
 class Resilient:
     """`Store` over one that may fail, without failing itself, unless `fallback` is None.
 
-    `decide` and `peek` wait for `store` at most `BUDGET_S`, and not at all while the breaker is open; then `fallback`
-    answers and the decision is marked degraded. Without a fallback they raise `StoreUnavailable`. A decision that came
-    too late may have been charged in the store as well: its settlement corrects that, and no wave of requests does it
-    more than `breaker.failures` times.
+    `decide` and `peek` wait for `store` at most `budget_s`, and not at all while the breaker is open; then `fallback`
+    answers and the decision is marked degraded. Without a fallback they raise `StoreUnavailable`. What the store has
+    decided too late stays charged there until a settlement corrects it, and its leases until they lapse.
 
     `settle` and `renew` never raise: what the store did not acknowledge is kept and told again when it answers, in
     chunks between which decisions go on. Until then the fallback is told, and leases count as held.
@@ -65,6 +64,7 @@ class Resilient:
         fallback: Store | None,
         observer: Observer,
         *,
+        budget_s: float = BUDGET_S,
         breaker: Breaker | None = None,
         backlog: Backlog | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -72,6 +72,7 @@ class Resilient:
         self._store = store
         self._fallback = fallback
         self._observer = observer
+        self._budget_s = budget_s
         self._breaker = Breaker() if breaker is None else breaker
         self._backlog = Backlog() if backlog is None else backlog
         self._clock = clock
@@ -112,7 +113,7 @@ class Resilient:
 
     async def _decision(self, question: Callable[[Store], Awaitable[Decision]]) -> Decision:
         try:
-            return await self._call(question, BUDGET_S)
+            return await self._call(question, self._budget_s)
         except StoreUnavailable:
             if self._fallback is None:
                 raise
@@ -140,8 +141,8 @@ class Resilient:
 
     def _failed(self, error: StoreUnavailable, began: float) -> StoreUnavailable:
         self._observer.on_failure(error.kind)
+        self._reason = error.kind
         if self._breaker.failed(began, self._clock(), hard=error.kind in _SAID_SO):
-            self._reason = error.kind
             log.error("Redis does not decide on limits until it answers again: %s", error)
             self._recover_soon()
         return error

@@ -1,0 +1,419 @@
+"""Redis is killed, paused, full, read-only, loading or misconfigured: what a request, and the counts, see of it.
+
+Real Redis, and the store as the service wires it. Limits are the fault table's: at most 15 ms added, back in 3 s; the
+assertions leave some room for a machine that is busy with other things.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from ratelimit_service.fallback import OnFailure, fallback
+from ratelimit_service.limits import Algorithm, Limit
+from ratelimit_service.redis_checks import Finding, check
+from ratelimit_service.redis_client import connect
+from ratelimit_service.resilient import BUDGET_S, Resilient
+from ratelimit_service.store import Ask, Charge, Decision, FailureKind, LeaseAsk, Settlement, StoreUnavailable
+from ratelimit_service.store_redis import RedisStore
+from tests.redis_server import RedisServer, free_port, redis_cluster, redis_server
+
+pytestmark = pytest.mark.asyncio
+
+RECOVERY_S = 3
+ADDED_P99_S = 0.030
+PATIENT_S = 0.25
+"""The budget where a test is not about time: a busy machine then causes no failure of its own."""
+
+HOUR = Limit("requests_per_hour", 6, 3_600, Algorithm.FIXED_WINDOW)
+TOKENS = Limit("tokens_per_hour", 1_000, 3_600, Algorithm.FIXED_WINDOW)
+AOF = ("--appendonly", "yes")
+
+
+class Counts:
+    """What an observer hears."""
+
+    def __init__(self) -> None:
+        self.failures: list[FailureKind] = []
+        self.degraded = 0
+        self.lost = 0
+
+    def on_failure(self, kind: FailureKind) -> None:
+        self.failures.append(kind)
+
+    def on_degraded(self) -> None:
+        self.degraded += 1
+
+    def on_lost(self, events: int) -> None:
+        self.lost += events
+
+
+@asynccontextmanager
+async def resilient(
+    server: RedisServer, on_failure: OnFailure = "local", counts: Counts | None = None, budget_s: float = PATIENT_S
+) -> AsyncIterator[Resilient]:
+    """The store over `server`, one of two that share its limits."""
+    redis_store = RedisStore(connect(server.url, timeout_s=budget_s))
+    store = Resilient(redis_store, fallback(on_failure, 2), counts or Counts(), budget_s=budget_s)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextmanager
+def paused(server: RedisServer) -> Iterator[None]:
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def restarted(server: RedisServer, *options: str) -> Iterator[None]:
+    """The same server, killed before, with the same files, port and socket."""
+    process = subprocess.Popen([*server.process.args, *options], stdout=subprocess.DEVNULL)  # type: ignore[misc] # a list
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(request_id: str = "r") -> Ask:
+    return Ask(request_id, (Charge("{u:alice}r", HOUR),))
+
+
+def everything(request_id: str) -> Ask:
+    """A request with a reservation and a lease beside its charge."""
+    tokens = Charge("{u:alice}t", TOKENS, 100, reserve=True)
+    return Ask(request_id, (*ask().charges, tokens), (LeaseAsk("{u:alice}c", "concurrent_requests", 1, 60_000),))
+
+
+def settled(request_id: str, tokens: int) -> Settlement:
+    return Settlement(request_id, (Charge("{u:alice}t", TOKENS, tokens),), ("{u:alice}c",))
+
+
+async def remaining(store: Resilient, asked: Ask) -> list[int]:
+    return [outcome.remaining for outcome in (await store.peek(asked)).outcomes]
+
+
+async def admitted(store: Resilient, asks: int) -> int:
+    return sum([(await store.decide(ask(f"r{i}"))).allowed for i in range(asks)])
+
+
+async def recovery_s(store: Resilient) -> float:
+    """How long it takes until Redis decides again."""
+    began = time.monotonic()
+    async with asyncio.timeout(5 * RECOVERY_S):
+        while not await shared(store):
+            await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+async def shared(store: Resilient) -> bool:
+    try:
+        return not (await store.peek(ask())).degraded
+    except StoreUnavailable:
+        return False
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5 * RECOVERY_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def dump(server: RedisServer) -> dict[bytes, Any]:
+    """Everything that is in Redis, but for times to live."""
+    client = server.client()
+    return {key: client.dump(key) for key in client.keys("*")}
+
+
+async def latencies_s(store: Resilient, for_s: float, every_s: float = 0.005) -> list[float]:
+    """How long decisions take that are asked for at a steady rate, whether earlier ones have come or not."""
+    durations: list[float] = []
+
+    async def one(request_id: str) -> None:
+        began = time.perf_counter()
+        await store.decide(ask(request_id))
+        durations.append(time.perf_counter() - began)
+
+    async with asyncio.TaskGroup() as group:
+        for i in range(int(for_s / every_s)):
+            group.create_task(one(f"r{i}"))
+            await asyncio.sleep(every_s)
+    return sorted(durations)
+
+
+async def test_f10_killed_redis_leaves_each_process_its_share() -> None:
+    with redis_server(*AOF) as server:
+        async with resilient(server) as store:
+            assert await admitted(store, 4) == 4
+            server.stop()
+            assert await admitted(store, 10) == 3
+
+
+async def test_f10_restarted_redis_is_shared_again_within_3_s_with_its_counts() -> None:
+    with redis_server(*AOF) as server:
+        async with resilient(server) as store:
+            assert await admitted(store, 4) == 4
+            server.stop()
+            await admitted(store, 10)
+            with restarted(server):
+                assert await recovery_s(store) < RECOVERY_S
+                assert await remaining(store, ask()) == [2]
+
+
+async def test_f10_requests_that_end_while_redis_is_gone_are_settled_afterwards() -> None:
+    with redis_server(*AOF) as server:
+        async with resilient(server) as store:
+            assert (await store.decide(everything("r1"))).allowed
+            server.stop()
+            assert (await store.decide(everything("r2"))).degraded
+            await store.settle([settled("r1", 30), settled("r2", 7)])
+            with restarted(server):
+                assert await recovery_s(store) < RECOVERY_S
+                await until(lambda: len(server.client().keys("gh:r:*")) == 2)
+                assert await remaining(store, everything("r3")) == [5, 1_000 - 30 - 7]
+                assert (await store.decide(everything("r3"))).allowed  # the lease is free
+
+
+async def test_f10_settlements_told_twice_count_once() -> None:
+    with redis_server() as server:
+        async with resilient(server) as store:
+            await store.decide(everything("r1"))
+            with paused(server):
+                await store.settle([settled("r1", 30)])
+            assert await recovery_s(store) < RECOVERY_S
+            await store.settle([settled("r1", 30)])
+            await until(lambda: server.client().get("gh:r:r1") == b"")
+            assert (await remaining(store, everything("r2")))[1] == 970
+
+
+@pytest.mark.parametrize("on_failure", ["allow", "deny"])
+async def test_f10_policy_decides_while_redis_is_gone_and_not_after(on_failure: OnFailure) -> None:
+    with redis_server(*AOF) as server:
+        async with resilient(server, on_failure) as store:
+            await admitted(store, 6)
+            server.stop()
+            if on_failure == "allow":
+                assert [await store.decide(ask()) for _ in range(9)] == [Decision(allowed=True, degraded=True)] * 9
+            else:
+                for _ in range(9):
+                    with pytest.raises(StoreUnavailable, match="connection"):
+                        await store.decide(ask())
+            with restarted(server):
+                assert await recovery_s(store) < RECOVERY_S
+                assert not (await store.decide(ask())).allowed
+
+
+async def test_f10_service_starts_without_redis_and_finds_it_later() -> None:
+    with redis_server() as server:
+        server.stop()
+        async with resilient(server) as store:
+            assert (await store.decide(ask())).degraded
+            with restarted(server):
+                await admitted(store, 3)
+                assert await recovery_s(store) < RECOVERY_S
+
+
+async def test_f10_redis_that_is_loading_counts_as_gone() -> None:
+    with redis_server() as server:
+        counts = Counts()
+        async with resilient(server, counts=counts) as store:
+            await store.decide(ask())
+            server.client().mset({f"key-{i}": os.urandom(2_048) for i in range(60)})
+            server.client().save()
+            server.stop()
+            slow = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+            with restarted(server, *slow):
+                await until(lambda: says_loading(server))
+                assert (await store.decide(ask())).degraded
+                assert counts.failures[-1] == "loading"
+                await until(lambda: not says_loading(server))
+                assert await recovery_s(store) < RECOVERY_S
+                assert await remaining(store, ask()) == [5]
+
+
+def says_loading(server: RedisServer) -> bool:
+    try:
+        server.client().get("x")
+    except redis.BusyLoadingError:
+        return True
+    except redis.ConnectionError:
+        pass
+    return False
+
+
+async def test_f10_demoted_redis_counts_as_gone_until_it_may_write() -> None:
+    with redis_server() as server, redis_server() as other:
+        counts = Counts()
+        async with resilient(server, counts=counts) as store:
+            server.client().replicaof("127.0.0.1", other.port)
+            assert (await store.decide(ask())).degraded
+            assert counts.failures == ["readonly"]
+            server.client().replicaof("no", "one")
+            assert await recovery_s(store) < RECOVERY_S
+
+
+@pytest.mark.parametrize("pause_s", [3, pytest.param(30, marks=pytest.mark.slow)])
+async def test_f11_paused_redis_costs_little_and_is_shared_again_within_3_s(pause_s: float) -> None:
+    with redis_server() as server:
+        counts = Counts()
+        async with resilient(server, counts=counts, budget_s=BUDGET_S) as store:
+            await latencies_s(store, for_s=0.2)
+            connections = server.client().info("clients")["connected_clients"]
+            tasks = len(asyncio.all_tasks())
+            with paused(server):
+                durations = await latencies_s(store, pause_s)
+                assert len(asyncio.all_tasks()) <= tasks + 10
+            assert await recovery_s(store) < RECOVERY_S
+            assert durations[len(durations) * 99 // 100] < ADDED_P99_S
+            assert durations[len(durations) // 2] < BUDGET_S / 2  # the breaker was open, and asking cost nothing
+            assert counts.degraded >= 0.9 * len(durations)
+            assert counts.failures.count("timeout") < 0.1 * len(durations)
+            await until(lambda: server.client().info("clients")["connected_clients"] <= connections + 8)
+
+
+@pytest.mark.parametrize("on_failure", ["local", "allow", "deny"])
+async def test_f11_policy_decides_during_a_pause(on_failure: OnFailure) -> None:
+    with redis_server() as server:
+        async with resilient(server, on_failure, budget_s=0.05) as store:
+            await admitted(store, 6)
+            with paused(server):
+                if on_failure == "local":
+                    assert await admitted(store, 9) == 3
+                elif on_failure == "allow":
+                    assert await admitted(store, 9) == 9
+                else:
+                    with pytest.raises(StoreUnavailable, match="timeout"):
+                        await store.decide(ask())
+
+
+async def test_f11_request_that_gives_up_leaves_the_others_of_its_batch_alone() -> None:
+    with redis_server() as server:
+        redis_store = RedisStore(connect(server.url, timeout_s=5))
+        hasty = Resilient(redis_store, None, Counts(), budget_s=0.05)
+        await redis_store.decide(ask("r0"))
+        with paused(server):
+            patient = asyncio.create_task(redis_store.decide(ask("r1")))
+            with pytest.raises(StoreUnavailable, match="timeout"):
+                await hasty.decide(ask("r2"))
+        assert (await patient).allowed
+        await hasty.close()
+
+
+async def test_f11_outage_is_logged_once_at_each_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ratelimit_service")
+    with redis_server() as server:
+        async with resilient(server, budget_s=0.05) as store:
+            await store.decide(ask())
+            with paused(server):
+                await admitted(store, 50)
+            await recovery_s(store)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+async def test_f13_full_redis_writes_nothing_by_halves_and_alarms() -> None:
+    with redis_server("--maxmemory-policy", "noeviction") as server:
+        counts = Counts()
+        async with resilient(server, counts=counts) as store:
+            await store.decide(everything("r1"))
+            before = dump(server)
+            server.client().config_set("maxmemory", 1)
+            decisions = [await store.decide(everything(f"r{i}")) for i in range(2, 9)]
+            await store.settle([settled("r1", 10)])
+            assert all(decision.degraded for decision in decisions)
+            assert counts.failures == ["oom"]
+            assert dump(server) == before
+
+
+async def test_f13_full_redis_is_shared_again_within_3_s_of_being_freed() -> None:
+    with redis_server("--maxmemory-policy", "noeviction") as server:
+        async with resilient(server) as store:
+            await store.decide(everything("r1"))
+            server.client().config_set("maxmemory", 1)
+            assert (await store.decide(everything("r2"))).degraded
+            await store.settle([settled("r1", 10)])
+            server.client().config_set("maxmemory", "0")
+            assert await recovery_s(store) < RECOVERY_S
+            await until(lambda: server.client().get("gh:r:r1") == b"")
+            assert await remaining(store, everything("r3")) == [5, 990]
+
+
+async def test_f13_alarm_repeats_while_redis_is_full() -> None:
+    with redis_server("--maxmemory-policy", "noeviction") as server:
+        counts = Counts()
+        async with resilient(server, counts=counts) as store:
+            server.client().config_set("maxmemory", 1)
+            await store.decide(ask())
+            await until(lambda: counts.failures.count("oom") >= 3)
+            assert not await shared(store)
+
+
+async def findings(url: str) -> list[Finding]:
+    client = connect(url, timeout_s=5, connect_timeout_s=5)
+    try:
+        return await check(client)
+    finally:
+        await client.aclose()
+
+
+async def test_f14_fit_redis_has_no_findings() -> None:
+    with redis_server(*AOF) as server:
+        assert await findings(server.url) == []
+
+
+async def test_f14_redis_that_evicts_counters_is_a_warning() -> None:
+    with redis_server(*AOF, "--maxmemory-policy", "allkeys-lru") as server:
+        [finding] = await findings(server.url)
+        assert finding.level == "warning"
+        assert "allkeys-lru" in finding.message
+
+
+async def test_f14_redis_that_forgets_gets_advice() -> None:
+    with redis_server() as server:
+        assert [finding.level for finding in await findings(server.url)] == ["advice"]
+
+
+async def test_f14_managed_redis_that_forbids_config_is_checked_all_the_same() -> None:
+    with redis_server(*AOF, "--maxmemory-policy", "volatile-lru", "--rename-command", "CONFIG", "") as server:
+        assert [finding.level for finding in await findings(server.url)] == ["warning"]
+
+
+async def test_f14_redis_that_may_not_be_asked_is_said_to_be_unchecked() -> None:
+    with redis_server() as server:
+        server.client().execute_command("ACL", "SETUSER", "limits", "on", ">secret", "~*", "+@all", "-info")
+        [finding] = await findings(f"redis://limits:secret@127.0.0.1:{server.port}/0")
+        assert finding.level == "warning"
+        assert "INFO" in finding.message
+
+
+async def test_f14_replica_is_an_error() -> None:
+    with redis_server(*AOF) as server, redis_server() as other:
+        server.client().replicaof("127.0.0.1", other.port)
+        assert [finding.level for finding in await findings(server.url)] == ["error"]
+
+
+async def test_f14_every_primary_of_a_cluster_is_checked() -> None:
+    with redis_cluster() as servers:
+        servers[0].client().config_set("appendonly", "yes")
+        servers[0].client().config_set("maxmemory-policy", "allkeys-lru")
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        levels = [finding.level for finding in await findings(f"redis+cluster://{hosts}")]
+        assert sorted(levels) == ["advice", "warning"]  # of the second, and of the first
+
+
+async def test_f14_redis_that_does_not_answer_is_unavailable() -> None:
+    with pytest.raises(StoreUnavailable, match="connection"):
+        await findings(f"redis://127.0.0.1:{free_port()}/0")
