@@ -94,7 +94,7 @@ async def serve(
 
     Health says NOT_SERVING while draining. The socket is gone when this returns. Raises `OSError` when it can't bind.
     """
-    server = aio.server(options=[*_OPTIONS, *options])
+    server = aio.server(options=list((dict(_OPTIONS) | dict(options)).items()))
     health = {"grpc.health.v1.Health": {"Check": _health_method(service.health)}}
     server.add_generic_rpc_handlers([_handler(name, table) for name, table in {**service.methods, **health}.items()])
     _bind(server, address)

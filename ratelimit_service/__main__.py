@@ -1,34 +1,58 @@
 """`python -m ratelimit_service`: the process that answers Envoy's rate limit calls."""
 
+import logging
 import sys
 
-from gatehouse.config.model import Redis
+from gatehouse.run_dir import workers
 from gatehouse.server import Service, serve
 from gatehouse.worker import GRACE_S, Worker, run
+from ratelimit_service import redis_checks
+from ratelimit_service.fallback import fallback
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.redis_client import connect
+from ratelimit_service.redis_client import Client, connect
+from ratelimit_service.resilient import Resilient
 from ratelimit_service.service import RateLimits
-from ratelimit_service.store import Store
+from ratelimit_service.store import Store, StoreUnavailable
 from ratelimit_service.store_memory import MemoryStore
 from ratelimit_service.store_redis import RedisStore
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 1.0
+"""Of the Redis client itself. What a request waits for is the business of `Resilient`, and much less."""
 
 
 async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
-    store = _store(worker.config.redis)
-    limits = RateLimits(Plans(worker.config), store, Metrics())
+    metrics = Metrics()
+    store = await _store(worker, metrics)
+    limits = RateLimits(Plans(worker.config), store, metrics)
     try:
         await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
     finally:
         await store.close()
 
 
-def _store(settings: Redis) -> Store:
+async def _store(worker: Worker, metrics: Metrics) -> Store:
     """Redis, shared by every worker and gateway, or the memory of this one process."""
+    settings = worker.config.redis
     if settings.url is None:
         return MemoryStore()
-    return RedisStore(connect(settings.url))
+    client = connect(settings.url, timeout_s=_PATIENCE_S)
+    await _look_over(client)
+    sharers = workers(worker.config, "ratelimit") * settings.gateways
+    return Resilient(RedisStore(client), fallback(settings.on_failure, sharers), metrics)
+
+
+async def _look_over(client: Client) -> None:
+    """Say what is wrong with Redis, and have a connection open before the first request comes."""
+    try:
+        for finding in await redis_checks.check(client):
+            level = {"error": logging.ERROR, "warning": logging.WARNING, "advice": logging.INFO}[finding.level]
+            log.log(level, "%s; %s", finding.message, finding.fix)
+    except StoreUnavailable as error:
+        log.error("Redis does not answer yet: %s", error)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ class _Reason:
 
 
 def headers(plan: Plan, decision: Decision) -> Headers:
-    """What every answer says of the caller's limits; empty when there are none of that kind."""
+    """What every answer says of the caller's limits; empty when there are none of that kind, or nobody looked."""
+    if not decision.outcomes:
+        return []
     measured: dict[str, list[Outcome]] = {"requests": [], "tokens": []}
     for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
         if rule.measure in measured and not rule.limit.shadow:

@@ -2,18 +2,24 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from ratelimit_service.store import Decision, StoreUnavailable
+from ratelimit_service.store import Decision, FailureKind
 
 
 class Metrics:
-    """`api_rate_limit_decisions_total{limit,result}` and `api_rate_limit_store_errors_total{kind}`."""
+    """`api_rate_limit_decisions_total{limit,result}`, and what went wrong with the store (`resilient.Observer`)."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._decisions = Counter(
             "api_rate_limit_decisions_total", "Decisions, by limit.", ["limit", "result"], registry=registry
         )
         self._errors = Counter(
-            "api_rate_limit_store_errors_total", "Decisions that the store did not take.", ["kind"], registry=registry
+            "api_rate_limit_store_errors_total", "Calls to the store that failed.", ["kind"], registry=registry
+        )
+        self._degraded = Counter(
+            "api_rate_limit_degraded_total", "Decisions taken without the store.", registry=registry
+        )
+        self._lost = Counter(
+            "api_rate_limit_events_lost_total", "Ends of requests that the store never heard of.", registry=registry
         )
         self._known: dict[tuple[str, str], Counter] = {}
 
@@ -25,8 +31,14 @@ class Metrics:
         for lease in decision.leases:
             self._count(lease.ask.name, _result(lease.allowed, lease.ask.shadow, decision))
 
-    def failed(self, error: StoreUnavailable) -> None:
-        self._errors.labels(error.kind).inc()
+    def on_failure(self, kind: FailureKind) -> None:
+        self._errors.labels(kind).inc()
+
+    def on_degraded(self) -> None:
+        self._degraded.inc()
+
+    def on_lost(self, events: int) -> None:
+        self._lost.inc(events)
 
     def _count(self, limit: str, result: str) -> None:
         counter = self._known.get((limit, result))

@@ -20,6 +20,8 @@ BUDGET_S = 0.01
 _PATIENCE_S = 1.0  # for what no request waits for: settlements, renewals, probes
 _CHUNK = 128  # events of the backlog in one round trip, so that decisions need not wait behind thousands
 
+_TURNS = 8  # of the event loop: to read from the socket, wake the batch, and wake each of those who share it
+
 _SAID_SO: frozenset[FailureKind] = frozenset({"oom", "readonly", "loading", "clusterdown"})
 """Failures that Redis itself reports, about itself: one is enough to believe it."""
 
@@ -129,8 +131,7 @@ class Resilient:
         """Ask, whatever the breaker says, and let it know. Giving up leaves other questions of a batch alone."""
         began = self._clock()
         try:
-            async with asyncio.timeout(within_s):
-                answer = await question(self._store)
+            answer = await _in_time(question(self._store), within_s)
         except TimeoutError:
             raise self._failed(StoreUnavailable("timeout", f"no answer in {within_s} s"), began) from None
         except StoreUnavailable as error:
@@ -177,6 +178,24 @@ class Resilient:
                 raise
             self._lost(1)  # Redis answers, and will not have this one
         self._backlog.remove(event)
+
+
+async def _in_time(answer: Awaitable[T], within_s: float) -> T:
+    """As `asyncio.wait_for`, but a busy event loop is not taken for a slow store.
+
+    After a long turn of the loop a reply may lie unread while its time is already up: it gets a few turns to be read.
+    Raises `TimeoutError`.
+    """
+    task = asyncio.ensure_future(answer)
+    try:
+        await asyncio.wait({task}, timeout=within_s)
+        for _ in range(_TURNS):
+            if task.done():
+                return task.result()
+            await asyncio.sleep(0)
+    finally:
+        task.cancel()
+    raise TimeoutError
 
 
 def _told(store: Store, event: Event) -> Awaitable[object]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import grpc
 
+from gatehouse.errors import LIMITS_UNAVAILABLE
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement as Settled
@@ -26,6 +27,9 @@ GHOST_S = 0.15
 GHOST_STEP_S = 0.03
 """The end of a request is known here some 50 ms after the client knows it. Whoever makes one call after another must
 not be refused because of the one before: a request that only a lease refuses waits this long, asking at each step."""
+
+DEGRADED = ("x-ratelimit-degraded", "true")
+"""The limits in this answer were not those that all gateways share."""
 
 _OK = RateLimitResponse(overall_code=RateLimitResponse.OK)
 
@@ -50,11 +54,8 @@ class RateLimits:
             "gatehouse.v1.Usage": {"Report": report},
         }
 
-    async def should_rate_limit(self, request: RateLimitRequest, context: Context) -> RateLimitResponse:
-        """One decision over every limit of the request.
-
-        Without the store there is no decision: the call fails with UNAVAILABLE, and Envoy lets the request pass.
-        """
+    async def should_rate_limit(self, request: RateLimitRequest, _context: Context) -> RateLimitResponse:
+        """One decision over every limit of the request. Where nobody can decide, and that is to be denied, a 429."""
         if request.domain != DOMAIN or not request.descriptors:
             return _OK
         who = caller(request.descriptors[0].entries)
@@ -63,9 +64,8 @@ class RateLimits:
             return _OK
         try:
             decision = await self._decide(plan.ask)
-        except StoreUnavailable as error:
-            self._metrics.failed(error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
+        except StoreUnavailable:
+            return _UNDECIDED
         self._metrics.decided(decision)
         return _allowed(plan, decision) if decision.allowed else _refused(plan, decision, who)
 
@@ -79,7 +79,6 @@ class RateLimits:
             if running:
                 await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
         except StoreUnavailable as error:
-            self._metrics.failed(error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         return SettleResponse()
 
@@ -90,7 +89,6 @@ class RateLimits:
         try:
             decision = await self._store.peek(plan.ask)
         except StoreUnavailable as error:
-            self._metrics.failed(error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         return _report(plan, decision, who)
 
@@ -117,15 +115,15 @@ def _tokens(entry: Settled) -> Tokens | None:
 
 
 def _allowed(plan: Plan, decision: Decision) -> RateLimitResponse:
-    pairs = _pairs(headers(plan, decision))
-    return RateLimitResponse(overall_code=RateLimitResponse.OK, response_headers_to_add=pairs)
+    pairs = headers(plan, decision) + ([DEGRADED] if decision.degraded else [])
+    return RateLimitResponse(overall_code=RateLimitResponse.OK, response_headers_to_add=_pairs(pairs))
 
 
 def _refused(plan: Plan, decision: Decision, who: Caller) -> RateLimitResponse:
     answer = refusal(plan, decision, who)
     response = RateLimitResponse(
         overall_code=RateLimitResponse.OVER_LIMIT,
-        response_headers_to_add=_pairs(answer.headers),
+        response_headers_to_add=_pairs(answer.headers + ([DEGRADED] if decision.degraded else [])),
         raw_body=answer.error.json(),
     )
     response.dynamic_metadata.update({"limited_by": answer.limited_by, "error_code": answer.error.code})
@@ -136,9 +134,24 @@ def _pairs(pairs: Headers) -> list[HeaderValue]:
     return [HeaderValue(key=name, value=value) for name, value in pairs]
 
 
+def _undecided() -> RateLimitResponse:
+    retry = ("retry-after", str(LIMITS_UNAVAILABLE.retry_after_s))
+    response = RateLimitResponse(
+        overall_code=RateLimitResponse.OVER_LIMIT,
+        response_headers_to_add=_pairs([retry, ("content-type", "application/json"), DEGRADED]),
+        raw_body=LIMITS_UNAVAILABLE.json(),
+    )
+    response.dynamic_metadata.update({"limited_by": "undecided", "error_code": LIMITS_UNAVAILABLE.code})
+    return response
+
+
+_UNDECIDED = _undecided()
+
+
 def _report(plan: Plan, decision: Decision, who: Caller) -> UsageResponse:
+    """Without the store there may be no outcomes: then there is nothing to tell of any limit."""
     response = UsageResponse()
-    for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
+    for rule, outcome in zip(plan.rules, decision.outcomes, strict=False):
         response.windows.add(
             name=rule.limit.name,
             scope=rule.scope,
@@ -148,7 +161,7 @@ def _report(plan: Plan, decision: Decision, who: Caller) -> UsageResponse:
             reset_after_ms=outcome.reset_after_ms,
             shadow=rule.limit.shadow,
         )
-    for lease, held in zip(plan.concurrency, decision.leases, strict=True):
+    for lease, held in zip(plan.concurrency, decision.leases, strict=False):
         response.running.add(
             name=lease.name, scope=lease.scope, limit=lease.most, in_use=held.in_use, shadow=lease.shadow
         )

@@ -236,6 +236,7 @@ class Logging(Strict):
 class Redis(Strict):
     url: Annotated[str, AfterValidator(_redis_url)] | None = None
     on_failure: Literal["local", "allow", "deny"] = "local"
+    gateways: int = Field(1, ge=1, le=10_000)
 
 
 class Config(Strict):

@@ -86,7 +86,7 @@ def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
     models = (Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Redis)
     missing = [name for model in models for name in model.model_fields if name not in table]
-    assert missing == ["on_failure"], "not in force yet"
+    assert missing == []
 
 
 def test_the_limits_shown_are_read(tmp_path: Path) -> None:
