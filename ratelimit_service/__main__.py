@@ -1,12 +1,18 @@
-"""`python -m ratelimit_service`: the process that answers Envoy's rate limit calls."""
+"""`python -m ratelimit_service`: the process that answers Envoy's rate limit calls.
+
+With `-c gatehouse.yaml` it is a sidecar of the gateway; with `--runtime-root DIR` it takes envoyproxy/ratelimit's place.
+"""
 
 import logging
+import os
 import sys
+from collections.abc import Mapping, Sequence
 
 from gatehouse.run_dir import workers
 from gatehouse.server import Service, serve
 from gatehouse.worker import GRACE_S, Worker, run
 from ratelimit_service import redis_checks
+from ratelimit_service.dropin import serve as dropin
 from ratelimit_service.fallback import fallback
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
@@ -55,5 +61,13 @@ async def _look_over(client: Client) -> None:
         log.error("Redis does not answer yet: %s", error)
 
 
+def drops_in(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether this is to be envoyproxy/ratelimit: its files are named, by our options or its own environment."""
+    named = any(argument.split("=")[0] in ("--runtime-root", "--check") for argument in arguments)
+    return named or (not arguments and "RUNTIME_ROOT" in environment)
+
+
 if __name__ == "__main__":
+    if drops_in(sys.argv[1:], os.environ):
+        sys.exit(dropin.run(sys.argv[1:]))
     sys.exit(run("ratelimit", main))

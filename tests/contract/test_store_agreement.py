@@ -131,7 +131,7 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, H
 
 
 @given(starts, schedules())
-@settings(relaxed, max_examples=300)
+@settings(relaxed, max_examples=200)
 def test_lua_agrees_with_the_specification(stage: Stage, start: int, schedule: list[Step]) -> None:
     stage.play(start, schedule)
 
@@ -144,7 +144,7 @@ def test_lua_agrees_with_the_specification_at_length(stage: Stage, start: int, s
 
 
 @given(starts, st.lists(st.tuples(st.integers(-3_000, 3_000), st.integers(0, 4)), max_size=20), limits())
-@settings(relaxed, max_examples=100)
+@settings(relaxed, max_examples=60)
 def test_lua_agrees_when_the_clock_steps_back(
     stage: Stage, start: int, steps: list[tuple[int, int]], limit: Limit
 ) -> None:

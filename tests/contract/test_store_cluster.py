@@ -78,7 +78,9 @@ async def test_answers_stand_in_the_order_of_the_ask(store: RedisStore) -> None:
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_part_that_is_refused_takes_the_others_back(store: RedisStore, algorithm: Algorithm) -> None:
+async def test_part_that_is_refused_takes_the_others_back(
+    store: RedisStore, nodes: list[RedisServer], algorithm: Algorithm
+) -> None:
     wide_but_one = charges(7, 100, 5, 100, algorithm=algorithm)
     decision = await store.decide(ask("r1", *wide_but_one))
     assert not decision.allowed
@@ -86,6 +88,7 @@ async def test_part_that_is_refused_takes_the_others_back(store: RedisStore, alg
     assert [outcome.remaining for outcome in decision.outcomes] == [100, 5, 100]
     assert await remaining(store, *wide_but_one) == [100, 5, 100]
     assert await in_use(store) == [0, 0]
+    assert not [key for node in nodes for key in node.client().keys("*r:r1")]
 
 
 async def test_settlement_corrects_every_slot(store: RedisStore) -> None:

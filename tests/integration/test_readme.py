@@ -77,6 +77,10 @@ def test_every_setting_that_is_described_exists() -> None:
         "none",
         "true",
         "false",
+        "local",
+        "allow",
+        "deny",
+        "limits_unavailable",
     }
     periods = {"_minute", "_hour", "_day"}
     assert described - fields - values - periods == set()

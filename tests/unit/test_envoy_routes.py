@@ -123,6 +123,12 @@ def test_any_other_path_reaches_no_model_server(path: str, method: str, model: s
         assert not is_to_a_model(route_for(config, method, path, model))
 
 
+@every_shape
+@pytest.mark.parametrize("tail", ["x", "/", "/x", ";a=b", "%2f", " "])
+def test_an_endpoint_with_a_tail_is_another_path(config: Config, tail: str) -> None:
+    assert {route_for(config, "POST", path + tail, "llama")["name"] for path in names.ENDPOINTS} == {"not_found"}
+
+
 @given(st.sampled_from(names.ENDPOINTS), st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POSTER", "post"]))
 def test_any_other_method_is_404_without_a_question(path: str, method: str) -> None:
     for config in CONFIGS.values():

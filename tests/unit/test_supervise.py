@@ -165,6 +165,14 @@ async def test_all_are_asked_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_ctrl_c_on_the_terminal_reaches_the_supervisor_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    async with running(until_told(log)):
+        await until(lambda: len(lines(log)) == 1)
+        assert os.getpgid(int(lines(log)[0])) != os.getpgrp()
+
+
+@pytest.mark.asyncio
 async def test_what_is_stopped_before_it_started_never_starts(tmp_path: Path) -> None:
     stop = asyncio.Event()
     stop.set()

@@ -1,0 +1,16 @@
+"""A drop-in for envoyproxy/ratelimit: its YAML files, its environment variables, its protocol, on our store.
+
+Decisions, without I/O:
+
+- `yaml_file`, `config`, `rules`  its configuration files -> a tree of rules
+- `match`                         a request's descriptors -> the limits that apply
+- `decide`, `answer`              limits -> what the store is asked, and what is answered
+
+At the rim:
+
+- `service`, `http_pages`         gRPC and HTTP
+- `environment`, `settings`       its environment variables
+- `config_files`, `configuration` reload of changed files
+- `redis_clients`, `local_cache`, `per_second`, `health`, `stats`, `tls`, `logs`
+- `serve`, `check`                the process, and the check of a directory
+"""

@@ -1,0 +1,67 @@
+"""Reading envoyproxy/ratelimit's environment: Go's way to write values, and variables that mean nothing here."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ValidationError
+
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)"
+M = TypeVar("M", bound=BaseModel)
+
+
+class SettingsError(Exception):
+    """Variables that can't be used, one a line. Values are not repeated: some are secrets."""
+
+
+def seconds(text: object) -> object:
+    """`1h30m`, as Go's time.ParseDuration reads it -> seconds. A plain 0 needs no unit."""
+    if not isinstance(text, str) or text == "0":
+        return text
+    if not re.fullmatch(f"(?:{_PART})+", text):
+        raise ValueError("must be a duration such as 500ms, 10s or 1h30m")
+    return sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text))
+
+
+Seconds = Annotated[float, BeforeValidator(seconds)]
+
+
+def read(model: type[M], environment: Mapping[str, str], prefix: str = "") -> M:
+    """`model`, each field from the variable of its name in upper case after `prefix`; an empty one counts as unset.
+
+    Raises `SettingsError`.
+    """
+    names = {field: f"{prefix}{field.upper()}" for field in model.model_fields}
+    values = {field: environment[name] for field, name in names.items() if environment.get(name)}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = (f"{names.get(str(e['loc'][0]), prefix) if e['loc'] else prefix}: {e['msg']}" for e in error.errors())
+        raise SettingsError("\n".join(faults)) from None
+
+
+_PROMETHEUS = "statsd is not spoken here: set USE_PROMETHEUS=true and scrape PROMETHEUS_ADDR"
+_IGNORED = (
+    (r"USE_STATSD|STATSD_HOST|STATSD_PORT|USE_DOG_STATSD.*|DOG_STATSD_MOGRIFIER.*|STATS_FLUSH_INTERVAL", _PROMETHEUS),
+    (r"EXTRA_TAGS|PROMETHEUS_MAPPER_YAML|PROMETHEUS_RESPONSE_TIME_AS_MILLISECONDS|DISABLE_STATS", "has no effect here"),
+    (r"MEMCACHE_.*", "Memcached is not a backend here"),
+    (r"CONFIG_GRPC_XDS_.*|XDS_CLIENT_.*", "configuration comes from files here"),
+    (r"TRACING_.*", "tracing is not done here"),
+    (
+        r"REDIS_(PERSECOND_)?PIPELINE_(WINDOW|LIMIT)|REDIS_CLUSTER_PIPELINE_PARALLELISM",
+        "requests share round trips anyway",
+    ),
+    (r"REDIS_PERSECOND_CLUSTER_PIPELINE_PARALLELISM", "requests share round trips anyway"),
+    (r"EXPIRATION_JITTER_MAX_SECONDS", "has no effect: counts end a minute after their window"),
+    (r"RUNTIME_WATCH_ROOT", "has no effect: both swapped links and edited files are noticed"),
+)
+_OFF = ("", "0", "f", "F", "false", "FALSE", "False")
+
+
+def ignored(environment: Mapping[str, str]) -> Iterator[str]:
+    """A line for each variable that is set, and that does nothing here."""
+    for name in sorted(environment):
+        if environment[name] in _OFF:
+            continue
+        yield from (f"{name} is ignored: {why}" for pattern, why in _IGNORED if re.fullmatch(pattern, name))

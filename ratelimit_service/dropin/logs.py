@@ -1,0 +1,25 @@
+"""The process's log, on standard error, as LOG_LEVEL and LOG_FORMAT say."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL", "PANIC": "CRITICAL"}
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"@timestamp": when, "level": record.levelname.lower(), "@message": record.getMessage()}
+        return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))
+
+
+def configure(level: str, form: str) -> None:
+    """Raises `ValueError` for a level that does not exist."""
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS.get(level.upper(), level.upper()))

@@ -1,0 +1,106 @@
+"""TLS of the drop-in: towards its callers, with certificates that change, and towards Redis."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
+from tests.integration.test_dropin import OK, SHOULD_RATE_LIMIT, Dropin, at, configured, request, until
+from tests.redis_server import free_port, redis_server
+
+NAME = "envoy.internal"
+
+
+class Authority:
+    """A certificate authority in a folder, made with the openssl command."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        if shutil.which("openssl") is None:
+            pytest.skip("needs the openssl command")
+        self._key, self.certificate = self._signed("ca", "CA", ["-x509", "-days", "2"])
+
+    def issue(self, file: str, name: str) -> tuple[Path, Path]:
+        """Key and certificate for `name`."""
+        by = ["-x509", "-days", "2", "-CA", str(self.certificate), "-CAkey", str(self._key)]
+        return self._signed(file, name, [*by, "-addext", f"subjectAltName=DNS:{name}"])
+
+    def _signed(self, file: str, name: str, options: list[str]) -> tuple[Path, Path]:
+        key, certificate = self._folder / f"{file}.key", self._folder / f"{file}.crt"
+        where = ["-keyout", str(key), "-out", str(certificate), "-subj", f"/CN={name}"]
+        new = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        subprocess.run([*new, *where, *options], check=True, capture_output=True)
+        return key, certificate
+
+
+def over_tls(authority: Authority, client: tuple[Path, Path] | None = None) -> Callable[[str], grpc.Channel]:
+    key, certificate = (None, None) if client is None else (path.read_bytes() for path in client)
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), key, certificate)
+    return lambda target: grpc.secure_channel(target, credentials, [("grpc.use_local_subchannel_pool", 1)])
+
+
+def served(authority: Authority, file: str = "server", name: str = "localhost") -> dict[str, str]:
+    key, certificate = authority.issue(file, name)
+    return {
+        "GRPC_SERVER_USE_TLS": "true",
+        "GRPC_SERVER_TLS_KEY": str(key),
+        "GRPC_SERVER_TLS_CERT": str(certificate),
+    }
+
+
+def refusal(dropin: Dropin, channel: Callable[[str], grpc.Channel]) -> grpc.StatusCode:
+    with channel(f"localhost:{dropin.ports['GRPC_PORT']}") as opened:
+        call = opened.unary_unary(SHOULD_RATE_LIMIT, RateLimitRequest.SerializeToString, RateLimitResponse.FromString)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request("user=x"), timeout=5)
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+def test_caller_must_show_a_certificate_of_the_right_name(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tls")
+    right, wrong = authority.issue("right", NAME), authority.issue("wrong", "someone.else")
+    client = {"GRPC_CLIENT_TLS_CACERT": str(authority.certificate), "GRPC_CLIENT_TLS_SAN": NAME}
+    with redis_server() as server:
+        environment = at(server) | served(authority) | client
+        with Dropin(configured(tmp_path), environment, over_tls(authority, right)).running() as dropin:
+            assert dropin.ask("user=x").overall_code == OK
+            assert refusal(dropin, over_tls(authority, wrong)) == grpc.StatusCode.PERMISSION_DENIED
+            assert refusal(dropin, over_tls(authority)) == grpc.StatusCode.UNAVAILABLE
+
+
+def test_new_certificate_is_served_without_a_restart(tmp_path: Path) -> None:
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    with redis_server() as server:
+        environment = at(server) | served(old)
+        with Dropin(configured(tmp_path), environment, over_tls(old)).running() as dropin:
+            assert dropin.ask("user=x").overall_code == OK
+            key, certificate = new.issue("server", "localhost")
+            shutil.copy(key, environment["GRPC_SERVER_TLS_KEY"])
+            shutil.copy(certificate, environment["GRPC_SERVER_TLS_CERT"])
+            dropin.connect(over_tls(new))
+            assert dropin.ask("user=x").overall_code == OK
+
+
+def test_redis_over_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tls")
+    (key, certificate), port = authority.issue("redis", "localhost"), free_port()
+    files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    trust = ["--tls-ca-cert-file", str(authority.certificate)]
+    with redis_server("--tls-port", str(port), *files, *trust) as _:
+        environment = {
+            "REDIS_SOCKET_TYPE": "tcp",
+            "REDIS_URL": f"localhost:{port}",
+            "REDIS_TLS": "true",
+            "REDIS_TLS_CACERT": str(authority.certificate),
+            "REDIS_TLS_CLIENT_CERT": str(certificate),
+            "REDIS_TLS_CLIENT_KEY": str(key),
+        }
+        with Dropin(configured(tmp_path), environment).running() as dropin:
+            until(lambda: dropin.get("/healthcheck")[0] == 200)
+            assert dropin.ask("user=x").overall_code == OK
