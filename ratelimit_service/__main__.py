@@ -1,6 +1,6 @@
 """`python -m ratelimit_service`: the process that answers Envoy's rate limit calls.
 
-With `-c gatehouse.yaml` it is a sidecar of the gateway; with `--runtime-root DIR` it takes envoyproxy/ratelimit's place.
+With `-c gatehouse.yaml` it is a sidecar of the gateway, with `--runtime-root DIR` a drop-in for envoyproxy/ratelimit.
 """
 
 import logging

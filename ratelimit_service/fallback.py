@@ -52,6 +52,9 @@ class Share:
             [replace(s, charges=tuple(replace(c, limit=self._limit(c)) for c in s.charges)) for s in settlements]
         )
 
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        await self._memory.refund([replace(charge, limit=self._limit(charge)) for charge in charges])
+
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         return await self._memory.renew(renewals)
 
@@ -83,6 +86,9 @@ class Unlimited:
         return Decision(allowed=True)
 
     async def settle(self, _settlements: Sequence[Settlement]) -> None:
+        """Nothing was counted."""
+
+    async def refund(self, _charges: Sequence[Charge]) -> None:
         """Nothing was counted."""
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:

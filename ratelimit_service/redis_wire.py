@@ -67,6 +67,10 @@ class Wire:
         arguments = self._arguments(ask.request_id, ask.charges, len(ask.leases))
         return command._replace(arguments=[*arguments, *marks])
 
+    def refund(self, charge: Charge) -> Command:
+        """Take a charge back out of the window that counts now."""
+        return Command(UNDO, self._keys([charge], ()), self._arguments("", [charge], 0))
+
     def settle(self, settlement: Settlement) -> Command:
         keys = self._keys(settlement.charges, settlement.leases)
         if settlement.charges:

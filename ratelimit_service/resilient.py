@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from ratelimit_service.backlog import Backlog, Event
 from ratelimit_service.breaker import Breaker
-from ratelimit_service.store import Ask, Decision, FailureKind, Renewal, Settlement, Store, StoreUnavailable
+from ratelimit_service.store import Ask, Charge, Decision, FailureKind, Renewal, Settlement, Store, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,10 @@ class Resilient:
             self._tell_later(settlements)
             if self._fallback is not None:
                 await self._fallback.settle(settlements)
+
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        """Raises `StoreUnavailable` when it was not done: a refund has no id by which it could be told again."""
+        await self._call(lambda store: store.refund(charges), _PATIENCE_S)
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         try:

@@ -168,6 +168,10 @@ class Store(Protocol):
         """
         ...
 
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        """Take the hits of `charges` back out of the windows that count now. No count falls below zero."""
+        ...
+
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         """Prolong leases; False for one that is not held any more. A lapsed lease is not revived."""
         ...

@@ -84,6 +84,12 @@ class MemoryStore:
                 live.pop(settlement.request_id, None)
                 self._put_leases(key, live, now)
 
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        now = self._clock()
+        for charge in charges:
+            state, limit = self._state(charge, now), charge.limit
+            self._put_state(charge, state.amend(limit, state.mark(limit, now), -charge.hits, now), now)
+
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         now = self._clock()
         return [self._renew(renewal, now) for renewal in renewals]

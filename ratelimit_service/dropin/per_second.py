@@ -32,6 +32,10 @@ class PerSecond:
         for store, wanted in ((self._seconds, True), (self._others, False)):
             await store.settle([_settlement(settlement, wanted) for settlement in settlements])
 
+    async def refund(self, charges: Sequence[Charge]) -> None:
+        await self._seconds.refund(_charges(charges, True))
+        await self._others.refund(_charges(charges, False))
+
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         return await self._others.renew(renewals)
 

@@ -97,6 +97,8 @@ class RateLimits:
         question = Question(descriptors, found, request.hits_addend, self._options.modes)
         ask = question.ask()
         verdict = question.verdict(await self._store.decide(ask) if ask.charges else Decision(True))
+        if refunds := question.refunds():
+            await self._store.refund(refunds)
         self._stats.answered(verdict)
         return self._response(request, descriptors, verdict)
 

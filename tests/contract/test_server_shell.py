@@ -51,7 +51,11 @@ class Shell:
         raise LookupError("what only the operator should see")
 
     async def _count(self, requests: AsyncIterator[bytes], _context: Context) -> bytes:
-        return str([len(request) async for request in requests]).encode()
+        sizes = []
+        async for request in requests:
+            sizes.append(len(request))
+            self.begun.release()
+        return str(sizes).encode()
 
 
 @asynccontextmanager
@@ -175,6 +179,7 @@ async def test_a_stream_that_runs_is_read_to_its_end(tmp_path: Path) -> None:
         multi: aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(COUNT)
         call = multi()
         await call.write(b"a")
+        await shell.begun.acquire()
         await draining(shell)
         await call.write(b"bb")
         await call.done_writing()

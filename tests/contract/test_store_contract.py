@@ -392,3 +392,13 @@ async def test_empty_key_is_an_error() -> None:
 async def test_lease_out_of_range_is_an_error() -> None:
     with pytest.raises(ValueError, match="ttl 0 ms"):
         leased("r1", ttl_ms=0)
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_a_refund_makes_room_and_never_more_than_was_taken(store: Store, algorithm: Algorithm) -> None:
+    limit = requests(5, algorithm)
+    await store.decide(ask(limit, 4))
+    await store.refund([Charge("{alice}:requests", limit, 3)])
+    assert await left(store, limit, "{alice}:requests") == 4
+    await store.refund([Charge("{alice}:requests", limit, 50)])
+    assert await left(store, limit, "{alice}:requests") == 5

@@ -55,7 +55,9 @@ class Service:
     def ask(self, *descriptors: str | Descriptor, hits: int = 0) -> Verdict:
         asked = [d if isinstance(d, Descriptor) else descriptor(d) for d in descriptors]
         question = Question(asked, matches(self._rules, "d", asked), hits, self._modes)
-        return question.verdict(asyncio.run(self._store.decide(question.ask())))
+        verdict = question.verdict(asyncio.run(self._store.decide(question.ask())))
+        asyncio.run(self._store.refund(question.refunds()))
+        return verdict
 
     def codes(self, *descriptors: str | Descriptor, hits: int = 0) -> list[Code]:
         """The overall code, and each one's."""
@@ -148,8 +150,11 @@ def test_enormous_hits_are_over_and_no_error(service: Service) -> None:
     assert service.ask(descriptor("five", hits=2**64 - 1)).statuses[0].hits == MAX_AMOUNT
 
 
-def test_negative_hits_take_nothing(service: Service) -> None:
+def test_negative_hits_are_given_back_and_never_more_than_was_taken(service: Service) -> None:
+    service.ask(descriptor("five", hits=4))
     assert service.ask(descriptor("five", hits=3, negative=True)).code is OK
+    assert service.left("five") == 4
+    service.ask(descriptor("five", hits=3, negative=True))
     assert service.left("five") == 5
 
 
