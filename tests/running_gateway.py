@@ -16,6 +16,8 @@ from typing import Any
 import httpx2 as httpx
 import yaml
 
+from gatehouse.run_dir import RunDir
+
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 60
 
@@ -74,6 +76,11 @@ class RunningGateway:
                 command = (entry / "cmdline").read_bytes().decode().split("\0")
                 found[_name(command)] = int(entry.name)
         return found
+
+    def run_dir(self) -> RunDir:
+        """Where the processes of this gateway find each other."""
+        command = Path(f"/proc/{self.children()['authz-0']}/cmdline").read_text().split("\0")
+        return RunDir(Path(command[command.index("--run-dir") + 1]))
 
     def stop(self, timeout_s: float = 30) -> int:
         """SIGTERM, and the exit status."""

@@ -1,8 +1,12 @@
 """Every row of the error table, through real Envoy: status, type, code, shape, content type and request id."""
 
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx2 as httpx
@@ -237,6 +241,23 @@ def test_no_answer_in_time_is_504_timeout(long_form: RunningGateway, backend: Fa
     assert int(answer.headers["retry-after"]) >= 1
 
 
+def test_a_full_model_server_is_503_server_is_overloaded(tmp_path: Any) -> None:
+    """With room for one request instead of thousands, which Envoy takes up from its file while it runs."""
+    with FakeVllm() as backend, running_gateway(tmp_path, short_form(backend)) as running:
+        clusters = running.run_dir().envoy / "clusters.yaml"
+        narrow = clusters.with_name("narrow")
+        narrow.write_text(clusters.read_text().replace("16384", "1"))
+        narrow.rename(clusters)
+        time.sleep(1)
+        backend.script = Script(headers_after_s=2)
+        with ThreadPoolExecutor(6) as pool:
+            ask = partial(httpx.post, running.url + CHAT, json=BODY, headers=bearer(PREMIUM), timeout=20)
+            answers = list(pool.map(lambda _: ask(), range(6)))
+        refused = next(answer for answer in answers if answer.status_code != 200)
+        assert_error(refused, 503, "service_unavailable_error", "server_is_overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+
+
 def test_a_model_server_that_is_down_is_503_at_once_and_back_within_5_s(tmp_path: Any) -> None:
     with FakeVllm() as backend, running_gateway(tmp_path, short_form(backend)) as running, running.client() as client:
         assert client.get("/health").json()["vllm_status"] == "connected"
@@ -269,9 +290,6 @@ def test_the_model_servers_own_errors_pass_through_untouched(client: httpx.Clien
 
 
 def test_authz_down_is_503_auth_unavailable_and_never_an_answer(tmp_path: Any, backend: FakeVllm) -> None:
-    import os
-    import signal
-
     with running_gateway(tmp_path, short_form(backend)) as running, running.client() as client:
         workers = [pid for name, pid in running.children().items() if name.startswith("authz")]
         before = len(backend.requests)

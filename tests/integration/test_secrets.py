@@ -56,9 +56,9 @@ def test_canaries_appear_in_nothing_that_is_written_or_shown(backend: FakeVllm, 
             "metrics": running.metrics(),
             "public metrics": httpx.get(f"{running.url}/metrics").text,
         }
-        run_dirs = [Path(line.split("--run-dir\0")[1].split("\0")[0]) for line in [shown["process list"]]]
-        rendered = {str(path): path.read_text() for path in (run_dirs[0] / "envoy").iterdir()}
-        samples = {str(path): path.read_bytes().decode("latin-1") for path in (run_dirs[0] / "metrics").iterdir()}
+        run_dir = running.run_dir()
+        rendered = {str(path): path.read_text() for path in run_dir.envoy.iterdir()}
+        samples = {str(path): path.read_bytes().decode("latin-1") for path in run_dir.metrics.iterdir()}
     written = {str(path): path.read_text() for path in (tmp_path / "logs").iterdir()}
     written["stderr"] = (tmp_path / "stderr.log").read_text()
     assert any("requests_" in name for name in written)
