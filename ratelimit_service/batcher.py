@@ -13,7 +13,7 @@ class Batcher(Generic[Q, R]):
 
     Calls that come while all of them run wait for the first to end, so batches grow with the load. `send` answers in
     the order of the calls, each with a result or with the exception that its caller gets. A caller that is cancelled
-    leaves the others of its batch alone.
+    leaves the others of its batch alone; if that is before the batch is sent, its question is not sent.
     """
 
     def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[R | Exception]]], in_flight: int) -> None:
@@ -34,7 +34,10 @@ class Batcher(Generic[Q, R]):
     def _start(self) -> None:
         if not self._waiting or not self._free:
             return
-        batch, self._waiting = self._waiting, []
+        batch = [(question, answer) for question, answer in self._waiting if not answer.done()]
+        self._waiting = []
+        if not batch:
+            return
         self._free -= 1
         task = asyncio.create_task(self._run(batch))
         self._running.add(task)  # the event loop itself keeps only a weak reference

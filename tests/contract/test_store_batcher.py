@@ -103,3 +103,15 @@ async def test_call_that_is_given_up_leaves_its_batch_alone() -> None:
     given_up.cancel()
     await line.release()
     assert await kept == 4
+
+
+async def test_a_question_whose_caller_gave_up_is_not_sent() -> None:
+    line = Line()
+    batcher = Batcher(line.send, in_flight=1)
+    first = batcher.call(1)
+    await tick()
+    given_up, waiting = batcher.call(2), batcher.call(3)
+    given_up.cancel()
+    await line.release(2)
+    assert [await first, await waiting] == [2, 6]
+    assert line.batches == [[1], [3]]
