@@ -17,6 +17,7 @@ from grpc import aio
 
 from accesslog_service.record import Record
 from gatehouse.envoy.names import ENDPOINTS
+from gatehouse.errors import LIMITS_UNAVAILABLE, MODEL_NOT_ALLOWED
 from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest, SettleResponse
 
 Call = aio.UnaryUnaryMultiCallable[Any, Any]
@@ -30,6 +31,7 @@ CALL_TIMEOUT_S = 1.0
 LAST_CALLS_S = 3.0
 """How long a receiver that stops goes on trying."""
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.02, 1.0
+_NEVER_ADMITTED = {MODEL_NOT_ALLOWED.code, LIMITS_UNAVAILABLE.code}
 _UNCOUNTED = {"/tokenize", "/detokenize"}
 
 
@@ -39,7 +41,7 @@ def settlement(record: Record, *, running: bool = False) -> Settlement | None:
     Nothing is charged for a request that failed. Of one that ended without a count, for whatever reason, the guess of
     its admission stays.
     """
-    if record.user_id is None or record.limited_by or record.error_code == "model_not_allowed":
+    if record.user_id is None or record.limited_by or record.error_code in _NEVER_ADMITTED:
         return None
     if record.endpoint not in ENDPOINTS:
         return None

@@ -19,7 +19,7 @@ from ratelimit_service.plan import Plans
 from ratelimit_service.redis_client import Client, connect
 from ratelimit_service.resilient import Resilient
 from ratelimit_service.service import RateLimits
-from ratelimit_service.store import Store, StoreUnavailable
+from ratelimit_service.store import Ask, Store, StoreUnavailable
 from ratelimit_service.store_memory import MemoryStore
 from ratelimit_service.store_redis import RedisStore
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _PATIENCE_S = 1.0
 """Of the Redis client itself. What a request waits for is the business of `Resilient`, and much less."""
+
+
+_NOTHING = Ask("start", ())
 
 
 async def main(worker: Worker) -> None:
@@ -46,14 +49,16 @@ async def _store(worker: Worker, metrics: Metrics) -> Store:
     if settings.url is None:
         return MemoryStore()
     client = connect(settings.url, timeout_s=_PATIENCE_S)
-    await _look_over(client)
+    store = RedisStore(client)
+    await _look_over(client, store)
     sharers = workers(worker.config, "ratelimit") * settings.gateways
-    return Resilient(RedisStore(client), fallback(settings.on_failure, sharers), metrics)
+    return Resilient(store, fallback(settings.on_failure, sharers), metrics, budget_s=settings.timeout_ms / 1000)
 
 
-async def _look_over(client: Client) -> None:
-    """Say what is wrong with Redis, and have a connection open before the first request comes."""
+async def _look_over(client: Client, store: Store) -> None:
+    """Say what is wrong with Redis, and have it know the script before the first request comes."""
     try:
+        await store.decide(_NOTHING)
         for finding in await redis_checks.check(client):
             level = {"error": logging.ERROR, "warning": logging.WARNING, "advice": logging.INFO}[finding.level]
             log.log(level, "%s; %s", finding.message, finding.fix)

@@ -141,7 +141,7 @@ def _undecided() -> RateLimitResponse:
         response_headers_to_add=_pairs([retry, ("content-type", "application/json"), DEGRADED]),
         raw_body=LIMITS_UNAVAILABLE.json(),
     )
-    response.dynamic_metadata.update({"limited_by": "undecided", "error_code": LIMITS_UNAVAILABLE.code})
+    response.dynamic_metadata.update({"error_code": LIMITS_UNAVAILABLE.code})
     return response
 
 

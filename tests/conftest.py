@@ -12,3 +12,7 @@ for _name in [name for name in os.environ if name in SHORT_NAMES or name.startsw
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("gatehouse", deadline=None)
 settings.load_profile("gatehouse")
+
+# Tests that speak gRPC run in one process with tests that start programs. gRPC's own fork handlers would wake its
+# threads in a child that is about to become another program, and they abort it.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"

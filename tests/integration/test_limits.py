@@ -24,7 +24,7 @@ def fresh(request: pytest.FixtureRequest, backend: FakeVllm, tmp_path: Path) -> 
     config = short_form(backend)
     with ExitStack() as stack:
         if request.param == "redis":
-            config["redis"] = {"url": stack.enter_context(redis_server()).url}
+            config["redis"] = {"url": stack.enter_context(redis_server()).url, "timeout_ms": 250}
         yield stack.enter_context(running_gateway(tmp_path, config))
 
 

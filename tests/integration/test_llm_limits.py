@@ -42,7 +42,8 @@ def start(request: pytest.FixtureRequest, backend: FakeVllm, tmp_path: Path) -> 
                 **sections,
             }
             if request.param == "redis":
-                config["redis"] = {"url": stack.enter_context(redis_server()).url}
+                # Exact even where Redis itself has to wait for a processor.
+                config["redis"] = {"url": stack.enter_context(redis_server()).url, "timeout_ms": 250}
             return stack.enter_context(running_gateway(tmp_path, config))
 
         yield begin

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,12 @@ class TestUp:
         result = gatehouse("up", "-c", bad, "--json")
         assert result.exit_code == 2
         assert [each["path"] for each in json.loads(result.stdout)["errors"]] == ["server.prot", "logging.lvl"]
+
+
+def test_who_supervises_has_no_grpc_in_its_process() -> None:
+    """gRPC's threads abort a child between its fork and its exec."""
+    loaded = "import sys, gatehouse.cli, gatehouse.cli.up; sys.exit('grpc' in sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, check=True)
 
 
 def test_a_taken_metrics_port_is_named_as_such(taken: int) -> None:
