@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from ratelimit_service.backlog import Backlog, Event
 from ratelimit_service.breaker import Breaker
+from ratelimit_service.patience import Patience
 from ratelimit_service.store import Ask, Charge, Decision, FailureKind, Renewal, Settlement, Store, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,6 @@ BUDGET_S = 0.01
 
 _PATIENCE_S = 1.0  # for what no request waits for: settlements, renewals, probes
 _CHUNK = 128  # events of the backlog in one round trip, so that decisions need not wait behind thousands
-
-_ROUNDS = 20
-_LAG_S = 0.003
-"""A timer of a free event loop is not later than this."""
-
 
 _SAID_SO: frozenset[FailureKind] = frozenset({"oom", "readonly", "loading", "clusterdown"})
 """Failures that Redis itself reports, about itself: one is enough to believe it."""
@@ -82,7 +78,7 @@ class Resilient:
         self._backlog = Backlog() if backlog is None else backlog
         self._clock = clock
         self._reason: FailureKind = "other"
-        self._answers = 0
+        self._patience = Patience()
         self._recovery: asyncio.Task[None] | None = None
 
     async def decide(self, ask: Ask) -> Decision:
@@ -139,34 +135,14 @@ class Resilient:
         """Ask, whatever the breaker says, and let it know. Giving up leaves other questions of a batch alone."""
         began = self._clock()
         try:
-            answer = await self._in_time(question(self._store), within_s)
+            answer = await self._patience.wait_for(question(self._store), within_s)
         except TimeoutError:
             raise self._failed(StoreUnavailable("timeout", f"no answer in {within_s} s"), began) from None
         except StoreUnavailable as error:
             raise self._failed(error, began) from None
-        self._answers += 1
         if self._breaker.succeeded(began, self._clock()):
             log.warning("Redis answers again: it decides on limits")
         return answer
-
-    async def _in_time(self, answer: Awaitable[T], within_s: float) -> T:
-        """The answer, if it comes within `within_s`; but work of our own is not taken for a slow store.
-
-        Where many ask at once, most of the wait is for this process: the time begins anew while other answers come in,
-        or when the event loop was too busy to look. Raises `TimeoutError`.
-        """
-        task, loop = asyncio.ensure_future(answer), asyncio.get_running_loop()
-        try:
-            for _ in range(_ROUNDS):
-                began, answers = loop.time(), self._answers
-                await asyncio.wait({task}, timeout=within_s)
-                if task.done():
-                    return task.result()
-                if loop.time() - began < within_s + _LAG_S and self._answers == answers:
-                    break
-        finally:
-            task.cancel()
-        raise TimeoutError
 
     def _failed(self, error: StoreUnavailable, began: float) -> StoreUnavailable:
         self._observer.on_failure(error.kind)
