@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= gatehouse.yaml
 
-.PHONY: help run install test check protos golden test-slow test-vllm clean
+.PHONY: help run install test check protos golden test-slow test-vllm bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -53,6 +53,9 @@ test-slow: $(VENV)/.dev  ## long property tests and fault loops
 test-vllm: $(VENV)/.dev  ## end to end against real vLLM on the CPU (installs several GB the first time)
 	$(BIN)/python scripts/vllm_env.py
 	$(BIN)/python -m pytest -m vllm tests/vllm
+
+bench: $(VENV)/.dev  ## measure the limiter, beside envoyproxy/ratelimit where Go is at hand (docs/benchmarks.md)
+	$(BIN)/python benchmarks/limiter.py
 
 clean:           ## remove what was installed and generated
 	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
