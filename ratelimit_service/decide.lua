@@ -48,7 +48,7 @@ end
 
 local function keep_reservations()
   local stored = redis.call('GET', reservations_key)
-  local reserved = stored and stored ~= '' and cmsgpack.unpack(stored) or {}
+  local reserved = stored and cmsgpack.unpack(stored) or {}
   for _, charge in ipairs(charges) do
     if charge.reserve then
       local before = reserved[charge.key] or { 0 }
@@ -82,9 +82,14 @@ local function answer(allowed, consumed)
   return reply
 end
 
+-- A decision may come after its request: the caller gave up on it, went on, ended and was settled.
+local function settled_already()
+  return reservations_key and redis.call('GET', reservations_key) == ''
+end
+
 local charges_pass, leases_pass = weigh_charges(), weigh_leases()
 local allowed = charges_pass and leases_pass
-local consumed = allowed and CONSUME
+local consumed = allowed and CONSUME and not settled_already()
 if consumed then
   keep_charges()
   keep_leases()

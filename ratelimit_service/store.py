@@ -148,8 +148,9 @@ class Store(Protocol):
         """Admit or refuse the request, in one atomic step over all its charges and leases.
 
         An admitted request is charged everywhere and holds all its leases. A refused one consumes nothing, of shadow
-        limits neither. A request that already holds a lease keeps it, renewed, and takes no second one. Several charges
-        of one bucket see each other. (On a Redis Cluster the step is atomic per `{tag}`: see `store_redis`.)
+        limits neither; nor does one with reservations that was settled before it came to be decided. A request that
+        already holds a lease keeps it, renewed, and takes no second one. Several charges of one bucket see each other.
+        (On a Redis Cluster the step is atomic per `{tag}`: see `store_redis`.)
         """
         ...
 

@@ -66,7 +66,7 @@ class MemoryStore:
     async def decide(self, ask: Ask) -> Decision:
         now = self._clock()
         weighed = self._weigh(ask, now)
-        if weighed.allows(ask):
+        if weighed.allows(ask) and not self._settled_already(ask, now):
             self._keep(ask, weighed, now)
         return self._answer(ask, weighed, now)
 
@@ -96,6 +96,11 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Nothing to release."""
+
+    def _settled_already(self, ask: Ask, now: int) -> bool:
+        """A decision may come after its request: the caller gave up on it, went on, ended and was settled."""
+        reserves = any(charge.reserve for charge in ask.charges)
+        return reserves and self._reservations.get(ask.request_id, now) == {}
 
     def _weigh(self, ask: Ask, now: int) -> _Weighed:
         waits: list[int | None] = []

@@ -402,3 +402,12 @@ async def test_a_refund_makes_room_and_never_more_than_was_taken(store: Store, a
     assert await left(store, limit, "{alice}:requests") == 4
     await store.refund([Charge("{alice}:requests", limit, 50)])
     assert await left(store, limit, "{alice}:requests") == 5
+
+
+async def test_a_decision_that_comes_after_its_settlement_consumes_nothing(store: Store) -> None:
+    limit = requests(100)
+    await store.settle([Settlement("r1", (Charge("{alice}:tokens", limit, 7),), ("{alice}",))])
+    late = Ask("r1", (Charge("{alice}:tokens", limit, 40, reserve=True),), leased("r1").leases)
+    assert (await store.decide(late)).allowed
+    assert await left(store, limit) == 93
+    assert await running(store) == 0
