@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 
 from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
 
-RESERVATION_TTL_MS = 24 * 3_600_000
-"""How long a reservation waits for its settlement: longer than any stream. Afterwards the charge simply stays."""
+RESERVATION_TTL_MS = 25 * 3_600_000
+"""How long a reservation waits for its settlement: longer than any stream, and than the windows of a day, so that the
+two never end at one moment. Afterwards the charge simply stays."""
 
 SETTLED_TTL_MS = 15 * 60_000
 """How long a settled request id is remembered, so that settling it again changes nothing."""

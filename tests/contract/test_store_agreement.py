@@ -78,7 +78,7 @@ class Twins:
 
     def __init__(self, url: str) -> None:
         self.now = 0
-        self._client = connect(url, timeout_s=10)
+        self._client = connect(url, timeout_s=10, connect_timeout_s=10)
         self._redis = RedisStore(self._client, clock=lambda: self.now)
 
     async def play(self, start: int, schedule: list[Step]) -> None:

@@ -53,7 +53,7 @@ async def store(request: pytest.FixtureRequest, clock: Clock) -> AsyncIterator[S
         return
     server: RedisServer = request.getfixturevalue("server")
     server.client().flushall()
-    redis = RedisStore(connect(server.url, timeout_s=5), clock=clock)
+    redis = RedisStore(connect(server.url, timeout_s=5, connect_timeout_s=5), clock=clock)
     yield redis
     await redis.close()
 

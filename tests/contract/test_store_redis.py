@@ -32,7 +32,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest_asyncio.fixture
 async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
-    store = RedisStore(connect(server.url, timeout_s=5))
+    store = RedisStore(connect(server.url, timeout_s=5, connect_timeout_s=5))
     yield store
     await store.close()
 
@@ -135,7 +135,7 @@ async def test_count_that_is_given_back_leaves_no_key(store: RedisStore, server:
 
 
 async def test_keys_begin_with_the_prefix(server: RedisServer) -> None:
-    store = RedisStore(connect(server.url, timeout_s=5), prefix="mine:")
+    store = RedisStore(connect(server.url, timeout_s=5, connect_timeout_s=5), prefix="mine:")
     await store.decide(everything())
     assert all(key.startswith(b"mine:") for key in server.client().keys("*"))
     await store.close()
@@ -221,7 +221,7 @@ async def test_no_redis_is_a_connection_failure() -> None:
 
 
 async def test_connection_that_redis_closed_is_replaced(server: RedisServer) -> None:
-    store = RedisStore(connect(server.url, timeout_s=5))
+    store = RedisStore(connect(server.url, timeout_s=5, connect_timeout_s=5))
     await store.decide(ask())
     server.client().client_kill_filter(_type="normal", skipme=True)
     assert (await store.decide(ask())).outcomes[0].remaining == 3

@@ -96,7 +96,7 @@ class Setup:
 
         async def peek() -> Decision:
             plan = Plans(load(self.gateway.directory / "gatehouse.yaml")).plan(Caller("settler", tier="paid"))
-            store = RedisStore(connect(self.redis.url, timeout_s=10))
+            store = RedisStore(connect(self.redis.url, timeout_s=10, connect_timeout_s=10))
             try:
                 return await store.peek(plan.ask)
             finally:
