@@ -8,6 +8,7 @@ is let in, and `retry-after-ms` is what OpenAI's clients read first.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gatehouse.config.model import PERIODS
 from gatehouse.errors import INSUFFICIENT_QUOTA, RATE_LIMITED, ClientError
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plan
@@ -74,7 +75,7 @@ def duration(milliseconds: int) -> str:
 
 _JSON = ("content-type", "application/json")
 _NAMED = ((60, "minute"), (3600, "hour"))
-_PERIOD_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 7 * 86400: "week", 30 * 86400: "month"}
+_PERIOD_NAMES = {seconds: name for name, seconds in PERIODS.items()}
 
 
 def _tight(outcome: Outcome) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-DOMAIN = "gatehouse"
 _ABSENT = ("", "-")
 
 

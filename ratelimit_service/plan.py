@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gatehouse.config.model import Config
+from gatehouse.envoy.access_log import PERIOD_S
 from gatehouse.envoy.names import MISSING_MODEL
 from gatehouse.keys.names import key_id
 from gatehouse.prices import cost_micro_usd, prices
@@ -18,8 +19,8 @@ from ratelimit_service.limits import MAX_AMOUNT
 from ratelimit_service.rules import Concurrency, Rule, RuleSet, rule_set
 from ratelimit_service.store import Ask, Charge, LeaseAsk, Renewal, Settlement
 
-LEASE_TTL_MS = 15_000
-"""A running request shows a sign of life every five seconds; after three that are missing it counts as gone."""
+LEASE_TTL_MS = 3 * PERIOD_S * 1000
+"""A running request shows a sign of life every `PERIOD_S`; after three that are missing it counts as gone."""
 
 
 @dataclass(frozen=True, slots=True)

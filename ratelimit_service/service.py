@@ -2,11 +2,11 @@
 requests ended. Protobuf in, protobuf out."""
 
 import asyncio
-import logging
 from collections.abc import Mapping
 
 import grpc
 
+from gatehouse.envoy.names import DOMAIN
 from gatehouse.errors import LIMITS_UNAVAILABLE
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
@@ -15,13 +15,11 @@ from gatehouse.pb.settlement_pb2 import SettleRequest, SettleResponse
 from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
 from gatehouse.server import Context, Unary
 from ratelimit_service.answer import Headers, headers, refusal
-from ratelimit_service.caller import DOMAIN, Caller, caller
+from ratelimit_service.caller import Caller, caller
 from ratelimit_service.estimate import Tokens
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plan, Plans
 from ratelimit_service.store import Ask, Decision, Store, StoreUnavailable
-
-log = logging.getLogger(__name__)
 
 GHOST_S = 0.15
 GHOST_STEP_S = 0.03

@@ -23,8 +23,9 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from gatehouse.config import load
+from gatehouse.envoy.names import DOMAIN
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from ratelimit_service.caller import DOMAIN, Caller
+from ratelimit_service.caller import Caller
 from ratelimit_service.limits import Algorithm
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans

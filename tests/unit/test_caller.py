@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gatehouse.envoy import names
 from gatehouse.envoy.filters import chain
-from ratelimit_service.caller import DOMAIN, Caller, caller
+from gatehouse.envoy.names import DOMAIN
+from ratelimit_service.caller import Caller, caller
 
 
 @dataclass(frozen=True, slots=True)
