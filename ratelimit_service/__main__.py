@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from gatehouse.rpc import Service
 from gatehouse.run_dir import workers
-from gatehouse.server import Service, serve
+from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
 from ratelimit_service import redis_checks
 from ratelimit_service.dropin import serve as dropin

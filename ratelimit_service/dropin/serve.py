@@ -13,7 +13,9 @@ from pathlib import Path
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from gatehouse.server import Option, Service, Tcp, serve
+from gatehouse.grpc_tcp import Option, Tcp
+from gatehouse.rpc import Service
+from gatehouse.server import serve
 from ratelimit_service.dropin import http_pages, logs, tls
 from ratelimit_service.dropin.check import OK, check
 from ratelimit_service.dropin.config import ConfigError
