@@ -53,7 +53,8 @@ async def _store(worker: Worker, metrics: Metrics) -> Store:
     store = RedisStore(client)
     await _look_over(client, store)
     sharers = workers(worker.config, "ratelimit") * settings.gateways
-    return Resilient(store, fallback(settings.on_failure, sharers), metrics, budget_s=settings.timeout_ms / 1000)
+    local, budget_s = fallback(settings.on_failure, sharers), settings.timeout_ms / 1000
+    return Resilient(store, local, metrics, budget_s=budget_s, answers=lambda: store.answers)
 
 
 async def _look_over(client: Client, store: Store) -> None:
