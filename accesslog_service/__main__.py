@@ -16,8 +16,9 @@ from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.prometheus import RequestMetrics
 from gatehouse.daily_file import DailyFile
 from gatehouse.prices import prices
+from gatehouse.rpc import Health
 from gatehouse.run_dir import workers
-from gatehouse.server import Health, serve
+from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
 
 

@@ -8,7 +8,7 @@ way on it, and Envoy opens its next one elsewhere.
 import asyncio
 from collections.abc import Coroutine
 
-from gatehouse.server import Health
+from gatehouse.rpc import Health
 
 NOTICE_S = 2.0
 """By then Envoy's health checks have seen that this receiver is leaving: two of them, half a second apart."""

@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-import grpc
-
 from accesslog_service.departure import Departure
 from accesslog_service.entry import is_final
 from accesslog_service.record import Record
 from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
-from gatehouse.server import ClientStream, Context, Health, Service
+from gatehouse.rpc import ClientStream, Code, Context, Health, Service
 
 Sink = Callable[[Sequence[Record]], None]
 ToRecord = Callable[[HTTPAccessLogEntry], Record]
@@ -42,7 +40,7 @@ class Receiver:
         try:
             await self._departure.end_of(self._read(messages, arrived), arrived)
         except ForeignStreamError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(Code.INVALID_ARGUMENT, str(error))
         return StreamAccessLogsResponse()
 
     async def _read(self, messages: AsyncIterator[StreamAccessLogsMessage], arrived: asyncio.Event) -> None:

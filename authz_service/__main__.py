@@ -6,7 +6,8 @@ from authz_service.access import Rules
 from authz_service.metrics import Metrics
 from authz_service.principals import principals
 from authz_service.service import Authz
-from gatehouse.server import Service, serve
+from gatehouse.rpc import Service
+from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
 
 

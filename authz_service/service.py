@@ -22,7 +22,7 @@ from gatehouse.pb.base_pb2 import HeaderValue, HeaderValueOption
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse
 from gatehouse.pb.http_status_pb2 import HttpStatus
 from gatehouse.pb.status_pb2 import Status
-from gatehouse.server import Context, Unary
+from gatehouse.rpc import Context, Unary
 
 log = logging.getLogger(__name__)
 

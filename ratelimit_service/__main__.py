@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from gatehouse.rpc import Service
 from gatehouse.run_dir import workers
-from gatehouse.server import Service, serve
+from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
 from ratelimit_service import redis_checks
 from ratelimit_service.dropin import serve as dropin
@@ -54,7 +55,8 @@ async def _store(worker: Worker, metrics: Metrics) -> Store:
     store = RedisStore(client)
     await _look_over(client, store)
     sharers = workers(worker.config, "ratelimit") * settings.gateways
-    return Resilient(store, fallback(settings.on_failure, sharers), metrics, budget_s=settings.timeout_ms / 1000)
+    local, budget_s = fallback(settings.on_failure, sharers), settings.timeout_ms / 1000
+    return Resilient(store, local, metrics, budget_s=budget_s, answers=lambda: store.answers)
 
 
 async def _look_over(client: Client, store: Store) -> None:

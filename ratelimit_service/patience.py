@@ -8,6 +8,8 @@ LAG_S = 0.003
 """A timer of a free event loop is not later than this."""
 ROUNDS = 20
 """However busy, nobody waits longer than so many times."""
+_TICKS = 4
+"""Of the event loop, from an answer's arrival in the socket until somebody has read it."""
 
 T = TypeVar("T")
 
@@ -16,21 +18,23 @@ class Patience:
     """Waits for answers, each for `within_s` at a time.
 
     Where many ask at once, most of the wait is for this process itself. So the time begins anew while other answers
-    come in, and when the event loop was too busy to look.
+    come in, when the event loop was too busy to look, and when an answer had come that nobody had read yet. `answers`
+    counts what the store has said to anyone; without it, only the answers that were waited for here count.
     """
 
-    def __init__(self) -> None:
-        self._answers = 0
+    def __init__(self, answers: Callable[[], int] | None = None) -> None:
+        self._waited_for = 0
+        self._answers = answers or (lambda: self._waited_for)
 
     async def wait_for(self, answer: Awaitable[T], within_s: float) -> T:
         """The answer. Raises `TimeoutError` when none came in time, and what `answer` raises."""
         async with asyncio.timeout(None) as limit:
-            watch = _Watch(within_s, limit, lambda: self._answers)
+            watch = _Watch(within_s, limit, self._answers)
             try:
                 found = await answer
             finally:
                 watch.end()
-        self._answers += 1
+        self._waited_for += 1
         return found
 
 
@@ -50,12 +54,20 @@ class _Watch:
 
     def _begin(self) -> None:
         self._began, self._seen = self._loop.time(), self._answers()
-        self._timer = self._loop.call_later(self._within_s, self._look)
+        self._timer: asyncio.Handle = self._loop.call_later(self._within_s, self._look)
 
     def _look(self) -> None:
         self._rounds += 1
         late = self._loop.time() - self._began >= self._within_s + LAG_S
-        if (late or self._answers() != self._seen) and self._rounds < ROUNDS:
+        if late and self._rounds < ROUNDS:
             self._begin()
+        else:
+            self._look_again(_TICKS)
+
+    def _look_again(self, ticks: int) -> None:
+        if self._answers() != self._seen and self._rounds < ROUNDS:
+            self._begin()
+        elif ticks:
+            self._timer = self._loop.call_soon(self._look_again, ticks - 1)
         else:
             self._limit.reschedule(self._loop.time())

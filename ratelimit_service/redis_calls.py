@@ -1,16 +1,17 @@
-"""Script calls in one round trip, and the one place where redis-py's errors become ours."""
+"""Script calls on one Redis or on a cluster's, and the one place where redis-py's errors become ours."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis import exceptions
 from redis.asyncio import RedisCluster
+from redis.asyncio.connection import AbstractConnection
 
 from ratelimit_service.redis_client import Client
+from ratelimit_service.redis_pipe import Pipe, Reply
 from ratelimit_service.redis_wire import Command
 from ratelimit_service.store import FailureKind, StoreUnavailable
-
-Reply = Any
 
 _FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], FailureKind], ...] = (
     ((exceptions.TimeoutError, TimeoutError), "timeout"),
@@ -21,6 +22,7 @@ _FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], FailureKin
     ((exceptions.ClusterDownError, exceptions.RedisClusterException), "clusterdown"),
     ((exceptions.ConnectionError, OSError), "connection"),
 )
+_DEFAULT_PATIENCE_S = 1.0
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
@@ -30,27 +32,70 @@ def unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(kind, f"{type(error).__name__}: {error}")
 
 
-async def call(client: Client, commands: Sequence[Command]) -> list[Reply | StoreUnavailable]:
-    """Run the scripts, in one round trip if Redis knows them. Never raises: each command has its reply or its failure.
+class Calls:
+    """Runs scripts through one pipe a server. It closes the client, whose settings and knowledge of servers it uses."""
 
-    A script that Redis does not know (a restart, a failover, SCRIPT FLUSH) is sent as text, once.
-    """
-    replies = await _send(client, [("EVALSHA", command.script.sha, command) for command in commands])
-    unknown = [i for i, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
-    if unknown:
-        again = await _send(client, [("EVAL", commands[i].script.source, commands[i]) for i in unknown])
-        for i, reply in zip(unknown, again, strict=True):
-            replies[i] = reply
-    return [unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._pipes: dict[str, Pipe] = {}
 
+    @property
+    def answers(self) -> int:
+        """How many replies have come."""
+        return sum(pipe.answers for pipe in self._pipes.values())
 
-async def _send(client: Client, calls: Sequence[tuple[str, str, Command]]) -> list[Reply | Exception]:
-    pipeline = client.pipeline(transaction=False)
-    for verb, script, command in calls:
-        pipeline.execute_command(verb, script, len(command.keys), *command.keys, *command.arguments)
-    try:
-        return await pipeline.execute(raise_on_error=False)
-    except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-        if isinstance(client, RedisCluster) and unavailable(error).kind != "timeout":
-            await client.aclose()  # a node is gone: the next call asks the others who has its slots
-        return [error] * len(calls)
+    async def run(self, command: Command) -> Reply:
+        """The script's reply. Raises `StoreUnavailable`.
+
+        A script that Redis does not know (a restart, a failover, SCRIPT FLUSH) is sent as text, once.
+        """
+        try:
+            try:
+                return await self._send(command, "EVALSHA", command.script.sha)
+            except exceptions.NoScriptError:
+                return await self._send(command, "EVAL", command.script.source)
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+            raise unavailable(error) from None
+
+    async def run_all(self, commands: Iterable[Command]) -> list[Reply]:
+        """The replies of many, which share a round trip. Raises `StoreUnavailable` if one fails, when all are done."""
+        replies = await asyncio.gather(*map(self.run, commands), return_exceptions=True)
+        failures = [reply for reply in replies if isinstance(reply, BaseException)]
+        if failures:
+            raise failures[0]
+        return replies
+
+    async def close(self) -> None:
+        for pipe in self._pipes.values():
+            await pipe.close()
+        await self._client.aclose()
+
+    async def _send(self, command: Command, verb: str, script: str) -> Reply:
+        words = (verb, script, len(command.keys), *command.keys, *command.arguments)
+        if isinstance(self._client, RedisCluster):
+            return await self._send_in_cluster(self._client, command, words)
+        pool = self._client.connection_pool
+        return await self._pipe("", pool.connection_class, pool.connection_kwargs).call(*words)
+
+    async def _send_in_cluster(self, cluster: RedisCluster, command: Command, words: tuple[Any, ...]) -> Reply:
+        """To the node that has the keys. Where the cluster says it is another, or its nodes aren't known, redis-py asks
+        around; it then knows better for the next time."""
+        try:
+            await cluster.initialize()
+            node = cluster.get_node_from_key(command.keys[0])
+            if node is None:
+                return await cluster.execute_command(*words)
+            return await self._pipe(node.name, node.connection_class, node.connection_kwargs).call(*words)
+        except (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError):
+            return await cluster.execute_command(*words)
+        except (exceptions.ConnectionError, OSError, exceptions.ClusterDownError):
+            await cluster.aclose()  # a node is gone: the next call asks the others who has its slots
+            raise
+
+    def _pipe(self, name: str, kind: Callable[..., AbstractConnection], settings: dict[str, Any]) -> Pipe:
+        pipe = self._pipes.get(name)
+        if pipe is None:
+            patience_s = settings.get("socket_timeout") or _DEFAULT_PATIENCE_S
+            untimed = {**settings, "socket_timeout": None}  # the pipe itself watches, once for all calls
+            pipe = self._pipes[name] = Pipe(lambda: kind(**untimed), patience_s)
+        return pipe

@@ -56,7 +56,8 @@ class Resilient:
     `settle` and `renew` never raise: what the store did not acknowledge is kept and told again when it answers, in
     chunks between which decisions go on. Until then the fallback is told, and leases count as held.
 
-    Failures are logged when the breaker opens and closes, and not in between. `clock` is monotonic, in seconds.
+    Failures are logged when the breaker opens and closes, and not in between. `answers` is for `Patience`; `clock` is
+    monotonic, in seconds.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Resilient:
         budget_s: float = BUDGET_S,
         breaker: Breaker | None = None,
         backlog: Backlog | None = None,
+        answers: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -78,7 +80,7 @@ class Resilient:
         self._backlog = Backlog() if backlog is None else backlog
         self._clock = clock
         self._reason: FailureKind = "other"
-        self._patience = Patience()
+        self._patience = Patience(answers)
         self._recovery: asyncio.Task[None] | None = None
 
     async def decide(self, ask: Ask) -> Decision:

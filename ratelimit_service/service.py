@@ -4,8 +4,6 @@ requests ended. Protobuf in, protobuf out."""
 import asyncio
 from collections.abc import Mapping
 
-import grpc
-
 from gatehouse.envoy.names import DOMAIN
 from gatehouse.errors import LIMITS_UNAVAILABLE
 from gatehouse.pb.base_pb2 import HeaderValue
@@ -13,7 +11,7 @@ from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement as Settled
 from gatehouse.pb.settlement_pb2 import SettleRequest, SettleResponse
 from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
-from gatehouse.server import Context, Unary
+from gatehouse.rpc import Code, Context, Unary
 from ratelimit_service.answer import Headers, headers, refusal
 from ratelimit_service.caller import Caller, caller
 from ratelimit_service.estimate import Tokens
@@ -77,7 +75,7 @@ class RateLimits:
             if running:
                 await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
         except StoreUnavailable as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
+            await context.abort(Code.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         return SettleResponse()
 
     async def report(self, request: UsageRequest, context: Context) -> UsageResponse:
@@ -96,7 +94,7 @@ class RateLimits:
         try:
             decision = await self._store.peek(plan.ask)
         except StoreUnavailable as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
+            await context.abort(Code.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         return _report(plan, decision, who)
 
     async def _decide(self, ask: Ask) -> Decision:

@@ -6,35 +6,35 @@ a round trip, other requests see their charge: they may be refused too early, bu
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from redis.asyncio import RedisCluster
 
-from ratelimit_service import redis_calls
-from ratelimit_service.batcher import Batcher
-from ratelimit_service.redis_calls import Reply
+from ratelimit_service.redis_calls import Calls
 from ratelimit_service.redis_client import Client
 from ratelimit_service.redis_parts import Part, join, split_ask, split_settlement
+from ratelimit_service.redis_pipe import Reply
 from ratelimit_service.redis_scripts import DECIDE, PEEK, Script
-from ratelimit_service.redis_wire import Command, Wire, decision
+from ratelimit_service.redis_wire import Wire, decision
 from ratelimit_service.store import Ask, Charge, Decision, Renewal, Settlement
 
 
 class RedisStore:
     """`Store` on a client from `redis_client.connect`, which it closes.
 
-    What is asked in the same tick of the event loop shares a round trip; at most `in_flight` of these run at a time, so
-    give the client as many connections. `clock`, in milliseconds, takes the place of Redis's own clock in tests.
+    `clock`, in milliseconds, takes the place of Redis's own clock in tests.
     """
 
-    def __init__(
-        self, client: Client, *, prefix: str = "gh:", in_flight: int = 8, clock: Callable[[], int] | None = None
-    ) -> None:
-        self._client = client
+    def __init__(self, client: Client, *, prefix: str = "gh:", clock: Callable[[], int] | None = None) -> None:
+        self._calls = Calls(client)
         self._prefix = prefix
         self._clock = clock
         self._cluster = isinstance(client, RedisCluster)
-        self._batcher: Batcher[Command, Reply] = Batcher(self._send, in_flight)
+
+    @property
+    def answers(self) -> int:
+        """How often Redis has answered: a sign of life, whoever had asked."""
+        return self._calls.answers
 
     async def decide(self, ask: Ask) -> Decision:
         if self._cluster:
@@ -51,42 +51,36 @@ class RedisStore:
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         parts = [p for s in settlements for p in split_settlement(s)] if self._cluster else settlements
         wire = self._wire()
-        await self._call_all(wire.settle(part) for part in parts)
+        await self._calls.run_all(wire.settle(part) for part in parts)
 
     async def refund(self, charges: Sequence[Charge]) -> None:
         wire = self._wire()
-        await self._call_all(wire.refund(charge) for charge in charges)
+        await self._calls.run_all(wire.refund(charge) for charge in charges)
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         wire = self._wire()
-        return [held == 1 for held in await self._call_all(wire.renew(renewal) for renewal in renewals)]
+        return [held == 1 for held in await self._calls.run_all(wire.renew(renewal) for renewal in renewals)]
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._calls.close()
 
     async def _ask(self, script: Script, ask: Ask) -> Decision:
-        return decision(ask, await self._batcher.call(self._wire().decide(script, ask)))
+        return decision(ask, await self._calls.run(self._wire().decide(script, ask)))
 
     async def _decide_parts(self, parts: Sequence[Part]) -> list[Decision]:
         """Charge every part, or none."""
         wire = self._wire()
-        calls = [self._batcher.call(wire.decide(DECIDE, part.ask)) for part in parts]
+        calls = [self._calls.run(wire.decide(DECIDE, part.ask)) for part in parts]
         replies: list[Reply] = await asyncio.gather(*calls, return_exceptions=True)
         failures = [reply for reply in replies if isinstance(reply, BaseException)]
         admitted = [i for i, reply in enumerate(replies) if not isinstance(reply, BaseException) and reply[0] == 1]
         if len(admitted) < len(parts):
-            await self._call_all(wire.undo(parts[i].ask, replies[i]) for i in admitted)
+            await self._calls.run_all(wire.undo(parts[i].ask, replies[i]) for i in admitted)
             if failures:
                 raise failures[0]
             for i in admitted:
-                replies[i] = await self._batcher.call(wire.decide(PEEK, parts[i].ask))
+                replies[i] = await self._calls.run(wire.decide(PEEK, parts[i].ask))
         return [decision(part.ask, reply) for part, reply in zip(parts, replies, strict=True)]
-
-    async def _call_all(self, commands: Iterable[Command]) -> list[Reply]:
-        return await asyncio.gather(*map(self._batcher.call, commands))
-
-    async def _send(self, commands: Sequence[Command]) -> Sequence[Reply | Exception]:
-        return await redis_calls.call(self._client, commands)
 
     def _wire(self) -> Wire:
         return Wire(self._prefix, self._clock() if self._clock else "", self._cluster)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from gatehouse.server import Health
+from gatehouse.rpc import Health
 from ratelimit_service.dropin.settings import RedisStartup
 from ratelimit_service.redis_client import Client
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from gatehouse.server import Option, Service, Tcp, serve
+from gatehouse.grpc_tcp import Option, Tcp
+from gatehouse.rpc import Service
+from gatehouse.server import serve
 from ratelimit_service.dropin import http_pages, logs, tls
 from ratelimit_service.dropin.check import OK, check
 from ratelimit_service.dropin.config import ConfigError
@@ -119,10 +121,7 @@ def _is_configured(configuration: Configuration, settings: Settings) -> bool:
 
 def _store(settings: Settings, clients: Sequence[Client]) -> Store:
     prefix = f"{settings.service.cache_key_prefix}rl:"
-    servers = (settings.redis, settings.per_second or settings.redis)
-    stores = [
-        RedisStore(c, prefix=prefix, in_flight=server.pool_size) for c, server in zip(clients, servers, strict=False)
-    ]
+    stores = [RedisStore(client, prefix=prefix) for client in clients]
     store: Store = PerSecond(stores[1], stores[0]) if len(stores) > 1 else stores[0]
     size = settings.service.local_cache_size_in_bytes
     return LocalCache(store, size) if size else store

@@ -4,9 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
 
-import grpc
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 
@@ -14,7 +12,8 @@ from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.ratelimit_pb2 import RateLimitDescriptor
 from gatehouse.pb.ratelimit_unit_pb2 import RateLimitUnit
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from gatehouse.server import Context, Unary
+from gatehouse.rpc import Code as RpcCode
+from gatehouse.rpc import Context, Unary
 from ratelimit_service.dropin import answer
 from ratelimit_service.dropin.decide import Code, Modes, Question, Status, Verdict
 from ratelimit_service.dropin.match import Descriptor, Override, RequestError, matches, sanitised
@@ -58,13 +57,13 @@ class RateLimits:
     async def should_rate_limit(self, request: RateLimitRequest, context: Context) -> RateLimitResponse:
         """The answer; or an error, by which Envoy's `failure_mode_deny` decides."""
         if not self._options.admits(context):
-            await _abort(context, grpc.StatusCode.PERMISSION_DENIED, "the client certificate has another name")
+            await context.abort(RpcCode.PERMISSION_DENIED, "the client certificate has another name")
         try:
             return await self._answer(request)
         except RequestError as error:
-            await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(RpcCode.INVALID_ARGUMENT, str(error))
         except StoreUnavailable as error:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
+            await context.abort(RpcCode.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
 
     async def answer_json(self, text: bytes) -> tuple[int, str]:
         """HTTP status and body for a request in protobuf's JSON form."""
@@ -123,11 +122,6 @@ class RateLimits:
             said = answer.metadata(request.domain, descriptors, request.hits_addend, verdict.statuses)
             response.dynamic_metadata.update(said)
         return response
-
-
-async def _abort(context: Context, code: grpc.StatusCode, message: str) -> NoReturn:
-    await context.abort(code, message)
-    raise AssertionError("abort returns to nobody")
 
 
 def _descriptor(said: RateLimitDescriptor) -> Descriptor:

@@ -12,13 +12,24 @@ from pathlib import Path
 
 import grpc
 import pytest
+import uvloop
 from grpc import aio
 
+from gatehouse.grpc_tcp import Tcp
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from gatehouse.server import MAX_MESSAGE_BYTES, ClientStream, Context, Service, Tcp, Unary, serve
+from gatehouse.rpc import MAX_MESSAGE_BYTES, ClientStream, Context, Service, Unary
+from gatehouse.server import serve
 from tests.running_gateway import free_port
 
 pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """The services run on uvloop; what depends on either is a mistake."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
+
 
 ECHO, COUNT, HEALTH = "/test.Echo/Say", "/test.Echo/Count", "/grpc.health.v1.Health/Check"
 SERVING = HealthCheckResponse.ServingStatus.SERVING

@@ -27,7 +27,7 @@ def server() -> Iterator[RedisServer]:
 @pytest_asyncio.fixture
 async def stores(server: RedisServer) -> AsyncIterator[list[RedisStore]]:
     server.client().flushall()
-    stores = [RedisStore(connect(server.url, timeout_s=10, connections=3), in_flight=3) for _ in range(5)]
+    stores = [RedisStore(connect(server.url, timeout_s=10)) for _ in range(5)]
     yield stores
     for store in stores:
         await store.close()

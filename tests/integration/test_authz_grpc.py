@@ -33,7 +33,7 @@ from gatehouse.errors import ClientError
 from gatehouse.keys.digest import digest_of
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from gatehouse.server import Context
+from gatehouse.rpc import Context
 
 ROOT = Path(__file__).parents[2]
 CHECK = "/envoy.service.auth.v3.Authorization/Check"

@@ -1,0 +1,12 @@
+"""gRPC over HTTP/2 on unix sockets, with Envoy as the caller: how the services answer on the path of every request.
+
+One event loop reads, decides and writes; nothing is handed to another thread and back, which is most of what a call
+costs elsewhere (docs/benchmarks.md). The RFCs are followed for whatever a peer may send; what only servers for the open
+internet need (priorities, push, TLS) is left out.
+
+- `frames`      the bytes of frames
+- `headers`     HPACK: request headers, and the few blocks that answers are made of
+- `connection`  one connection: streams, flow control, errors. Bytes in, bytes out, no I/O
+- `calls`       gRPC on its streams: messages, methods, status
+- `unix`        the listener: accept, drain, close
+"""

@@ -1,0 +1,78 @@
+"""HPACK (RFC 7541): the headers of requests, and the header blocks that answers are made of.
+
+We ask the peer to use no dynamic table (SETTINGS_HEADER_TABLE_SIZE 0). From then on equal blocks mean equal headers,
+and since Envoy's calls of one method carry the same headers again and again, most blocks have been read before.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+
+from hpack import Decoder
+from hpack.exceptions import HPACKError
+
+MAX_LIST_BYTES = 64 * 1024
+"""Of all headers of a request together, as RFC 9113 section 6.5.2 counts them."""
+
+_MOST_KNOWN = 512
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class UnreadableHeadersError(Exception):
+    """The block is no HPACK, or holds more than `MAX_LIST_BYTES`: the connection can't go on."""
+
+
+class RequestHeaders:
+    """Reads the header blocks of one connection, each once and in their order."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(max_header_list_size=MAX_LIST_BYTES)
+        self._known: dict[bytes, Headers] | None = None
+
+    def table_is_off(self) -> None:
+        """The peer has agreed to use no dynamic table."""
+        self._decoder.max_allowed_table_size = 0
+        self._known = {}
+
+    def read(self, block: bytes) -> Headers:
+        """The headers of `block`. What is not UTF-8 becomes `\\ufffd`. Raises `UnreadableHeadersError`."""
+        if self._known is None:
+            return self._decoded(block)
+        known = self._known.get(block)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[block] = self._decoded(block)
+        return known
+
+    def _decoded(self, block: bytes) -> Headers:
+        try:
+            found: Iterable[tuple[bytes, bytes]] = self._decoder.decode(block, raw=True)
+        except HPACKError as error:
+            raise UnreadableHeadersError(type(error).__name__) from None
+        return tuple((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in found)
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header that neither side remembers (RFC 7541 section 6.2.2). Not for texts of 127 bytes and more."""
+    return b"\x00" + _short(name.encode()) + _short(value.encode())
+
+
+def _short(text: bytes) -> bytes:
+    if len(text) >= 127:
+        raise ValueError("longer texts need a longer length")
+    return bytes([len(text)]) + text
+
+
+ANSWER = b"\x88" + literal("content-type", "application/grpc")
+"""How every gRPC answer begins: `:status: 200` is an entry of the static table."""
+
+NOT_GRPC = b"\x08\x03415"
+"""The whole answer to what is not gRPC: `:status`, by its name in the static table."""
+
+
+@cache
+def trailers(status: int, message: str = "") -> bytes:
+    """How a gRPC answer ends. `message` is plain ASCII, at most 126 bytes, and one of few."""
+    said = literal("grpc-message", message) if message else b""
+    return literal("grpc-status", str(status)) + said
