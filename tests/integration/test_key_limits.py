@@ -17,7 +17,7 @@ from gatehouse.envoy.names import DOMAIN
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest
 from gatehouse.pb.usage_pb2 import UsageRequest
-from gatehouse.server import Context
+from gatehouse.rpc import Context
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.redis_client import connect

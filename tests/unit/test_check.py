@@ -16,7 +16,7 @@ from gatehouse.config.model import ApiKey, Config
 from gatehouse.envoy.names import CLIENT_IP_HEADER
 from gatehouse.keys.digest import digest_of
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
-from gatehouse.server import Context
+from gatehouse.rpc import Context
 
 KEY = "sk-the-only-key-0001"
 CONFIG = Config.model_validate({"teams": {"search": {"allowed_ips": ["10.0.0.0/8", "::/0"], "models": ["a*", "b"]}}})
