@@ -2,6 +2,7 @@
 
 import sys
 
+from authz_service.access import Rules
 from authz_service.metrics import Metrics
 from authz_service.principals import principals
 from authz_service.service import Authz
@@ -12,7 +13,7 @@ from gatehouse.worker import GRACE_S, Worker, run
 
 async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
-    authz = Authz(principals(worker.config.api_keys), Metrics.make())
+    authz = Authz(principals(worker.config.api_keys), Rules(worker.config), Metrics.make())
     await serve(Service(authz.methods), worker.run_dir.socket("authz", worker.index), worker.stop, GRACE_S)
 
 

@@ -6,6 +6,7 @@ from hmac import compare_digest
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
+from authz_service.access import Access, Rules
 from authz_service.credential import Credential, Unusable
 from authz_service.principals import Network, Principal, Principals
 from gatehouse.keys.digest import PREFIX, digest_of
@@ -18,23 +19,27 @@ class Result(StrEnum):
     MISSING = "missing_api_key"
     INVALID = "invalid_api_key"
     EXPIRED = "expired"
+    DISABLED = "disabled"
     IP_NOT_AUTHORIZED = "ip_not_authorized"
     ERROR = "error"
     """Nothing was decided: the service itself failed."""
 
 
 class Decision(NamedTuple):
-    """`principal` is whose key was shown, also when it is refused; None when it is nobody's."""
+    """`principal` is whose key was shown, also when it is refused; None when it is nobody's. `access`: if it passes."""
 
     result: Result
     principal: Principal | None = None
+    access: Access | None = None
 
 
 _NOBODY = PREFIX + "0" * 64
 _MISSING, _INVALID = Decision(Result.MISSING), Decision(Result.INVALID)
 
 
-def decide(credential: Credential | Unusable, client_ip: str, principals: Principals, now: float) -> Decision:
+def decide(
+    credential: Credential | Unusable, client_ip: str, principals: Principals, rules: Rules, now: float
+) -> Decision:
     """Whether the bearer of `credential`, calling from `client_ip` at `now` (Unix seconds), may pass.
 
     A key is refused from the instant it expires at. That an address is not allowed is told only to who has the key.
@@ -46,9 +51,12 @@ def decide(credential: Credential | Unusable, client_ip: str, principals: Princi
         return _INVALID
     if now >= principal.expires_at:
         return Decision(Result.EXPIRED, principal)
-    if principal.networks and not _within(client_ip, principal.networks):
+    access = rules.of(principal)
+    if access.disabled:
+        return Decision(Result.DISABLED, principal)
+    if not all(_within(client_ip, networks) for networks in (principal.networks, *access.networks) if networks):
         return Decision(Result.IP_NOT_AUTHORIZED, principal)
-    return Decision(Result.ALLOWED, principal)
+    return Decision(Result.ALLOWED, principal, access)
 
 
 def _holder(key: str, principals: Principals) -> Principal | None:

@@ -8,13 +8,15 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 
+from authz_service.access import REMEMBERED, Access, Rules
 from authz_service.credential import parse
 from authz_service.decide import Result, decide
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, Principals
 from gatehouse import errors
+from gatehouse.envoy.names import CLIENT_IP_HEADER
 from gatehouse.errors import ClientError
 from gatehouse.pb.base_pb2 import HeaderValue, HeaderValueOption
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse
@@ -29,13 +31,27 @@ NAME = "envoy.service.auth.v3.Authorization"
 _GRPC_STATUS = {401: 16, 503: 14}  # UNAUTHENTICATED, UNAVAILABLE
 
 
+_FOR_AUTHZ_ALONE = ("authorization", "x-api-key", CLIENT_IP_HEADER)
+
+
 def allowed(principal: Principal) -> bytes:
-    """Let `principal` pass: known to the filters that follow and to the model server, which never sees the key."""
+    """Let `principal` pass: known to the filters that follow and to the model server, which never sees the key.
+
+    What it may use is still to be said: serialized messages that stand one after the other are one message (protobuf
+    encoding, "Last One Wins"), so `allowed(…) + usable(…)` is the answer, and the long part of it is kept once for all.
+    """
     identity = _identity(principal)
     headers = {f"x-gatehouse-{name.replace('_', '-')}": value for name, value in identity.items() if value}
-    ok = OkHttpResponse(headers=_headers(headers), headers_to_remove=["authorization", "x-api-key"])
+    ok = OkHttpResponse(headers=_headers(headers), headers_to_remove=_FOR_AUTHZ_ALONE)
     response = CheckResponse(status=Status(), ok_response=ok)
-    response.dynamic_metadata.update({**identity, "models": principal.models})
+    response.dynamic_metadata.update({**identity, **_own_limits(principal)})
+    return response.SerializeToString()
+
+
+def usable(access: Access) -> bytes:
+    """The rest of the answer: the models that Envoy is to let pass."""
+    response = CheckResponse()
+    response.dynamic_metadata.update({"models": list(access.models), "expressions": list(access.expressions)})
     return response.SerializeToString()
 
 
@@ -50,14 +66,24 @@ def denied(error: ClientError, **metadata: str) -> bytes:
 
 
 def _refused(result: Result, principal: Principal) -> bytes:
-    """A denial of a key that somebody has. An expired one is answered as an unknown one, for all the client can see."""
-    if result is Result.EXPIRED:
+    """A denial of a key that somebody has. One that is expired or of a disabled user is answered as an unknown one, for
+    all the client can see."""
+    if result is not Result.IP_NOT_AUTHORIZED:
         return denied(errors.INVALID_API_KEY, key_id=principal.key_id)
     return denied(errors.IP_NOT_AUTHORIZED, **_identity(principal))
 
 
 def _identity(principal: Principal) -> dict[str, str]:
     return {"user": principal.user, "team": principal.team, "tier": principal.tier, "key_id": principal.key_id}
+
+
+def _own_limits(principal: Principal) -> dict[str, str]:
+    """For the limiter, which knows no keys: it counts under the family if there is one, else under the key's id."""
+    own = {
+        "key_limits": principal.limits,
+        "key_family": principal.family if principal.family != principal.key_id else "",
+    }
+    return {name: value for name, value in own.items() if value}
 
 
 def _error_headers(error: ClientError) -> dict[str, str]:
@@ -82,7 +108,11 @@ _UNAVAILABLE = denied(errors.AUTH_UNAVAILABLE)
 class Authz:
     """Answers `Check`. It takes and gives serialized messages: an answer that never changes is serialized once."""
 
-    def __init__(self, principals: Principals, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, principals: Principals, rules: Rules, metrics: Metrics, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._rules = rules
+        self._usable = lru_cache(REMEMBERED)(usable)
         self._metrics = metrics
         self._clock = clock
         self.adopt(principals)
@@ -108,15 +138,20 @@ class Authz:
         return answer
 
     def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
-        attributes = request.attributes
-        client_ip = attributes.source.address.socket_address.address
-        credential = parse(attributes.request.http.headers)
-        result, principal = decide(credential, client_ip, self._principals, self._clock())
+        credential, client_ip = parse(request.attributes.request.http.headers), _client_ip(request)
+        result, principal, access = decide(credential, client_ip, self._principals, self._rules, self._clock())
         if principal is None:
             return result, _DENIED[result]
-        if result is Result.ALLOWED:
-            return result, self._allowed(principal)
+        if access is not None:
+            return result, self._allowed(principal) + self._usable(access)
         return result, _refused(result, principal)
+
+
+def _client_ip(request: CheckRequest) -> str:
+    """Who calls, as far as proxies are trusted. An Envoy that does not say so tells at least whose connection it is,
+    which behind a proxy is the proxy's."""
+    attributes = request.attributes
+    return attributes.request.http.headers.get(CLIENT_IP_HEADER) or attributes.source.address.socket_address.address
 
 
 def _without_values(error: Exception) -> str:

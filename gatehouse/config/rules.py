@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from urllib.parse import urlsplit
 
+from gatehouse.config import access_rules
 from gatehouse.config.model import MEASURES, PERIODS, Config, Limits, base_path
 from gatehouse.config.problem import nearest
 from gatehouse.config.source import Path
@@ -23,6 +24,7 @@ def faults(config: Config, written_keys: list[str]) -> Iterator[Finding]:
             yield (*path, "budget_usd_per_month"), "no model has a price", "set models.NAME.price_per_million_tokens"
     yield from _model_limit_faults(config)
     yield from _key_faults(config, written_keys)
+    yield from access_rules.faults(config, written_keys)
 
 
 def _model_faults(config: Config) -> Iterator[Finding]:
@@ -51,7 +53,9 @@ def _all_limits(config: Config, written_keys: list[str]) -> Iterator[tuple[Path,
         yield ("rate_limits", name), tier
         yield from ((("rate_limits", name, "models", model), limits) for model, limits in tier.models.items())
     for section in ("users", "teams"):
-        yield from (((section, name, "limits"), holder.limits) for name, holder in getattr(config, section).items())
+        for name, holder in getattr(config, section).items():
+            if holder.limits:
+                yield (section, name, "limits"), holder.limits
     for written, key in zip(written_keys, config.api_keys.values(), strict=False):
         if key.limits:
             yield ("api_keys", written, "limits"), key.limits
@@ -105,5 +109,6 @@ def advice(config: Config, written_keys: list[str]) -> Iterator[Finding]:
     for name in config.rate_limits:
         if config.api_keys and name not in used and name not in ("premium", "standard", "free"):
             yield ("rate_limits", name), "no key is of this tier", None
+    yield from access_rules.advice(config, written_keys)
     if config.redis.url is None and "on_failure" in config.redis.model_fields_set:
         yield ("redis", "on_failure"), "has no effect without redis.url", None
