@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gatehouse.config.secret import SecretReference
 from gatehouse.keys.digest import key_digest
 
 _DAY = 86400
@@ -86,6 +87,10 @@ def _end_of(value: Any) -> Any:
     if isinstance(value, date):
         return datetime.combine(value, time.max, UTC)
     return value
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
@@ -227,6 +232,28 @@ class ApiKey(Strict):
         return _tuples(data, "models", "allowed_ips")
 
 
+PepperVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+
+
+class Keys(Strict):
+    """How keys are minted, and the peppers they are hashed with: the last one hashes new keys, all are tried."""
+
+    prefix: str = Field("gh", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,31}$")
+    peppers: dict[PepperVersion, SecretReference] = {}
+    failures_per_minute: int = Field(60, ge=0, le=1_000_000)
+
+
+class KeyStore(Strict):
+    """Where keys made at run time are kept: nowhere, in the Redis of `redis.url`, or in the file at `path`.
+
+    While the store does not answer, its keys are good for `max_stale_s` seconds more.
+    """
+
+    type: Literal["none", "redis", "file"] = "none"
+    path: str | None = Field(None, min_length=1)
+    max_stale_s: int = Field(300, ge=0, le=31_536_000)
+
+
 class Logging(Strict):
     dir: str = "logs"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -252,6 +279,9 @@ class Config(Strict):
     users: dict[Name, Holder] = {}
     teams: dict[Name, Holder] = {}
     api_keys: dict[KeyDigest, ApiKey] = Field({}, repr=False)
+    key_files: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    keys: Keys = Keys()
+    key_store: KeyStore = KeyStore()
     redis: Redis = Redis()
 
     @property
@@ -278,6 +308,6 @@ class Config(Strict):
 
 
 def _tuples(data: Any, *fields: str) -> Any:
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not any(isinstance(data.get(field), list) for field in fields):
         return data
     return {k: tuple(v) if k in fields and isinstance(v, list) else v for k, v in data.items()}
