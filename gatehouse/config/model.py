@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gatehouse.config.secret import SecretReference
 from gatehouse.keys.digest import key_digest
 
 _DAY = 86400
@@ -227,6 +228,27 @@ class ApiKey(Strict):
         return _tuples(data, "models", "allowed_ips")
 
 
+PepperVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+
+
+class Keys(Strict):
+    """How keys are minted, and the peppers they are hashed with: the last one hashes new keys, all are tried."""
+
+    prefix: str = Field("gh", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,31}$")
+    peppers: dict[PepperVersion, SecretReference] = {}
+
+
+class KeyStore(Strict):
+    """Where keys made at run time are kept: nowhere, in the Redis of `redis.url`, or in the file at `path`.
+
+    While the store does not answer, its keys are good for `max_stale_s` seconds more.
+    """
+
+    type: Literal["none", "redis", "file"] = "none"
+    path: str | None = Field(None, min_length=1)
+    max_stale_s: int = Field(300, ge=0, le=31_536_000)
+
+
 class Logging(Strict):
     dir: str = "logs"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -252,6 +274,8 @@ class Config(Strict):
     users: dict[Name, Holder] = {}
     teams: dict[Name, Holder] = {}
     api_keys: dict[KeyDigest, ApiKey] = Field({}, repr=False)
+    keys: Keys = Keys()
+    key_store: KeyStore = KeyStore()
     redis: Redis = Redis()
 
     @property

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from gatehouse.config.model import MEASURES, PERIODS, Config, Limits, base_path
 from gatehouse.config.problem import nearest
 from gatehouse.config.source import Path
-from gatehouse.keys.digest import is_plain
+from gatehouse.keys.digest import is_plain, pepper_of
 
 Finding = tuple[Path, str, str | None]
 """Path, message, hint."""
@@ -23,6 +23,7 @@ def faults(config: Config, written_keys: list[str]) -> Iterator[Finding]:
             yield (*path, "budget_usd_per_month"), "no model has a price", "set models.NAME.price_per_million_tokens"
     yield from _model_limit_faults(config)
     yield from _key_faults(config, written_keys)
+    yield from _key_store_faults(config)
 
 
 def _model_faults(config: Config) -> Iterator[Finding]:
@@ -89,6 +90,24 @@ def _key_faults(config: Config, written_keys: list[str]) -> Iterator[Finding]:
         if key.name is not None and key.name in ids:
             yield ("api_keys", written, "name"), "another key has this name", "logs tell keys apart by it"
         ids[key.name or ""] = written
+        yield from _pepper_faults(config, written)
+
+
+def _pepper_faults(config: Config, written: str) -> Iterator[Finding]:
+    version = pepper_of(written)
+    if version is not None and version not in config.keys.peppers:
+        hint = nearest(version, config.keys.peppers) or "set keys.peppers"
+        yield ("api_keys", written), f"no pepper has the version '{version}'", hint
+
+
+def _key_store_faults(config: Config) -> Iterator[Finding]:
+    store = config.key_store
+    if store.type == "redis" and config.redis.url is None:
+        yield ("key_store", "type"), "there is no Redis to keep keys in", "set redis.url, or use type: file"
+    if store.type == "file" and store.path is None:
+        yield ("key_store",), "a key store of type file needs a path", "such as path: keys.jsonl"
+    if store.type != "file" and store.path is not None:
+        yield ("key_store", "path"), "has no effect without type: file", "set type: file or remove it"
 
 
 def advice(config: Config, written_keys: list[str]) -> Iterator[Finding]:
@@ -97,7 +116,7 @@ def advice(config: Config, written_keys: list[str]) -> Iterator[Finding]:
     if plain:
         count = f"{len(plain)} key{'s' if len(plain) > 1 else ''}"
         yield ("api_keys", plain[0]), f"{count} in plain text", "write 'sha256:…' instead: gatehouse keys hash"
-    if not config.api_keys:
+    if not config.api_keys and config.key_store.type == "none":
         yield ("api_keys",), "there is no key: every request will be answered 401", None
     if not config.rate_limits:
         yield ("rate_limits",), "there are no limits: every key may use everything", None
