@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from gatehouse.redis_client import Client, connect
 from gatehouse.run_dir import workers
 from gatehouse.server import Service, serve
 from gatehouse.worker import GRACE_S, Worker, run
@@ -16,7 +17,6 @@ from ratelimit_service.dropin import serve as dropin
 from ratelimit_service.fallback import fallback
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.redis_client import Client, connect
 from ratelimit_service.resilient import Resilient
 from ratelimit_service.service import RateLimits
 from ratelimit_service.store import Ask, Store, StoreUnavailable

@@ -6,7 +6,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import RedisCluster
 
-from ratelimit_service.redis_client import Client
+from gatehouse.redis_client import Client
 from ratelimit_service.redis_wire import Command
 from ratelimit_service.store import FailureKind, StoreUnavailable
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from redis import exceptions
 from redis.asyncio import RedisCluster
 
+from gatehouse.redis_client import Client
 from ratelimit_service.redis_calls import unavailable
-from ratelimit_service.redis_client import Client
 
 OLDEST = 7
 """The first Redis that refuses a script as a whole when it is out of memory (`#!lua` scripts)."""

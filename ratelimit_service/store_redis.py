@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from redis.asyncio import RedisCluster
 
+from gatehouse.redis_client import Client
 from ratelimit_service import redis_calls
 from ratelimit_service.batcher import Batcher
 from ratelimit_service.redis_calls import Reply
-from ratelimit_service.redis_client import Client
 from ratelimit_service.redis_parts import Part, join, split_ask, split_settlement
 from ratelimit_service.redis_scripts import DECIDE, PEEK, Script
 from ratelimit_service.redis_wire import Command, Wire, decision

@@ -13,6 +13,7 @@ from pathlib import Path
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from gatehouse.redis_client import Client
 from gatehouse.server import Option, Service, Tcp, serve
 from ratelimit_service.dropin import http_pages, logs, tls
 from ratelimit_service.dropin.check import OK, check
@@ -27,7 +28,6 @@ from ratelimit_service.dropin.rules import dump
 from ratelimit_service.dropin.service import Options, RateLimits
 from ratelimit_service.dropin.settings import Settings, load
 from ratelimit_service.dropin.stats import Stats
-from ratelimit_service.redis_client import Client
 from ratelimit_service.store import Store
 from ratelimit_service.store_redis import RedisStore
 
