@@ -45,6 +45,13 @@ class KeyTable:
         """Takes up the entries of the mapping at `at`."""
         return lambda written, fields: self._take(at, written, fields)
 
+    def put(self, record: KeyRecord, path: Path) -> None:
+        """Take up a record as such, which is written at `path`."""
+        if record.digest in self.records:
+            self.faults.append((path, "this key stands here twice", "remove one of the two"))
+        self.records[record.digest] = self._once(record)
+        self._elsewhere[record.digest] = path
+
     def paths(self) -> Iterator[tuple[Path, KeyRecord]]:
         """Every record, with the path at which it is written."""
         for digest, record in self.records.items():
@@ -70,18 +77,17 @@ class KeyTable:
             if digest in self.records:
                 message = "one key stands here both in plain text and hashed"
                 self.faults.append((at, message, "remove one of the two"))
-            self._put(digest, entry)
+            self.records[digest] = self._once(record_of(digest, entry))
+            if self._keep is not Keep.RECORDS:
+                self.entries[digest] = entry
             if at != API_KEYS or digest != written:
                 self._elsewhere[digest] = (*at, written)
             if digest != written and is_plain(written):
                 self.plain.append(written)
 
-    def _put(self, digest: str, entry: ApiKey) -> None:
-        record = record_of(digest, entry)
-        known = self._known.get(digest)
-        self.records[digest] = known if known is not None and known == record else record
-        if self._keep is not Keep.RECORDS:
-            self.entries[digest] = entry
+    def _once(self, record: KeyRecord) -> KeyRecord:
+        known = self._known.get(record.digest)
+        return known if known is not None and known == record else record
 
     def _note(self, error: ValidationError, at: Path) -> None:
         for detail in error.errors(include_input=False, include_url=False):

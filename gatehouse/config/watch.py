@@ -1,0 +1,85 @@
+"""Files that change while programs run: told by the kernel, and looked at each second for what it does not tell.
+
+Editors rename, Kubernetes and Vault swap symbolic links (`..data`) on the way to a file, network file systems notify
+nobody: what counts is where a path leads and what is there.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import aclosing
+from pathlib import Path
+
+POLL_S = 1.0
+_REST_S = 0.05
+_LONGEST_UNREST = 10
+"""A file that is still being written after so many looks is read as it is; it will be read again."""
+
+Mark = tuple[str, int, int, int]
+"""Of a file: the path behind all links, its inode, time of change (ns) and size."""
+
+Fingerprint = Mapping[Path, Mark | None]
+
+
+def mark(path: Path) -> Mark | None:
+    """Changes whenever the file at `path` does, or a link on the way to it. None: there is none."""
+    try:
+        found = path.stat()
+        return os.path.realpath(path), found.st_ino, found.st_mtime_ns, found.st_size
+    except OSError:
+        return None
+
+
+def fingerprint(paths: Collection[Path]) -> Fingerprint:
+    """The marks of `paths`."""
+    return {path: mark(path) for path in paths}
+
+
+async def changed(paths: Collection[Path], seen: Fingerprint, poll_s: float = POLL_S) -> Fingerprint:
+    """Waits until `paths` no longer look as when they were `seen`, and have come to rest. Returns how they look now."""
+    if fingerprint(paths) == seen:
+        async with aclosing(_looks(paths, poll_s)) as looks:
+            async for _ in looks:
+                if fingerprint(paths) != seen:
+                    break
+    return await _at_rest(paths)
+
+
+async def _at_rest(paths: Collection[Path]) -> Fingerprint:
+    """A file that is being written may be valid in the middle, with half its content."""
+    now = fingerprint(paths)
+    for _ in range(_LONGEST_UNREST):
+        await asyncio.sleep(_REST_S)
+        before, now = now, fingerprint(paths)
+        if before == now:
+            break
+    return now
+
+
+async def _looks(paths: Collection[Path], poll_s: float) -> AsyncGenerator[None, None]:
+    """Yields when it is time to look: something has happened beside one of `paths`, or `poll_s` have passed."""
+    from watchfiles import awatch  # not everybody who takes marks also waits
+
+    folders = _folders(paths)
+    wait_ms = int(poll_s * 1000)
+    try:
+        async for _ in awatch(
+            *folders,
+            watch_filter=None,
+            recursive=False,
+            step=20,
+            debounce=100,
+            rust_timeout=wait_ms,
+            yield_on_timeout=True,
+        ):
+            yield
+    except (OSError, RuntimeError):
+        pass  # a folder is not there, or there are too many watches: looking suffices
+    while True:
+        await asyncio.sleep(poll_s)
+        yield
+
+
+def _folders(paths: Collection[Path]) -> set[Path]:
+    """Where links and files can be swapped."""
+    return {folder for path in paths for folder in (path.parent, Path(os.path.realpath(path)).parent)}
