@@ -3,6 +3,7 @@
 - `credential`  headers -> the key, or why there is none
 - `principals`  the configuration's keys -> whom each stands for
 - `decide`      the decision: pure, and knows no transport
+- `sso`         JSON Web Tokens in the place of keys: whom each stands for
 - `service`     protobuf in, protobuf out
 - `metrics`     what is counted
 """

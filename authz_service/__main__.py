@@ -1,6 +1,7 @@
 """`python -m authz_service`: the process that answers ext_authz."""
 
 import sys
+from contextlib import AsyncExitStack
 
 from authz_service.metrics import Metrics
 from authz_service.principals import principals
@@ -11,8 +12,14 @@ from gatehouse.worker import GRACE_S, Worker, run
 
 async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
-    authz = Authz(principals(worker.config.api_keys), Metrics.make())
-    await serve(Service(authz.methods), worker.run_dir.socket("authz", worker.index), worker.stop, GRACE_S)
+    async with AsyncExitStack() as stack:
+        tokens = None
+        if worker.config.jwt:
+            from authz_service.sso.principals import following  # cryptography and an HTTP client: 20 MB
+
+            tokens = await stack.enter_async_context(following(worker.config))
+        authz = Authz(principals(worker.config.api_keys), Metrics.make(), tokens=tokens)
+        await serve(Service(authz.methods), worker.run_dir.socket("authz", worker.index), worker.stop, GRACE_S)
 
 
 if __name__ == "__main__":

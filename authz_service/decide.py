@@ -19,6 +19,8 @@ class Result(StrEnum):
     INVALID = "invalid_api_key"
     EXPIRED = "expired"
     IP_NOT_AUTHORIZED = "ip_not_authorized"
+    UNAVAILABLE = "auth_unavailable"
+    """Nobody can say: the keys of the token's issuer were never fetched, or too long ago."""
     ERROR = "error"
     """Nothing was decided: the service itself failed."""
 
@@ -35,15 +37,18 @@ _MISSING, _INVALID = Decision(Result.MISSING), Decision(Result.INVALID)
 
 
 def decide(credential: Credential | Unusable, client_ip: str, principals: Principals, now: float) -> Decision:
-    """Whether the bearer of `credential`, calling from `client_ip` at `now` (Unix seconds), may pass.
+    """Whether the bearer of `credential`, a key, calling from `client_ip` at `now` (Unix seconds), may pass.
 
     A key is refused from the instant it expires at. That an address is not allowed is told only to who has the key.
     """
     if not isinstance(credential, Credential):
         return _MISSING if credential is Unusable.MISSING else _INVALID
     principal = _holder(credential.key, principals)
-    if principal is None:
-        return _INVALID
+    return _INVALID if principal is None else admit(principal, client_ip, now)
+
+
+def admit(principal: Principal, client_ip: str, now: float) -> Decision:
+    """Whether `principal`, who is known by now, may pass from `client_ip` at `now`."""
     if now >= principal.expires_at:
         return Decision(Result.EXPIRED, principal)
     if principal.networks and not _within(client_ip, principal.networks):

@@ -8,10 +8,11 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import lru_cache
+from typing import Protocol
 
-from authz_service.credential import parse
-from authz_service.decide import Result, decide
+from authz_service.credential import Credential, Unusable, parse
+from authz_service.decide import Decision, Result, admit, decide
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, Principals
 from gatehouse import errors
@@ -25,6 +26,9 @@ from gatehouse.server import Context, Unary
 log = logging.getLogger(__name__)
 
 NAME = "envoy.service.auth.v3.Authorization"
+
+MAX_ANSWERS = 16_384
+"""So many answers are kept serialized. Holders of tokens come and go."""
 
 _GRPC_STATUS = {401: 16, 503: 14}  # UNAUTHENTICATED, UNAVAILABLE
 
@@ -75,14 +79,36 @@ def _headers(values: Mapping[str, str]) -> list[HeaderValueOption]:
     return [HeaderValueOption(header=HeaderValue(key=k, value=v), append_action=overwrite) for k, v in values.items()]
 
 
-_DENIED = {Result.MISSING: denied(errors.MISSING_API_KEY), Result.INVALID: denied(errors.INVALID_API_KEY)}
 _UNAVAILABLE = denied(errors.AUTH_UNAVAILABLE)
+_DENIED = {
+    Result.MISSING: denied(errors.MISSING_API_KEY),
+    Result.INVALID: denied(errors.INVALID_API_KEY),
+    Result.UNAVAILABLE: _UNAVAILABLE,
+}
+
+
+class Tokens(Protocol):
+    """Who knows whom JSON Web Tokens stand for."""
+
+    async def holder(self, token: str) -> Principal | Result:
+        """Whom `token` stands for, be it expired by now, or why it is refused. Never raises."""
+        ...
 
 
 class Authz:
-    """Answers `Check`. It takes and gives serialized messages: an answer that never changes is serialized once."""
+    """Answers `Check`. It takes and gives serialized messages: an answer that never changes is serialized once.
 
-    def __init__(self, principals: Principals, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+    Without `tokens` a JSON Web Token is a key like any other, and nobody's.
+    """
+
+    def __init__(
+        self,
+        principals: Principals,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+        tokens: Tokens | None = None,
+    ) -> None:
+        self._tokens = tokens
         self._metrics = metrics
         self._clock = clock
         self.adopt(principals)
@@ -90,7 +116,7 @@ class Authz:
     def adopt(self, principals: Principals) -> None:
         """Put `principals` in force, all at once: a check sees the old keys or the new, never some of each."""
         self._principals = principals
-        self._allowed = cache(allowed)
+        self._allowed = lru_cache(MAX_ANSWERS)(allowed)
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
@@ -100,23 +126,28 @@ class Authz:
     async def check(self, request: bytes, _context: Context) -> bytes:
         """The `CheckResponse` to a `CheckRequest`. Never raises: what can't be decided is answered 503."""
         try:
-            result, answer = self._answer(CheckRequest.FromString(request))
+            result, answer = await self._answer(CheckRequest.FromString(request))
         except Exception as error:  # an RPC that fails makes Envoy invent an answer, without a body
             log.error("a check failed: %s", _without_values(error))
             result, answer = Result.ERROR, _UNAVAILABLE
         self._metrics.decisions[result].inc()
         return answer
 
-    def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
+    async def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
         attributes = request.attributes
         client_ip = attributes.source.address.socket_address.address
-        credential = parse(attributes.request.http.headers)
-        result, principal = decide(credential, client_ip, self._principals, self._clock())
+        result, principal = await self._decided(parse(attributes.request.http.headers), client_ip)
         if principal is None:
             return result, _DENIED[result]
         if result is Result.ALLOWED:
             return result, self._allowed(principal)
         return result, _refused(result, principal)
+
+    async def _decided(self, credential: Credential | Unusable, client_ip: str) -> Decision:
+        if self._tokens is None or not isinstance(credential, Credential) or not credential.looks_like_a_token:
+            return decide(credential, client_ip, self._principals, self._clock())
+        found = await self._tokens.holder(credential.key)
+        return Decision(found) if isinstance(found, Result) else admit(found, client_ip, self._clock())
 
 
 def _without_values(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """What must hold between the parts of a configuration, beyond the shape of each: errors, and advice."""
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from itertools import combinations
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ def faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
     yield from _model_limit_faults(config)
     yield from key_faults(config, keys)
     yield from _key_store_faults(config)
+    yield from _jwt_faults(config)
 
 
 def _limit_faults(config: Config, path: Path, limits: Limits) -> Iterator[Finding]:
@@ -124,18 +126,55 @@ def _key_store_faults(config: Config) -> Iterator[Finding]:
         yield ("key_store", "path"), "has no effect without type: file", "set type: file or remove it"
 
 
+def _jwt_faults(config: Config) -> Iterator[Finding]:
+    for index, issuer in enumerate(config.jwt):
+        before = config.jwt[:index]
+        if any(other.issuer == issuer.issuer for other in before):
+            yield ("jwt", index, "issuer"), "this issuer stands here twice", "keep one; its audience may be a list"
+        elif any(other.label == issuer.label for other in before):
+            message = f"another issuer is called '{issuer.label}'"
+            yield ("jwt", index, "name"), message, "metrics tell them apart by it"
+        if config.rate_limits and issuer.tier not in config.rate_limits:
+            hint = nearest(issuer.tier, config.rate_limits) or f"rate_limits has {', '.join(config.rate_limits)}"
+            yield ("jwt", index, "tier"), f"no tier is called '{issuer.tier}'", hint
+        if issuer.jwks_url is None and not issuer.discoverable:
+            yield ("jwt", index, "issuer"), "is no URL that could be asked for its keys", "set jwks_url"
+        if issuer.max_stale_s < issuer.refresh_s:
+            message = f"keys would be dropped before they are fetched again, after {issuer.refresh_s} s"
+            yield ("jwt", index, "max_stale_s"), message, "raise it, or lower refresh_s"
+
+
 def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
     """What works but is probably not meant, or not wise."""
     if keys.plain:
         count = f"{len(keys.plain)} key{'s' if len(keys.plain) > 1 else ''}"
         yield ("api_keys", keys.plain[0]), f"{count} in plain text", "write 'sha256:…' instead: gatehouse keys hash"
-    if not keys.records and not config.key_files and config.key_store.type == "none":
+    if not keys.records and not config.key_files and config.key_store.type == "none" and not config.jwt:
         yield ("api_keys",), "there is no key: every request will be answered 401", None
     if not config.rate_limits:
         yield ("rate_limits",), "there are no limits: every key may use everything", None
-    used = {key.tier for key in keys.records.values()}
+    yield from _jwt_advice(config)
+    used = {key.tier for key in keys.records.values()} | {issuer.tier for issuer in config.jwt}
+    if any(issuer.tier_claim for issuer in config.jwt):
+        used.update(config.rate_limits)
     for name in config.rate_limits:
         if used and name not in used and name not in ("premium", "standard", "free"):
             yield ("rate_limits", name), "no key is of this tier", None
     if config.redis.url is None and "on_failure" in config.redis.model_fields_set:
         yield ("redis", "on_failure"), "has no effect without redis.url", None
+
+
+def _jwt_advice(config: Config) -> Iterator[Finding]:
+    for index, issuer in enumerate(config.jwt):
+        url = urlsplit(issuer.keys_from)
+        if url.scheme == "http" and not _loopback(url.hostname or ""):
+            field = "jwks_url" if issuer.jwks_url else "issuer"
+            message = "keys come over plain HTTP: whoever is on the way can put in theirs"
+            yield ("jwt", index, field), message, "use https"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
