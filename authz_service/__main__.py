@@ -1,25 +1,72 @@
 """`python -m authz_service`: the process that answers ext_authz."""
 
+import asyncio
+import gc
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from authz_service.metrics import Metrics
-from authz_service.principals import principals
+from authz_service import store as key_store
+from authz_service.gate import Gate
+from authz_service.guesses import Guesses
+from authz_service.keyring import Keyring
+from authz_service.metrics import Metrics, StoreMetrics
 from authz_service.service import Authz
+from gatehouse.config import follow
+from gatehouse.keys.peppers import hasher
+from gatehouse.keys.stores import store_of
+from gatehouse.metrics import Reloads
 from gatehouse.server import Service, serve
 from gatehouse.worker import GRACE_S, Worker, run
+
+FIRST_WORD_S = 1.5
+"""How long a worker waits for the key store before it answers without it."""
 
 
 async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
+    config = worker.config
+    stored = config.key_store.type != "none"
+    keyring = Keyring(worker.files.records, config.key_store.max_stale_s if stored else None)
+    last_used: dict[str, float] | None = {} if stored else None
+    gate = Gate(config.keys.prefix, hasher(config.keys), Guesses(config.keys.failures_per_minute), last_used)
     async with AsyncExitStack() as stack:
         tokens = None
-        if worker.config.jwt:
+        if config.jwt:
             from authz_service.sso.principals import following  # cryptography and an HTTP client: 20 MB
 
-            tokens = await stack.enter_async_context(following(worker.config))
-        authz = Authz(principals(worker.config.api_keys), Metrics.make(), tokens=tokens)
+            tokens = await stack.enter_async_context(following(config))
+        authz = Authz(keyring, Metrics.make(), tokens=tokens, gate=gate)
+        await stack.enter_async_context(_following(worker, keyring, last_used))
+        gc.freeze()  # keys stay: the collector need not walk through 100,000 of them again and again
         await serve(Service(authz.methods), worker.run_dir.socket("authz", worker.index), worker.stop, GRACE_S)
+
+
+@asynccontextmanager
+async def _following(worker: Worker, keyring: Keyring, last_used: dict[str, float] | None) -> AsyncIterator[None]:
+    """Files and store are followed while the block runs."""
+    store = store_of(worker.config)
+    async with asyncio.TaskGroup() as tasks:
+        files = worker.files
+        running = [tasks.create_task(follow.follow(files, lambda: keyring.adopt(files.records), Reloads()))]
+        if store is not None and last_used is not None:
+            heard, metrics = asyncio.Event(), StoreMetrics()
+            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, heard)))
+            running.append(tasks.create_task(key_store.show_age(keyring, metrics)))
+            running.append(tasks.create_task(key_store.report_use(store, last_used)))
+            await _first_word(heard)
+        yield
+        for task in running:
+            task.cancel()
+    if store is not None:
+        await store.close()
+
+
+async def _first_word(heard: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(heard.wait(), FIRST_WORD_S)
+    except TimeoutError:
+        return
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Whom a key stands for, and what it may be used for: the configuration's `api_keys`, ready to be looked up."""
+"""Whom a key stands for, and what it may be used for."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Protocol
 
 from gatehouse.config.model import ApiKey
-from gatehouse.keys.names import key_id
+from gatehouse.keys.configured import record_of
+from gatehouse.keys.record import KeyRecord
 
 Network = IPv4Network | IPv6Network
 
@@ -17,7 +19,7 @@ class Principal:
     """The holder of one key, itself a key of dictionaries: no other holder is equal to it.
 
     `team` is empty when there is none. `models` is a regular expression over model names. `expires_at` is in Unix
-    seconds. Without `networks` the key may be used from everywhere.
+    seconds. Without `networks` the key may be used from everywhere. `only_in_store`: no file has the key.
     """
 
     digest: str
@@ -28,15 +30,35 @@ class Principal:
     models: str
     expires_at: float = math.inf
     networks: tuple[Network, ...] = ()
+    revoked: bool = False
+    only_in_store: bool = False
 
 
-Principals = Mapping[str, Principal]
-"""Principals by the digest of their key."""
+class Principals(Protocol):
+    """Principals by the digest of their key: a dictionary, or a `Keyring`."""
+
+    def get(self, digest: str, /) -> Principal | None: ...
 
 
-def principals(api_keys: Mapping[str, ApiKey]) -> Principals:
+def principals(api_keys: Mapping[str, ApiKey]) -> dict[str, Principal]:
     """The look-up table of `api_keys`, which are by digest already."""
-    return {digest: _principal(digest, entry) for digest, entry in api_keys.items()}
+    return {digest: principal(record_of(digest, entry)) for digest, entry in api_keys.items()}
+
+
+def principal(key: KeyRecord, *, only_in_store: bool = False) -> Principal:
+    """Whom `key` stands for."""
+    return Principal(
+        digest=key.digest,
+        user=key.user,
+        team=key.team,
+        tier=key.tier,
+        key_id=key.key_id,
+        models=models_regex(key.models),
+        expires_at=key.expires_at,
+        networks=tuple(map(_network, key.allowed_ips)),
+        revoked=key.revoked_at is not None,
+        only_in_store=only_in_store,
+    )
 
 
 def models_regex(patterns: Iterable[str]) -> str:
@@ -49,19 +71,6 @@ def models_regex(patterns: Iterable[str]) -> str:
 
 def _pattern_regex(pattern: str) -> str:
     return re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-
-
-def _principal(digest: str, entry: ApiKey) -> Principal:
-    return Principal(
-        digest=digest,
-        user=entry.user_id,
-        team=entry.team or "",
-        tier=entry.tier,
-        key_id=key_id(digest, entry),
-        models=models_regex(entry.models),
-        expires_at=entry.expires_at.timestamp() if entry.expires_at else math.inf,
-        networks=tuple(map(_network, entry.allowed_ips)),
-    )
 
 
 def _network(written: str) -> Network:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from authz_service.credential import Credential, Unusable, parse
 from authz_service.decide import Decision, Result, admit, decide
+from authz_service.gate import Gate
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, Principals
 from gatehouse import errors
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 
 NAME = "envoy.service.auth.v3.Authorization"
 
-MAX_ANSWERS = 16_384
-"""So many answers are kept serialized. Holders of tokens come and go."""
+MAX_ANSWERS = 4096
+"""So many answers are kept serialized: those of the keys in use, not of the keys there are."""
 
-_GRPC_STATUS = {401: 16, 503: 14}  # UNAUTHENTICATED, UNAVAILABLE
+_GRPC_STATUS = {401: 16, 429: 8, 503: 14}  # UNAUTHENTICATED, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 
 def allowed(principal: Principal) -> bytes:
@@ -54,8 +55,9 @@ def denied(error: ClientError, **metadata: str) -> bytes:
 
 
 def _refused(result: Result, principal: Principal) -> bytes:
-    """A denial of a key that somebody has. An expired one is answered as an unknown one, for all the client can see."""
-    if result is Result.EXPIRED:
+    """A denial of a key that somebody has. An expired or revoked one is answered as an unknown one, for all the client
+    can see."""
+    if result in (Result.EXPIRED, Result.REVOKED):
         return denied(errors.INVALID_API_KEY, key_id=principal.key_id)
     return denied(errors.IP_NOT_AUTHORIZED, **_identity(principal))
 
@@ -77,6 +79,11 @@ def _error_headers(error: ClientError) -> dict[str, str]:
 def _headers(values: Mapping[str, str]) -> list[HeaderValueOption]:
     overwrite = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
     return [HeaderValueOption(header=HeaderValue(key=k, value=v), append_action=overwrite) for k, v in values.items()]
+
+
+@lru_cache
+def _wait(seconds: int) -> bytes:
+    return denied(errors.too_many_failures(max(1, seconds)))
 
 
 _UNAVAILABLE = denied(errors.AUTH_UNAVAILABLE)
@@ -107,8 +114,10 @@ class Authz:
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
         tokens: Tokens | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._tokens = tokens
+        self._gate = gate or Gate()
         self._metrics = metrics
         self._clock = clock
         self.adopt(principals)
@@ -137,6 +146,8 @@ class Authz:
         attributes = request.attributes
         client_ip = attributes.source.address.socket_address.address
         result, principal = await self._decided(parse(attributes.request.http.headers), client_ip)
+        if result is Result.TOO_MANY_FAILURES:
+            return result, _wait(self._gate.guesses.wait_s(client_ip, self._clock()))
         if principal is None:
             return result, _DENIED[result]
         if result is Result.ALLOWED:
@@ -144,8 +155,10 @@ class Authz:
         return result, _refused(result, principal)
 
     async def _decided(self, credential: Credential | Unusable, client_ip: str) -> Decision:
-        if self._tokens is None or not isinstance(credential, Credential) or not credential.looks_like_a_token:
+        if not isinstance(credential, Credential):
             return decide(credential, client_ip, self._principals, self._clock())
+        if self._tokens is None or not credential.looks_like_a_token:
+            return self._gate.decide(credential, client_ip, self._principals, self._clock())
         found = await self._tokens.holder(credential.key)
         return Decision(found) if isinstance(found, Result) else admit(found, client_ip, self._clock())
 

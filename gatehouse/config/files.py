@@ -6,7 +6,7 @@ files, leaves everything as it was.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from gatehouse.config.key_table import Keep, KeyTable
 from gatehouse.config.load import read
 from gatehouse.config.model import Config
 from gatehouse.config.problem import ConfigError, Problem
-from gatehouse.config.watch import Mark, mark
+from gatehouse.config.watch import Fingerprint, Mark, mark
 from gatehouse.keys.record import KeyRecord
 
 
@@ -36,23 +36,33 @@ class _Standing:
     main: _Read
     key_files: Mapping[Path, _Read]
 
+    @property
+    def tables(self) -> list[KeyTable]:
+        return [self.main.keys, *(read.keys for read in self.key_files.values())]
+
     def records(self) -> Mapping[str, KeyRecord]:
-        tables = [self.main.keys.records, *(read.keys.records for read in self.key_files.values())]
+        tables = [table.records for table in self.tables]
         return tables[0] if len(tables) == 1 else dict(chain.from_iterable(table.items() for table in tables))
+
+    def same_as(self, other: "_Standing | None") -> bool:
+        """Whether nothing has been read anew."""
+        return other is not None and self.config is other.config and self.tables == other.tables
 
 
 class Files:
     """`config` and `records` (of every key in a file, by digest) are what the last good files said.
 
-    `keep` says what of keys is wanted. Only who wants records has key files read.
+    `keep` says what of keys is wanted. Only who wants records has key files read. `seen`: the files, as they looked
+    when they were last read. `version` grows with every change that is taken up.
     """
 
     def __init__(self, file: Path, keep: Keep, environment: Mapping[str, str] | None = None) -> None:
         self.file = file
+        self.seen: Fingerprint = {}
+        self.version = 0
         self._keep = keep
         self._environment = os.environ if environment is None else environment
         self._standing: _Standing | None = None
-        self._wanted: list[Path] = []
 
     @property
     def config(self) -> Config:
@@ -62,75 +72,82 @@ class Files:
     def records(self) -> Mapping[str, KeyRecord]:
         return self._in_force.records()
 
-    @property
-    def paths(self) -> list[Path]:
-        """The files to watch: those in force, and those that a refused configuration would have too."""
-        return list(dict.fromkeys([self.file, *self._in_force.key_files, *self._wanted]))
-
     def load(self) -> Config:
         """Read everything for the first time. Raises `ConfigError` with all that is wrong with any of the files."""
-        standing, problems = self._look()
-        if problems or standing is None:
+        problems = self.reload()
+        if problems:
             raise ConfigError(problems)
-        self._standing = standing
-        return standing.config
+        return self.config
 
     def reload(self) -> list[Problem]:
         """Read what has changed and take up what is good; the problems with the rest, which stays as it was."""
-        standing, problems = self._look()
-        if standing is not None:
+        look = _Look(self.file, self._keep, self._environment, self._standing)
+        standing = look.standing()
+        self.seen = look.seen
+        if standing is not None and not standing.same_as(self._standing):
             self._standing = standing
-        return problems
+            self.version += 1
+        return look.problems
 
     @property
     def _in_force(self) -> _Standing:
         assert self._standing is not None, "not loaded yet"
         return self._standing
 
-    def _look(self) -> tuple[_Standing | None, list[Problem]]:
-        """What could be in force now, and what is wrong. None: old and new would not fit together."""
-        problems: list[Problem] = []
-        found = self._main(problems)
+
+@dataclass(slots=True)
+class _Look:
+    """One look at all files, where `before` is in force: how each looks, and what is wrong with it."""
+
+    file: Path
+    keep: Keep
+    environment: Mapping[str, str]
+    before: _Standing | None
+    seen: dict[Path, Mark | None] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def standing(self) -> _Standing | None:
+        """What could be in force now; None: old and new do not fit together."""
+        before = self.before.key_files if self.before else {}
+        self.seen |= {path: mark(path) for path in before}
+        found = self._main()
         if found is None:
-            return None, problems
+            return None
         config, main = found
         others = {str(self.file): main.keys}
         key_files: dict[Path, _Read] = {}
-        usable = True
-        self._wanted = [Path(path) for path in config.key_files if self._keep is Keep.RECORDS]
-        for path in self._wanted:
-            read_ = self._key_file(path, config, others, problems)
-            if read_ is None:
-                usable = False
-            else:
+        wanted = [Path(path) for path in config.key_files if self.keep is Keep.RECORDS]
+        for path in wanted:
+            read_ = self._key_file(path, before.get(path), config, others)
+            if read_ is not None:
                 key_files[path], others[str(path)] = read_, read_.keys
-        return _Standing(config, main, key_files) if usable else None, problems
+        return _Standing(config, main, key_files) if len(key_files) == len(wanted) else None
 
-    def _main(self, problems: list[Problem]) -> tuple[Config, _Read] | None:
-        before, now = self._standing, mark(self.file)
+    def _main(self) -> tuple[Config, _Read] | None:
+        before, now = self.before, mark(self.file)
+        self.seen[self.file] = now
         if before is not None and now is not None and before.main.mark == now:
             return before.config, before.main
-        keys = KeyTable(self._keep, before.main.keys.records if before else None)
+        keys = KeyTable(self.keep, before.main.keys.records if before else None)
         try:
-            config = read(self.file, self._environment, keys)
+            config = read(self.file, self.environment, keys)
         except ConfigError as error:
-            problems += error.problems
+            self.problems += error.problems
             return (before.config, replace(before.main, mark=None)) if before else None
         keys.forget_texts()
         return config, _Read(keys, now)
 
     def _key_file(
-        self, path: Path, config: Config, others: Mapping[str, KeyTable], problems: list[Problem]
+        self, path: Path, before: _Read | None, config: Config, others: Mapping[str, KeyTable]
     ) -> _Read | None:
-        before = self._standing.key_files.get(path) if self._standing else None
         fits = before is not None and _fits(before.keys, config, others)
-        now = mark(path)
+        now = self.seen[path] = mark(path)
         if before is not None and fits and now is not None and before.mark == now:
             return before
         try:
             return _Read(read_key_file(path, config, others, before.keys.records if before else None), now)
         except ConfigError as error:
-            problems += error.problems
+            self.problems += error.problems
             return replace(before, mark=None) if before is not None and fits else None
 
 

@@ -6,7 +6,7 @@ nobody: what counts is where a path leads and what is there.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
@@ -30,22 +30,22 @@ def mark(path: Path) -> Mark | None:
         return None
 
 
-def fingerprint(paths: Collection[Path]) -> Fingerprint:
+def fingerprint(paths: Iterable[Path]) -> Fingerprint:
     """The marks of `paths`."""
     return {path: mark(path) for path in paths}
 
 
-async def changed(paths: Collection[Path], seen: Fingerprint, poll_s: float = POLL_S) -> Fingerprint:
-    """Waits until `paths` no longer look as when they were `seen`, and have come to rest. Returns how they look now."""
-    if fingerprint(paths) == seen:
-        async with aclosing(_looks(paths, poll_s)) as looks:
+async def changed(seen: Fingerprint, poll_s: float = POLL_S) -> None:
+    """Waits until some file no longer looks as when it was `seen`, and all have come to rest."""
+    if fingerprint(seen) == seen:
+        async with aclosing(_looks(seen, poll_s)) as looks:
             async for _ in looks:
-                if fingerprint(paths) != seen:
+                if fingerprint(seen) != seen:
                     break
-    return await _at_rest(paths)
+    await _at_rest(seen)
 
 
-async def _at_rest(paths: Collection[Path]) -> Fingerprint:
+async def _at_rest(paths: Iterable[Path]) -> None:
     """A file that is being written may be valid in the middle, with half its content."""
     now = fingerprint(paths)
     for _ in range(_LONGEST_UNREST):
@@ -53,10 +53,9 @@ async def _at_rest(paths: Collection[Path]) -> Fingerprint:
         before, now = now, fingerprint(paths)
         if before == now:
             break
-    return now
 
 
-async def _looks(paths: Collection[Path], poll_s: float) -> AsyncGenerator[None, None]:
+async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, None]:
     """Yields when it is time to look: something has happened beside one of `paths`, or `poll_s` have passed."""
     from watchfiles import awatch  # not everybody who takes marks also waits
 
@@ -80,6 +79,6 @@ async def _looks(paths: Collection[Path], poll_s: float) -> AsyncGenerator[None,
         yield
 
 
-def _folders(paths: Collection[Path]) -> set[Path]:
+def _folders(paths: Iterable[Path]) -> set[Path]:
     """Where links and files can be swapped."""
     return {folder for path in paths for folder in (path.parent, Path(os.path.realpath(path)).parent)}
