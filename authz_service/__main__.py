@@ -4,7 +4,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from authz_service import store as key_store
 from authz_service.gate import Gate
@@ -19,8 +19,8 @@ from gatehouse.metrics import Reloads
 from gatehouse.server import Service, serve
 from gatehouse.worker import GRACE_S, Worker, run
 
-FIRST_WORD_S = 1.5
-"""How long a worker waits for the key store before it answers without it."""
+FIRST_TRY_S = 10.0
+"""The most that reading a key store may take before the worker answers. One that is down is not waited for."""
 
 
 async def main(worker: Worker) -> None:
@@ -50,23 +50,17 @@ async def _following(worker: Worker, keyring: Keyring, last_used: dict[str, floa
         files = worker.files
         running = [tasks.create_task(follow.follow(files, lambda: keyring.adopt(files.records), Reloads()))]
         if store is not None and last_used is not None:
-            heard, metrics = asyncio.Event(), StoreMetrics()
-            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, heard)))
+            tried, metrics = asyncio.Event(), StoreMetrics()
+            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried)))
             running.append(tasks.create_task(key_store.show_age(keyring, metrics)))
             running.append(tasks.create_task(key_store.report_use(store, last_used)))
-            await _first_word(heard)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(tried.wait(), FIRST_TRY_S)
         yield
         for task in running:
             task.cancel()
     if store is not None:
         await store.close()
-
-
-async def _first_word(heard: asyncio.Event) -> None:
-    try:
-        await asyncio.wait_for(heard.wait(), FIRST_WORD_S)
-    except TimeoutError:
-        return
 
 
 if __name__ == "__main__":

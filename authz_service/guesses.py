@@ -28,7 +28,7 @@ class Guesses:
         over = (
             failures >= self._per_minute and now < ends <= now + WINDOW_S
         )  # a clock that was set back locks nobody out
-        return math.ceil(ends - now) if over else 0
+        return math.ceil(min(ends - now, WINDOW_S)) if over else 0
 
     def failed(self, address: str, now: float) -> None:
         """`address` has shown a key that is nobody's."""

@@ -17,8 +17,8 @@ LONGEST_WAIT_S = 1.0
 REPORT_EVERY_S = 60.0
 
 
-async def follow(store: KeyStore, keyring: Keyring, metrics: StoreMetrics, heard: asyncio.Event) -> None:
-    """Keep `keyring` as the store has it, for ever. `heard` is set once the store has said something.
+async def follow(store: KeyStore, keyring: Keyring, metrics: StoreMetrics, tried: asyncio.Event) -> None:
+    """Keep `keyring` as the store has it, for ever. `tried` is set once the store has spoken, or failed to.
 
     While the store does not answer, the keyring keeps what it had, and knows since when.
     """
@@ -30,7 +30,7 @@ async def follow(store: KeyStore, keyring: Keyring, metrics: StoreMetrics, heard
                     log.warning("the key store answers again")
                 wait_s = FIRST_WAIT_S
                 keyring.apply(change)
-                heard.set()
+                tried.set()
             reason: object = "it has nothing more to say"
         except KeyStoreUnavailable as error:
             reason = error
@@ -38,6 +38,7 @@ async def follow(store: KeyStore, keyring: Keyring, metrics: StoreMetrics, heard
             reason = f"{type(error).__name__}; this is a mistake in the gateway"
         keyring.lose_touch()
         metrics.errors.inc()
+        tried.set()
         if wait_s == FIRST_WAIT_S:
             log.error("the key store does not answer, keys are as they were: %s", reason)
         await asyncio.sleep(wait_s)

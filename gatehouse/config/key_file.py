@@ -39,6 +39,18 @@ def read_key_file(
     return keys
 
 
+def check_key_files(main: FilePath, config: Config, keys: KeyTable) -> None:
+    """Raises `ConfigError` with all that is wrong with the key files of `config`, which `main` holds with `keys`."""
+    others, problems = {str(main): keys}, list[Problem]()
+    for file in config.key_files:
+        try:
+            others[file] = read_key_file(FilePath(file), config, others)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
 def clashes(keys: KeyTable, others: Others) -> Iterator[Finding]:
     """Keys, and names of keys, that stand in another file too."""
     for file, other in others.items():

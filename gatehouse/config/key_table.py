@@ -10,7 +10,6 @@ from gatehouse.config.model import ApiKey, Limits
 from gatehouse.config.places import Path
 from gatehouse.config.source import API_KEYS, Take
 from gatehouse.config.wording import explained
-from gatehouse.keys.configured import record_of
 from gatehouse.keys.digest import is_plain, key_digest
 from gatehouse.keys.record import KeyRecord
 
@@ -40,6 +39,9 @@ class KeyTable:
         self._keep = keep
         self._known = known or {}
         self._elsewhere: dict[str, Path] = {}
+        from gatehouse.keys.configured import record_of  # that room is built on the configuration's model
+
+        self._record_of = record_of
 
     def taker(self, at: Path = API_KEYS) -> Take:
         """Takes up the entries of the mapping at `at`."""
@@ -77,7 +79,7 @@ class KeyTable:
             if digest in self.records:
                 message = "one key stands here both in plain text and hashed"
                 self.faults.append((at, message, "remove one of the two"))
-            self.records[digest] = self._once(record_of(digest, entry))
+            self.records[digest] = self._once(self._record_of(digest, entry))
             if self._keep is not Keep.RECORDS:
                 self.entries[digest] = entry
             if at != API_KEYS or digest != written:
