@@ -20,7 +20,7 @@ class Result(StrEnum):
     EXPIRED = "expired"
     IP_NOT_AUTHORIZED = "ip_not_authorized"
     UNAVAILABLE = "auth_unavailable"
-    """Nobody can say: the keys of the token's issuer were never fetched, or too long ago."""
+    """Nobody can say: the keys of the token's issuer are not known, or not yet."""
     ERROR = "error"
     """Nothing was decided: the service itself failed."""
 

@@ -68,18 +68,19 @@ class Issuer:
             if self._fetching:
                 self._fetching.cancel()
 
-    async def newer(self, within_s: float) -> None:
-        """Fetch early, if it is not too soon after the last time, and return when that is done or `within_s` are over.
+    async def newer(self, within_s: float) -> bool:
+        """Fetch early, if it is not too soon after the last time; returns when that is done or `within_s` are over.
 
-        However many ask at a time, there is one fetch.
+        Whether there is nothing more to wait for. However many ask at a time, there is one fetch.
         """
         if self._fetching is None:
             now = self._clock()
             if now < self._early_from:
-                return
+                return True
             self._early_from = now + self._early_pause_s
             self._early_pause_s = min(2 * self._early_pause_s, LAST_EARLY_S)
-        await asyncio.wait({self._fetched()}, timeout=within_s)
+        done, _ = await asyncio.wait({self._fetched()}, timeout=within_s)
+        return bool(done)
 
     def _fetched(self) -> "asyncio.Task[None]":
         """The fetch under way, or a new one. It never fails."""

@@ -43,7 +43,7 @@ class TokenPrincipals:
     async def holder(self, token: str) -> Principal | Result:
         """Whom `token` stands for, be it expired by now; or INVALID, or UNAVAILABLE when nobody can say. Never raises.
 
-        Waits for up to `PATIENCE_S` when the issuer's keys may have changed.
+        Waits for up to `PATIENCE_S` when the issuer's keys may have changed. If they take longer, nobody can say yet.
         """
         digest = digest_of(token)
         known = self._verified.get(digest)
@@ -56,8 +56,10 @@ class TokenPrincipals:
             return self._refused(NOBODY, Reason.ISSUER if said else Reason.MALFORMED)
         found = self._try(token, said, issuer, digest)
         if found in (Reason.UNKNOWN_KEY, Reason.NO_KEYS):
-            await issuer.newer(PATIENCE_S)
+            newest = await issuer.newer(PATIENCE_S)
             found = self._try(token, said, issuer, digest)
+            if found is Reason.UNKNOWN_KEY and not newest:
+                found = Reason.NO_KEYS
         return found if isinstance(found, Principal) else self._refused(issuer.settings.label, found)
 
     def _try(self, token: str, said: Said, issuer: Issuer, digest: str) -> Principal | Reason:

@@ -265,6 +265,7 @@ def test_every_decision_is_counted_by_its_result(running: Running) -> None:
         "invalid_api_key": 2,
         "expired": 2,
         "ip_not_authorized": 2,
+        "auth_unavailable": 0,
         "error": 0,
     }
 
