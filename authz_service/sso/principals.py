@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from aiohttp import ClientSession
-
 from authz_service.decide import Result
 from authz_service.principals import Principal
 from authz_service.sso import fetch
@@ -85,7 +83,7 @@ class TokenPrincipals:
 async def following(config: Config) -> AsyncIterator[TokenPrincipals]:
     """The principals of `config.jwt`, whose issuers' keys are kept up to date while the block runs."""
     metrics = Metrics(settings.label for settings in config.jwt)
-    async with ClientSession() as session, asyncio.TaskGroup() as tasks:
+    async with fetch.session() as session, asyncio.TaskGroup() as tasks:
         issuers = [
             Issuer(settings, partial(fetch.jwk_set, session, settings), partial(metrics.refreshed, settings.label))
             for settings in config.jwt

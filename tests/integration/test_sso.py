@@ -199,6 +199,14 @@ def test_an_attack_is_answered_as_any_wrong_key(
     assert ask(gateway, PREMIUM).status_code == 200
 
 
+def test_operators_see_whose_token_has_expired(gateway: RunningGateway, idp: IdentityProvider) -> None:
+    answers = [ask(gateway, token(idp, sub="eve", **times)) for times in ({}, {"exp": 1})]
+    assert [answer.status_code for answer in answers] == [200, 401]
+    records = [gateway.record(answer.headers["x-request-id"]) for answer in answers]
+    assert records[0]["key_id"] == records[1]["key_id"]
+    assert records[0]["key_id"].startswith("jwt-")
+
+
 def test_a_token_is_good_to_the_end_of_the_leeway_and_no_longer(gateway: RunningGateway, idp: IdentityProvider) -> None:
     ends = int(time.time()) - 28  # with 30 s of leeway
     mine = token(idp, sub="late", exp=ends)

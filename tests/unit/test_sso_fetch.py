@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ClientTimeout
+from aiohttp import ClientTimeout
 
 from authz_service.sso import fetch
 from authz_service.sso.fetch import Document, FetchError, jwk_set
@@ -22,7 +22,7 @@ def idp() -> Iterator[IdentityProvider]:
 
 async def fetched(idp: IdentityProvider, **fields: Any) -> Document:
     settings = JwtIssuer.model_validate({"issuer": idp.issuer, "audience": "llm", **fields})
-    async with ClientSession() as session:
+    async with fetch.session() as session:
         return await jwk_set(session, settings)
 
 

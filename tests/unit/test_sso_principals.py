@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from authz_service.decide import Result
 from authz_service.principals import Principal
+from authz_service.service import allowed
 from authz_service.sso import principals as subject
 from authz_service.sso.fetch import Document, FetchError
 from authz_service.sso.issuer import Issuer
@@ -130,6 +131,21 @@ def test_no_text_raises(token: str) -> None:
 
 
 HOUSE = House()
+CLAIM = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["sub", "aud", "exp", "nbf", "iat", "iss", "x"]), CLAIM))
+def test_whatever_an_issuer_signs_is_somebodys_or_refused_and_can_be_answered(claims: dict[str, Any]) -> None:
+    async def holder() -> Principal | Result:
+        await HOUSE.issuer.newer(1)
+        return await HOUSE.principals.holder(HOUSE.idp.token("EdDSA", **claims))
+
+    found = asyncio.run(holder())
+    assert found is Result.INVALID or (isinstance(found, Principal) and allowed(found))
 
 
 @pytest.mark.asyncio
