@@ -97,7 +97,9 @@ class Issuer:
             document = await self._fetch()
             self._take(document)
         except (FetchError, UnusableKeysError) as error:
-            self._failed(error)
+            self._failed(str(error))
+        except Exception as error:  # whatever one issuer sends, tokens of the others must go on
+            self._failed(f"unexpected {type(error).__name__}")
         else:
             self._counted(True)
 
@@ -114,11 +116,11 @@ class Issuer:
         self._failures = 0
         self._period_s = _period_s(document.max_age_s, self.settings.refresh_s)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, why: str) -> None:
         self._counted(False)
         self._failures += 1
         if self._failures == 1:
-            log.warning("can't get the keys of %s: %s", self.settings.label, error)
+            log.warning("can't get the keys of %s: %s", self.settings.label, why)
 
     def _pause_s(self) -> float:
         """Until the next fetch: not all workers at once."""

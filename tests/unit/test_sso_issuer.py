@@ -79,7 +79,9 @@ async def test_the_same_document_leaves_the_same_keys_and_another_replaces_them(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("broken", [FetchError("down"), Document(b"<html>"), Document(b'{"keys": []}')])
+@pytest.mark.parametrize(
+    "broken", [FetchError("down"), Document(b"<html>"), Document(b'{"keys": []}'), ZeroDivisionError()]
+)
 async def test_a_failed_fetch_keeps_the_old_keys_until_they_are_too_old(broken: Document | Exception) -> None:
     published = Published()
     issuer = published.issuer(max_stale_s=600)
@@ -163,7 +165,7 @@ async def test_keys_are_fetched_again_and_again() -> None:
         published.document = Document(NEW)
         first = issuer.keys
         await asyncio.sleep(1.1)
-        assert published.fetches == 2
+        assert published.fetches >= 2
         assert issuer.keys is not first
 
 
