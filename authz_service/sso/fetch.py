@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
 
+from gatehouse import __version__
 from gatehouse.config.model import JwtIssuer
 
 TIMEOUT = ClientTimeout(total=5.0)
@@ -28,6 +29,12 @@ class Document:
 
     body: bytes
     max_age_s: int | None = None
+
+
+def session() -> ClientSession:
+    """What issuers are asked through: it keeps no cookies."""
+    headers = {"User-Agent": f"gatehouse/{__version__}", "Accept": "application/json"}
+    return ClientSession(headers=headers, cookie_jar=DummyCookieJar())
 
 
 async def jwk_set(session: ClientSession, settings: JwtIssuer) -> Document:

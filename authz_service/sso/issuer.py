@@ -68,18 +68,19 @@ class Issuer:
             if self._fetching:
                 self._fetching.cancel()
 
-    async def newer(self, within_s: float) -> None:
-        """Fetch early, if it is not too soon after the last time, and return when that is done or `within_s` are over.
+    async def newer(self, within_s: float) -> bool:
+        """Fetch early, if it is not too soon after the last time; returns when that is done or `within_s` are over.
 
-        However many ask at a time, there is one fetch.
+        Whether there is nothing more to wait for. However many ask at a time, there is one fetch.
         """
         if self._fetching is None:
             now = self._clock()
             if now < self._early_from:
-                return
+                return True
             self._early_from = now + self._early_pause_s
             self._early_pause_s = min(2 * self._early_pause_s, LAST_EARLY_S)
-        await asyncio.wait({self._fetched()}, timeout=within_s)
+        done, _ = await asyncio.wait({self._fetched()}, timeout=within_s)
+        return bool(done)
 
     def _fetched(self) -> "asyncio.Task[None]":
         """The fetch under way, or a new one. It never fails."""
@@ -96,7 +97,9 @@ class Issuer:
             document = await self._fetch()
             self._take(document)
         except (FetchError, UnusableKeysError) as error:
-            self._failed(error)
+            self._failed(str(error))
+        except Exception as error:  # whatever one issuer sends, tokens of the others must go on
+            self._failed(f"unexpected {type(error).__name__}")
         else:
             self._counted(True)
 
@@ -113,11 +116,11 @@ class Issuer:
         self._failures = 0
         self._period_s = _period_s(document.max_age_s, self.settings.refresh_s)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, why: str) -> None:
         self._counted(False)
         self._failures += 1
         if self._failures == 1:
-            log.warning("can't get the keys of %s: %s", self.settings.label, error)
+            log.warning("can't get the keys of %s: %s", self.settings.label, why)
 
     def _pause_s(self) -> float:
         """Until the next fetch: not all workers at once."""

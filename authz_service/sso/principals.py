@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from aiohttp import ClientSession
-
 from authz_service.decide import Result
 from authz_service.principals import Principal
 from authz_service.sso import fetch
@@ -43,7 +41,7 @@ class TokenPrincipals:
     async def holder(self, token: str) -> Principal | Result:
         """Whom `token` stands for, be it expired by now; or INVALID, or UNAVAILABLE when nobody can say. Never raises.
 
-        Waits for up to `PATIENCE_S` when the issuer's keys may have changed.
+        Waits for up to `PATIENCE_S` when the issuer's keys may have changed. If they take longer, nobody can say yet.
         """
         digest = digest_of(token)
         known = self._verified.get(digest)
@@ -56,8 +54,10 @@ class TokenPrincipals:
             return self._refused(NOBODY, Reason.ISSUER if said else Reason.MALFORMED)
         found = self._try(token, said, issuer, digest)
         if found in (Reason.UNKNOWN_KEY, Reason.NO_KEYS):
-            await issuer.newer(PATIENCE_S)
+            newest = await issuer.newer(PATIENCE_S)
             found = self._try(token, said, issuer, digest)
+            if found is Reason.UNKNOWN_KEY and not newest:
+                found = Reason.NO_KEYS
         return found if isinstance(found, Principal) else self._refused(issuer.settings.label, found)
 
     def _try(self, token: str, said: Said, issuer: Issuer, digest: str) -> Principal | Reason:
@@ -83,7 +83,7 @@ class TokenPrincipals:
 async def following(config: Config) -> AsyncIterator[TokenPrincipals]:
     """The principals of `config.jwt`, whose issuers' keys are kept up to date while the block runs."""
     metrics = Metrics(settings.label for settings in config.jwt)
-    async with ClientSession() as session, asyncio.TaskGroup() as tasks:
+    async with fetch.session() as session, asyncio.TaskGroup() as tasks:
         issuers = [
             Issuer(settings, partial(fetch.jwk_set, session, settings), partial(metrics.refreshed, settings.label))
             for settings in config.jwt

@@ -39,7 +39,7 @@ class Reason(StrEnum):
     USER = "user"
     """It names no user, or one whose name can't be used."""
     NO_KEYS = "no_keys"
-    """Nobody can say: the issuer's keys are not known."""
+    """Nobody can say: the issuer's keys are not known, or are just being fetched."""
 
 
 @dataclass(frozen=True, slots=True)

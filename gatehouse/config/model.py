@@ -310,10 +310,10 @@ class JwtIssuer(Strict):
     """
 
     issuer: IssuerName
-    audience: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], OneOrMore, Field(min_length=1)]
+    audience: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), OneOrMore]
     name: Name | None = None
     jwks_url: IssuersUrl | None = None
-    algorithms: Annotated[tuple[Algorithm, ...], Listed, Field(min_length=1)] = ("RS256", "ES256", "EdDSA")
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1), Listed] = ("RS256", "ES256", "EdDSA")
     user_claim: ClaimName = "sub"
     team_claim: ClaimName | None = None
     tier_claim: ClaimName | None = None

@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 from gatehouse import errors
-from gatehouse.config.model import ApiKey, Backend, Config, Holder, Logging, Model, Price, Redis, Server, Tier, Vllm
+from gatehouse.config.model import (
+    ApiKey,
+    Backend,
+    Config,
+    Holder,
+    JwtIssuer,
+    Logging,
+    Model,
+    Price,
+    Redis,
+    Server,
+    Tier,
+    Vllm,
+)
 from gatehouse.envoy import names
 from tests.fakes.fake_vllm import FakeVllm
 from tests.integration.conftest import MODEL
@@ -63,7 +76,7 @@ def test_the_python_program_runs_as_shown(example: RunningGateway, tmp_path: Pat
 
 def test_every_setting_that_is_described_exists() -> None:
     described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", README.split("| field |")[1].split("\n\n")[0]))
-    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Tier, Redis)
+    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, JwtIssuer, Tier, Redis)
     fields = {name for model in models for name in model.model_fields}
     values = {
         "vllm",
@@ -88,7 +101,7 @@ def test_every_setting_that_is_described_exists() -> None:
 
 def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
-    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Redis)
+    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, JwtIssuer, Redis)
     missing = [name for model in models for name in model.model_fields if name not in table]
     assert missing == []
 
@@ -102,6 +115,16 @@ def test_the_limits_shown_are_read(tmp_path: Path) -> None:
     )
     (tmp_path / "gatehouse.yaml").write_text(priced + shown)
     assert load(tmp_path / "gatehouse.yaml", {}).settles()
+
+
+def test_the_single_sign_on_shown_is_read(tmp_path: Path) -> None:
+    from gatehouse.config.load import load_with_advice
+
+    shown = next(block for block in blocks("yaml") if block.startswith("jwt:"))
+    (tmp_path / "gatehouse.yaml").write_text("vllm: {base_url: 'http://h/v1'}\n" + shown)
+    loaded = load_with_advice(tmp_path / "gatehouse.yaml", {})
+    assert loaded.config.jwt[0].tier_claim == "realm_access.roles"
+    assert loaded.warnings == ()
 
 
 def test_the_error_codes_listed_are_those_of_the_table() -> None:
