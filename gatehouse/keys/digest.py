@@ -54,6 +54,8 @@ def key_digest(written: str) -> str:
                 " make one with 'gatehouse keys hash'"
             )
         return f"{PEPPERED}{match[1]}:{match[2].lower()}"
+    if _DIGEST.fullmatch(written):
+        return written
     if written.startswith(PREFIX):
         if not _DIGEST.fullmatch(written.lower()):
             raise ValueError("a hashed key is 'sha256:' and 64 hexadecimal digits; make one with 'gatehouse keys hash'")
