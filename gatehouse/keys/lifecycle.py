@@ -8,6 +8,9 @@ from gatehouse.keys.configured import record_of
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.standing import ONLY_RESTRICTS
 
+LEAKED, REVOKED = "leaked", "revoked"
+"""Why a key was revoked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Birth:
@@ -44,9 +47,10 @@ def expiring(key: KeyRecord, at: float, *, in_file: bool) -> KeyRecord:
 
 
 def revoked(key: KeyRecord, at: float, because: str, *, cut: bool, in_file: bool) -> KeyRecord:
-    """`key`, revoked at `at`, or when it was before; `cut` ends its running streams, too."""
-    since = at if key.revoked_at is None else key.revoked_at
-    return replace(_own(key, in_file=in_file), revoked_at=since, revoked_because=because, cut=cut or key.cut)
+    """`key`, revoked at `at`, or when it was before; `cut` ends its running streams, too. What leaked stays leaked."""
+    if key.revoked_at is not None:
+        at, because = key.revoked_at, LEAKED if key.revoked_because == LEAKED else because
+    return replace(_own(key, in_file=in_file), revoked_at=at, revoked_because=because, cut=cut or key.cut)
 
 
 def _own(key: KeyRecord, *, in_file: bool) -> KeyRecord:

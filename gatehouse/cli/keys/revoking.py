@@ -11,7 +11,7 @@ from gatehouse.cli.keys.refused import RefusedError
 from gatehouse.cli.keys.shown import fields
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, out, print_json
 from gatehouse.keys.known import Known, find, relatives
-from gatehouse.keys.lifecycle import revoked
+from gatehouse.keys.lifecycle import LEAKED, REVOKED, revoked
 from gatehouse.keys.standing import restricted
 
 
@@ -26,7 +26,7 @@ def revoke(
 
     async def work() -> dict[str, Any]:
         async with opened(config, as_json=as_json) as here:
-            return await _revoke(here, key_id, "leaked" if leaked else "revoked", cut=now)
+            return await _revoke(here, key_id, LEAKED if leaked else REVOKED, cut=now)
 
     said = answer(work())
     if as_json:

@@ -46,7 +46,7 @@ def fields(key: Known) -> dict[str, Any]:
 def print_table(keys: list[Known]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("id", "user", "team", "tier", "status", "expires", "last used", "source"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title in ("id", "source"))
     for key in keys:
         table.add_row(*_row(fields(key)))
     out.print(table)
