@@ -113,7 +113,8 @@ def explained(error: ValidationError, at: tuple[str, ...] = ()) -> str:
             return "key: a key is not kept, only its digest; make one with 'gatehouse keys hash'"
         case "extra_forbidden":
             hint = nearest(str(fault["loc"][-1]), [*_Line.__annotations__, *Limits.model_fields])
-            return f"{where[:60]!r}: unknown field" + (f" ({hint})" if hint else "")
+            shown = "".join(filter(str.isprintable, where))[:80]
+            return f"{shown}: unknown field" + (f" ({hint})" if hint else "")
         case "missing":
             return f"{where}: is missing"
         case "json_invalid" | "dict_type" if not where:

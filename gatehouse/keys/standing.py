@@ -10,9 +10,11 @@ ONLY_RESTRICTS: tuple[str, ...] = ()
 
 def replaced(old: KeyRecord | None, new: KeyRecord) -> KeyRecord:
     """What a store keeps when `new` comes in place of `old`."""
-    if old is None or old.revoked_at is None or new.revoked_at is not None:
+    if old is None or old.revoked_at is None:
         return new
-    return replace(new, revoked_at=old.revoked_at, revoked_because=old.revoked_because, cut=old.cut)
+    since = old.revoked_at if new.revoked_at is None else min(old.revoked_at, new.revoked_at)
+    because = new.revoked_because or old.revoked_because
+    return replace(new, revoked_at=since, revoked_because=because, cut=old.cut or new.cut)
 
 
 def restricted(key: KeyRecord, by: KeyRecord | None) -> KeyRecord:
