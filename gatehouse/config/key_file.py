@@ -39,6 +39,15 @@ def read_key_file(
     return keys
 
 
+def placed_keys(file: FilePath) -> list[tuple[KeyRecord, int | None]]:
+    """The keys in `file`, be it a key file or `gatehouse.yaml`, each with its line. Faults are passed over."""
+    keys, text = KeyTable(), text_of(file)
+    report = (_json_lines if file.suffix in _JSON_LINES else _yaml)(text, str(file), keys)
+    written = list(keys.paths())
+    places = report((path, "", None) for path, _ in written)
+    return [(record, place.line) for (_, record), place in zip(written, places, strict=True)]
+
+
 def check_key_files(main: FilePath, config: Config, keys: KeyTable) -> None:
     """Raises `ConfigError` with all that is wrong with the key files of `config`, which `main` holds with `keys`."""
     others, problems = {str(main): keys}, list[Problem]()

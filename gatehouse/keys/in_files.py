@@ -2,24 +2,22 @@
 
 from pathlib import Path
 
+from gatehouse.config.key_file import placed_keys
 from gatehouse.config.model import Config
-from gatehouse.config.source import parse
 from gatehouse.keys.configured import record_of
-from gatehouse.keys.digest import key_digest
 from gatehouse.keys.known import InFile
 
 
 def keys_in_files(config: Config, file: Path) -> list[InFile]:
-    """Those of `config`, which was read from `file`."""
-    lines = _lines(file) if config.api_keys else {}
-    return [
-        InFile(record_of(digest, key), f"{file}:{lines[digest]}" if digest in lines else str(file))
-        for digest, key in config.api_keys.items()
+    """Those of `config`, which was read from `file`, and of its key files. `ConfigError`: one can't be read."""
+    lines = {record.digest: line for record, line in placed_keys(file)} if config.api_keys else {}
+    own = [InFile(record_of(digest, key), _place(file, lines.get(digest))) for digest, key in config.api_keys.items()]
+    return own + [
+        InFile(record, _place(key_file, line))
+        for key_file in map(Path, config.key_files)
+        for record, line in placed_keys(key_file)
     ]
 
 
-def _lines(file: Path) -> dict[str, int | None]:
-    """The line of each key, by digest."""
-    source = parse(file.read_text("utf-8"), str(file))
-    written = source.data.get("api_keys") or {}
-    return {key_digest(key): source.line(("api_keys", key)) for key in written}
+def _place(file: Path, line: int | None) -> str:
+    return f"{file}:{line}" if line else str(file)
