@@ -27,13 +27,13 @@ async def main(worker: Worker) -> None:
     file = DailyFile(Path(config.logging.dir), "requests", config.logging.retention_days)
     metrics = RequestMetrics(Labels(config))
     requests = RequestLog(file, metrics.lost)
-    limiter = Limiter([run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))], metrics.unsettled)
-    settles = config.settles()
+    limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
+    limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())
     health = Health()
     departure = Departure(worker.stop, health)
     receiver = Receiver(
-        (metrics.take, requests.take, *([limiter.ended] if settles else [])),
-        limiter.running if settles else None,
+        (metrics.take, requests.take, limiter.ended),
+        limiter.running,
         partial(record, default_model=config.the_default_model, prices=prices(config)),
         departure,
     )

@@ -22,9 +22,19 @@ class Allowance:
     def __init__(self, sockets: Sequence[Path]) -> None:
         self._sockets = sockets
 
-    async def of(self, user: str, team: str, tier: str, key_id: str, model: str) -> dict[str, Any]:
+    async def of(
+        self, user: str, team: str, tier: str, key_id: str, model: str, *, key_limits: str = "", key_family: str = ""
+    ) -> dict[str, Any]:
         """The limits of a caller and their state. Raises `LimiterUnavailableError`."""
-        request = UsageRequest(user=user, team=team, tier=tier, key_id=key_id, model=model)
+        request = UsageRequest(
+            user=user,
+            team=team,
+            tier=tier,
+            key_id=key_id,
+            model=model,
+            key_limits=key_limits,
+            key_family=key_family,
+        )
         for socket in self._sockets:
             try:
                 return _plain(await _asked(socket, request))

@@ -109,6 +109,8 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         limited_by=_text(limits, "limited_by"),
         flags=",".join(flags),
         aborted=_aborted(status, flags),
+        key_limits=_text(authz, "key_limits"),
+        key_family=_text(authz, "key_family"),
     )
 
 

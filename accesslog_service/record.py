@@ -1,14 +1,17 @@
 """A record: one line of the request log. It holds no prompt, no completion, no key and no query string."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from operator import attrgetter
+
+_UNWRITTEN = {"written": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What happened to one request; the fields are those of a line, in its order.
+    """What happened to one request; the fields are those of a line, in its order. `key_limits` and `key_family` are in
+    no line: they are the limiter's, to whom the request's end is told.
 
     `_ms` are milliseconds from the start of the request, `bytes_` count bodies. What is not known, or does not apply,
     is None; `model` is "" when the endpoint takes a model and the request named none that could be read. `status` is 0
@@ -44,6 +47,8 @@ class Record:
     limited_by: str | None
     flags: str
     aborted: bool
+    key_limits: str | None = field(default=None, metadata=_UNWRITTEN)
+    key_family: str | None = field(default=None, metadata=_UNWRITTEN)
 
     @property
     def tpot_ms(self) -> float | None:
@@ -57,7 +62,7 @@ class Record:
         return _encode(dict(zip(NAMES, _values(self), strict=True))).encode("ascii") + b"\n"
 
 
-NAMES = tuple(field.name for field in fields(Record))
+NAMES = tuple(each.name for each in fields(Record) if each.metadata.get("written", True))
 _values = attrgetter(*NAMES)
 
 

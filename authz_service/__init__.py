@@ -2,6 +2,7 @@
 
 - `credential`  headers -> the key, or why there is none
 - `principals`  the configuration's keys -> whom each stands for
+- `access`      what key, user, team and tier together allow
 - `decide`      the decision: pure, and knows no transport
 - `sso`         JSON Web Tokens in the place of keys: whom each stands for
 - `service`     protobuf in, protobuf out

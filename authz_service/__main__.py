@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from authz_service import store as key_store
+from authz_service.access import Rules
 from authz_service.gate import Gate
 from authz_service.guesses import Guesses
 from authz_service.keyring import Keyring
@@ -36,19 +37,25 @@ async def main(worker: Worker) -> None:
             from authz_service.sso.principals import following  # cryptography and an HTTP client: 20 MB
 
             tokens = await stack.enter_async_context(following(config))
-        authz = Authz(keyring, Metrics.make(), tokens=tokens, gate=gate)
-        await stack.enter_async_context(_following(worker, keyring, last_used))
+        authz = Authz(keyring, Rules(config), Metrics.make(), tokens=tokens, gate=gate)
+        await stack.enter_async_context(_following(worker, keyring, authz, last_used))
         gc.freeze()  # keys stay: the collector need not walk through 100,000 of them again and again
         await serve(Service(authz.methods), worker.run_dir.socket("authz", worker.index), worker.stop, GRACE_S)
 
 
 @asynccontextmanager
-async def _following(worker: Worker, keyring: Keyring, last_used: dict[str, float] | None) -> AsyncIterator[None]:
+async def _following(
+    worker: Worker, keyring: Keyring, authz: Authz, last_used: dict[str, float] | None
+) -> AsyncIterator[None]:
     """Files and store are followed while the block runs."""
-    store = store_of(worker.config)
+    files, store = worker.files, store_of(worker.config)
+
+    def adopt() -> None:
+        keyring.adopt(files.records)
+        authz.adopt(keyring, Rules(files.config))
+
     async with asyncio.TaskGroup() as tasks:
-        files = worker.files
-        running = [tasks.create_task(follow.follow(files, lambda: keyring.adopt(files.records), Reloads()))]
+        running = [tasks.create_task(follow.follow(files, adopt, Reloads()))]
         if store is not None and last_used is not None:
             tried, metrics = asyncio.Event(), StoreMetrics()
             running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried)))

@@ -6,6 +6,7 @@ from hmac import compare_digest
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
+from authz_service.access import Access, Rules
 from authz_service.credential import Credential, Unusable
 from authz_service.principals import Network, Principal, Principals
 from gatehouse.keys.digest import PREFIX, Hasher
@@ -19,6 +20,7 @@ class Result(StrEnum):
     INVALID = "invalid_api_key"
     EXPIRED = "expired"
     REVOKED = "revoked"
+    DISABLED = "disabled"
     IP_NOT_AUTHORIZED = "ip_not_authorized"
     UNAVAILABLE = "auth_unavailable"
     """Nobody can say: the key store, or the token's issuer, was never heard or too long ago."""
@@ -29,10 +31,11 @@ class Result(StrEnum):
 
 
 class Decision(NamedTuple):
-    """`principal` is whose key was shown, also when it is refused; None when it is nobody's."""
+    """`principal` is whose key was shown, also when it is refused; None when it is nobody's. `access`: if it passes."""
 
     result: Result
     principal: Principal | None = None
+    access: Access | None = None
 
 
 _NOBODY = PREFIX + "0" * 64
@@ -44,6 +47,7 @@ def decide(
     credential: Credential | Unusable,
     client_ip: str,
     principals: Principals,
+    rules: Rules,
     now: float,
     *,
     hasher: Hasher = _UNPEPPERED,
@@ -59,18 +63,21 @@ def decide(
     principal = _holder(hasher.digests(credential.key), principals)
     if stale and (principal is None or principal.only_in_store):
         return Decision(Result.UNAVAILABLE)
-    return _INVALID if principal is None else admit(principal, client_ip, now)
+    return _INVALID if principal is None else admit(principal, client_ip, rules, now)
 
 
-def admit(principal: Principal, client_ip: str, now: float) -> Decision:
+def admit(principal: Principal, client_ip: str, rules: Rules, now: float) -> Decision:
     """Whether `principal`, who is known by now, may pass from `client_ip` at `now`."""
     if principal.revoked:
         return Decision(Result.REVOKED, principal)
     if now >= principal.expires_at:
         return Decision(Result.EXPIRED, principal)
-    if principal.networks and not _within(client_ip, principal.networks):
+    access = rules.of(principal)
+    if access.disabled:
+        return Decision(Result.DISABLED, principal)
+    if not all(_within(client_ip, networks) for networks in (principal.networks, *access.networks) if networks):
         return Decision(Result.IP_NOT_AUTHORIZED, principal)
-    return Decision(Result.ALLOWED, principal)
+    return Decision(Result.ALLOWED, principal, access)
 
 
 def _holder(digests: Iterable[str], principals: Principals) -> Principal | None:

@@ -3,6 +3,7 @@
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 
+from authz_service.access import Rules
 from authz_service.credential import Credential
 from authz_service.decide import Decision, Result, decide
 from authz_service.guesses import Guesses
@@ -13,8 +14,8 @@ from gatehouse.keys.digest import Hasher
 from gatehouse.keys.format import Kind, kind_of
 
 _MANGLED, _TOO_MANY = Decision(Result.INVALID), Decision(Result.TOO_MANY_FAILURES)
-_FAILURES = (Result.INVALID, Result.EXPIRED, Result.REVOKED)
-"""What an unknown key, an expired and a revoked one come to must not be told apart: they count alike."""
+_FAILURES = (Result.INVALID, Result.EXPIRED, Result.REVOKED, Result.DISABLED)
+"""What all of these come to must not be told apart: they count alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Gate:
     guesses: Guesses = field(default_factory=lambda: Guesses(Keys().failures_per_minute))
     last_used: MutableMapping[str, float] | None = None
 
-    def decide(self, credential: Credential, client_ip: str, principals: Principals, now: float) -> Decision:
+    def decide(
+        self, credential: Credential, client_ip: str, principals: Principals, rules: Rules, now: float
+    ) -> Decision:
         """As `decide.decide`. A minted key with a mistake in it is refused without a look-up.
 
         An address with too many failures waits until its minute is over, except for what nobody can guess: sound minted
@@ -38,7 +41,7 @@ class Gate:
         if kind is Kind.FOREIGN and self.guesses.wait_s(client_ip, now):
             return _TOO_MANY
         stale = isinstance(principals, Keyring) and principals.stale
-        decision = decide(credential, client_ip, principals, now, hasher=self.hasher, stale=stale)
+        decision = decide(credential, client_ip, principals, rules, now, hasher=self.hasher, stale=stale)
         if decision.result in _FAILURES:
             self.guesses.failed(client_ip, now)
         elif self.last_used is not None and decision.principal and decision.result is Result.ALLOWED:

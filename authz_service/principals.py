@@ -1,8 +1,7 @@
 """Whom a key stands for, and what it may be used for."""
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Protocol
@@ -18,8 +17,9 @@ Network = IPv4Network | IPv6Network
 class Principal:
     """The holder of one key, itself a key of dictionaries: no other holder is equal to it.
 
-    `team` is empty when there is none. `models` is a regular expression over model names. `expires_at` is in Unix
-    seconds. Without `networks` the key may be used from everywhere. `only_in_store`: no file has the key.
+    `team` is empty when there is none. `models` are patterns of model names. `expires_at` is in Unix seconds. Without
+    `networks` the key may be used from everywhere. `limits` are the key's own, as canonical JSON, counted under
+    `family`; both are empty where there is nothing to say (see `KeyRecord`). `only_in_store`: no file has the key.
     """
 
     digest: str
@@ -27,9 +27,11 @@ class Principal:
     team: str
     tier: str
     key_id: str
-    models: str
+    models: tuple[str, ...] = ("*",)
     expires_at: float = math.inf
     networks: tuple[Network, ...] = ()
+    limits: str = ""
+    family: str = ""
     revoked: bool = False
     only_in_store: bool = False
 
@@ -53,27 +55,17 @@ def principal(key: KeyRecord, *, only_in_store: bool = False) -> Principal:
         team=key.team,
         tier=key.tier,
         key_id=key.key_id,
-        models=models_regex(key.models),
+        models=key.models,
         expires_at=key.expires_at,
-        networks=tuple(map(_network, key.allowed_ips)),
+        networks=tuple(map(network, key.allowed_ips)),
+        limits=key.limits,
+        family=key.family,
         revoked=key.revoked_at is not None,
         only_in_store=only_in_store,
     )
 
 
-def models_regex(patterns: Iterable[str]) -> str:
-    r"""One anchored regular expression for model patterns in which `*` and `?` are wildcards and all else is literal.
-
-    `["llama-*", "gpt-4o"]` gives `^(?s:llama\-.*|gpt\-4o)$`. RE2 (Envoy's) and Python's `re.fullmatch` read it alike.
-    """
-    return f"^(?s:{'|'.join(map(_pattern_regex, patterns))})$"
-
-
-def _pattern_regex(pattern: str) -> str:
-    return re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-
-
-def _network(written: str) -> Network:
+def network(written: str) -> Network:
     """`::ffff:10.0.0.0/104` is `10.0.0.0/8`: clients' addresses are compared in their IPv4 form."""
     network = ip_network(written)
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Protocol
 
+from authz_service.access import REMEMBERED, Access, Rules
 from authz_service.credential import Credential, Unusable, parse
 from authz_service.decide import Decision, Result, admit, decide
 from authz_service.gate import Gate
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, Principals
 from gatehouse import errors
+from gatehouse.envoy.names import CLIENT_IP_METADATA
 from gatehouse.errors import ClientError
 from gatehouse.pb.base_pb2 import HeaderValue, HeaderValueOption
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse
@@ -35,12 +37,23 @@ _GRPC_STATUS = {401: 16, 429: 8, 503: 14}  # UNAUTHENTICATED, RESOURCE_EXHAUSTED
 
 
 def allowed(principal: Principal) -> bytes:
-    """Let `principal` pass: known to the filters that follow and to the model server, which never sees the key."""
+    """Let `principal` pass: known to the filters that follow and to the model server, which never sees the key.
+
+    What it may use is still to be said: serialized messages that stand one after the other are one message (protobuf
+    encoding, "Last One Wins"), so `allowed(…) + usable(…)` is the answer, and the long part of it is kept once for all.
+    """
     identity = _identity(principal)
     headers = {f"x-gatehouse-{name.replace('_', '-')}": value for name, value in identity.items() if value}
     ok = OkHttpResponse(headers=_headers(headers), headers_to_remove=["authorization", "x-api-key"])
     response = CheckResponse(status=Status(), ok_response=ok)
-    response.dynamic_metadata.update({**identity, "models": principal.models})
+    response.dynamic_metadata.update({**identity, **_own_limits(principal)})
+    return response.SerializeToString()
+
+
+def usable(access: Access) -> bytes:
+    """The rest of the answer: the models that Envoy is to let pass."""
+    response = CheckResponse()
+    response.dynamic_metadata.update({"models": list(access.models), "expressions": list(access.expressions)})
     return response.SerializeToString()
 
 
@@ -55,15 +68,24 @@ def denied(error: ClientError, **metadata: str) -> bytes:
 
 
 def _refused(result: Result, principal: Principal) -> bytes:
-    """A denial of a key that somebody has. An expired or revoked one is answered as an unknown one, for all the client
-    can see."""
-    if result in (Result.EXPIRED, Result.REVOKED):
+    """A denial of a key that somebody has. One that is expired, revoked or of a disabled user is answered as an unknown
+    one, for all the client can see."""
+    if result is not Result.IP_NOT_AUTHORIZED:
         return denied(errors.INVALID_API_KEY, key_id=principal.key_id)
     return denied(errors.IP_NOT_AUTHORIZED, **_identity(principal))
 
 
 def _identity(principal: Principal) -> dict[str, str]:
     return {"user": principal.user, "team": principal.team, "tier": principal.tier, "key_id": principal.key_id}
+
+
+def _own_limits(principal: Principal) -> dict[str, str]:
+    """For the limiter, which knows no keys: it counts under the family if there is one, else under the key's id."""
+    own = {
+        "key_limits": principal.limits,
+        "key_family": principal.family if principal.family != principal.key_id else "",
+    }
+    return {name: value for name, value in own.items() if value}
 
 
 def _error_headers(error: ClientError) -> dict[str, str]:
@@ -111,20 +133,22 @@ class Authz:
     def __init__(
         self,
         principals: Principals,
+        rules: Rules,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
         tokens: Tokens | None = None,
         gate: Gate | None = None,
     ) -> None:
+        self._usable = lru_cache(REMEMBERED)(usable)
         self._tokens = tokens
         self._gate = gate or Gate()
         self._metrics = metrics
         self._clock = clock
-        self.adopt(principals)
+        self.adopt(principals, rules)
 
-    def adopt(self, principals: Principals) -> None:
-        """Put `principals` in force, all at once: a check sees the old keys or the new, never some of each."""
-        self._principals = principals
+    def adopt(self, principals: Principals, rules: Rules) -> None:
+        """Put both in force, all at once: a check sees the old or the new, never some of each."""
+        self._principals, self._rules = principals, rules
         self._allowed = lru_cache(MAX_ANSWERS)(allowed)
 
     @property
@@ -132,35 +156,41 @@ class Authz:
         """What the gRPC shell serves."""
         return {NAME: {"Check": Unary(self.check, decode=bytes, encode=bytes)}}
 
-    async def check(self, request: bytes, _context: Context) -> bytes:
+    async def check(self, request: bytes, context: Context) -> bytes:
         """The `CheckResponse` to a `CheckRequest`. Never raises: what can't be decided is answered 503."""
         try:
-            result, answer = await self._answer(CheckRequest.FromString(request))
+            result, answer = await self._answer(CheckRequest.FromString(request), context)
         except Exception as error:  # an RPC that fails makes Envoy invent an answer, without a body
             log.error("a check failed: %s", _without_values(error))
             result, answer = Result.ERROR, _UNAVAILABLE
         self._metrics.decisions[result].inc()
         return answer
 
-    async def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
-        attributes = request.attributes
-        client_ip = attributes.source.address.socket_address.address
-        result, principal = await self._decided(parse(attributes.request.http.headers), client_ip)
+    async def _answer(self, request: CheckRequest, context: Context) -> tuple[Result, bytes]:
+        credential, client_ip = parse(request.attributes.request.http.headers), _client_ip(request, context)
+        result, principal, access = await self._decided(credential, client_ip)
         if result is Result.TOO_MANY_FAILURES:
             return result, _wait(self._gate.guesses.wait_s(client_ip, self._clock()))
         if principal is None:
             return result, _DENIED[result]
-        if result is Result.ALLOWED:
-            return result, self._allowed(principal)
+        if access is not None:
+            return result, self._allowed(principal) + self._usable(access)
         return result, _refused(result, principal)
 
     async def _decided(self, credential: Credential | Unusable, client_ip: str) -> Decision:
         if not isinstance(credential, Credential):
-            return decide(credential, client_ip, self._principals, self._clock())
+            return decide(credential, client_ip, self._principals, self._rules, self._clock())
         if self._tokens is None or not credential.looks_like_a_token:
-            return self._gate.decide(credential, client_ip, self._principals, self._clock())
+            return self._gate.decide(credential, client_ip, self._principals, self._rules, self._clock())
         found = await self._tokens.holder(credential.key)
-        return Decision(found) if isinstance(found, Result) else admit(found, client_ip, self._clock())
+        return Decision(found) if isinstance(found, Result) else admit(found, client_ip, self._rules, self._clock())
+
+
+def _client_ip(request: CheckRequest, context: Context) -> str:
+    """Who calls, as far as proxies are trusted. An Envoy that does not say so tells at least whose connection it is,
+    which behind a proxy is the proxy's."""
+    values = (str(value) for name, value in context.invocation_metadata() or () if name == CLIENT_IP_METADATA)
+    return next(values, request.attributes.source.address.socket_address.address)
 
 
 def _without_values(error: Exception) -> str:

@@ -48,7 +48,7 @@ def run(service: Service, main: Main, arguments: Sequence[str] | None = None) ->
     """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
     options = _parser(service).parse_args(arguments)
     # Only authz_service needs keys, and only where it runs need its key files be readable.
-    files = Files(options.config, Keep.RECORDS if service == "authz" else Keep.LIMITED)
+    files = Files(options.config, Keep.RECORDS if service == "authz" else Keep.NOTHING)
     try:
         config = files.load()
         if options.index is not None:

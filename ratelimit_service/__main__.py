@@ -15,6 +15,7 @@ from gatehouse.worker import GRACE_S, Worker, run
 from ratelimit_service import redis_checks
 from ratelimit_service.dropin import serve as dropin
 from ratelimit_service.fallback import fallback
+from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.resilient import Resilient
@@ -36,7 +37,8 @@ async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
     metrics = Metrics()
     store = await _store(worker, metrics)
-    limits = RateLimits(Plans(worker.config), store, metrics)
+    plans = Plans(worker.config, KeyRules(metrics.on_unreadable_limits))
+    limits = RateLimits(plans, store, metrics)
     try:
         await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
     finally:

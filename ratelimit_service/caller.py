@@ -18,7 +18,10 @@ class Entry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One request to a model. `max_tokens` and `body_bytes` are None when the request does not say."""
+    """One request to a model. `max_tokens` and `body_bytes` are None when the request does not say.
+
+    `key_limits` are the limits of the key itself, in JSON, counted under `key_family`, or else under `key_id`.
+    """
 
     user: str
     team: str = ""
@@ -28,6 +31,8 @@ class Caller:
     request_id: str = ""
     max_tokens: int | None = None
     body_bytes: int | None = None
+    key_limits: str = ""
+    key_family: str = ""
 
 
 def caller(entries: Iterable[Entry]) -> Caller:
@@ -42,6 +47,8 @@ def caller(entries: Iterable[Entry]) -> Caller:
         request_id=said.get("request_id", ""),
         max_tokens=_count(said.get("max_tokens")),
         body_bytes=_count(said.get("body_bytes")),
+        key_limits=said.get("key_limits", ""),
+        key_family=said.get("key_family", ""),
     )
 
 

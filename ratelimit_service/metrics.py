@@ -21,6 +21,11 @@ class Metrics:
         self._lost = Counter(
             "api_rate_limit_events_lost_total", "Ends of requests that the store never heard of.", registry=registry
         )
+        self._unreadable = Counter(
+            "api_key_limits_unreadable_total",
+            "Limits of keys that could not be read: they don't count.",
+            registry=registry,
+        )
         self._known: dict[tuple[str, str], Counter] = {}
 
     def decided(self, decision: Decision) -> None:
@@ -39,6 +44,9 @@ class Metrics:
 
     def on_lost(self, events: int) -> None:
         self._lost.inc(events)
+
+    def on_unreadable_limits(self) -> None:
+        self._unreadable.inc()
 
     def _count(self, limit: str, result: str) -> None:
         counter = self._known.get((limit, result))

@@ -1,7 +1,8 @@
 """What one request must pass, and what it turned out to have used.
 
 A request meets the rules of its tier (counted for each user), of its model within the tier, of its user, its team and
-its key; all must pass. Counters belong to users, teams and keys, so changing a tier keeps the counts.
+its key; all must pass. Counters belong to users, teams and keys, so changing a tier keeps the counts. The rules of a
+key come with its requests; keys that rotation made of each other share their counters.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,12 @@ from itertools import chain
 from gatehouse.config.model import Config
 from gatehouse.envoy.access_log import PERIOD_S
 from gatehouse.envoy.names import MISSING_MODEL
-from gatehouse.keys.names import key_id
 from gatehouse.prices import cost_micro_usd, prices
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate import Tokens, estimate
+from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.limits import MAX_AMOUNT
-from ratelimit_service.rules import Concurrency, Rule, RuleSet, rule_set
+from ratelimit_service.rules import NOTHING, Concurrency, Rule, RuleSet, rule_set
 from ratelimit_service.store import Ask, Charge, LeaseAsk, Renewal, Settlement
 
 LEASE_TTL_MS = 3 * PERIOD_S * 1000
@@ -41,13 +42,10 @@ class _Applied:
     rules: RuleSet
 
 
-_NONE = RuleSet()
-
-
 class Plans:
     """Every rule of a configuration, ready to be asked. Allocates only what differs from request to request."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, key_rules: KeyRules | None = None) -> None:
         self._default_model = config.the_default_model or ""
         self._model_of = {alias: name for name, model in config.models.items() for alias in model.aliases}
         self._prices = prices(config)
@@ -57,11 +55,9 @@ class Plans:
             for name, tier in config.rate_limits.items()
             for model, limits in tier.models.items()
         }
-        self._users = {name: rule_set(user.limits, "user", "u") for name, user in config.users.items()}
-        self._teams = {name: rule_set(team.limits, "team") for name, team in config.teams.items()}
-        self._keys = {
-            key_id(digest, key): rule_set(key.limits, "key") for digest, key in config.api_keys.items() if key.limits
-        }
+        self._users = {name: rule_set(user.limits, "user", "u") for name, user in config.users.items() if user.limits}
+        self._teams = {name: rule_set(team.limits, "team") for name, team in config.teams.items() if team.limits}
+        self._keys = key_rules or KeyRules()
 
     def plan(self, caller: Caller) -> Plan:
         """Everything that `caller`'s request must pass, with guesses for what only its end will tell."""
@@ -87,13 +83,13 @@ class Plans:
         model = self._model(caller)
         user = f"{{u:{caller.user}}}"
         found = (
-            _Applied(user, self._tiers.get(caller.tier, _NONE)),
-            _Applied(user, self._models.get((caller.tier, model), _NONE)),
-            _Applied(user, self._users.get(caller.user, _NONE)),
-            _Applied(f"{{t:{caller.team}}}", self._teams.get(caller.team, _NONE)),
-            _Applied(f"{{k:{caller.key_id}}}", self._keys.get(caller.key_id, _NONE)),
+            _Applied(user, self._tiers.get(caller.tier, NOTHING)),
+            _Applied(user, self._models.get((caller.tier, model), NOTHING)),
+            _Applied(user, self._users.get(caller.user, NOTHING)),
+            _Applied(f"{{t:{caller.team}}}", self._teams.get(caller.team, NOTHING)),
+            _Applied(f"{{k:{caller.key_family or caller.key_id}}}", self._keys.of(caller.key_limits)),
         )
-        return tuple(entry for entry in found if entry.rules is not _NONE)
+        return tuple(entry for entry in found if entry.rules is not NOTHING)
 
     def _model(self, caller: Caller) -> str:
         name = self._default_model if caller.model in ("", MISSING_MODEL) else caller.model

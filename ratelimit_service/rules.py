@@ -38,6 +38,10 @@ class RuleSet:
     concurrency: tuple[Concurrency, ...] = ()
 
 
+NOTHING = RuleSet()
+"""No rules."""
+
+
 def rule_set(settings: Settings, scope: str, counter: str = "") -> RuleSet:
     concurrent = settings.concurrent_requests
     name = _named(scope, "concurrent_requests")

@@ -82,7 +82,16 @@ class RateLimits:
 
     async def report(self, request: UsageRequest, context: Context) -> UsageResponse:
         """What is left for a caller, and whether a small request would pass now. Consumes nothing."""
-        who = Caller(request.user, request.team, request.tier, request.key_id, request.model, max_tokens=1)
+        who = Caller(
+            request.user,
+            request.team,
+            request.tier,
+            request.key_id,
+            request.model,
+            max_tokens=1,
+            key_limits=request.key_limits,
+            key_family=request.key_family,
+        )
         plan = self._plans.plan(who)
         try:
             decision = await self._store.peek(plan.ask)
@@ -105,7 +114,16 @@ def _only_leases_refuse(decision: Decision) -> bool:
 
 
 def _ended(entry: Settled) -> Caller:
-    return Caller(entry.user, entry.team, entry.tier, entry.key_id, entry.model, entry.request_id)
+    return Caller(
+        entry.user,
+        entry.team,
+        entry.tier,
+        entry.key_id,
+        entry.model,
+        entry.request_id,
+        key_limits=entry.key_limits,
+        key_family=entry.key_family,
+    )
 
 
 def _tokens(entry: Settled) -> Tokens | None:

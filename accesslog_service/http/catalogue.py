@@ -1,13 +1,17 @@
 """Which models a key sees, in the shape of OpenAI's `/v1/models`. Pure."""
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gatehouse.errors import MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, ClientError
+from gatehouse.model_patterns import EVERYTHING
 
 Entry = dict[str, Any]
 """One model: `{"id", "object": "model", "created", "owned_by"}`, and whatever else a model server says of it."""
+
+Usable = Callable[[str], bool]
 
 
 def entries(names: Iterable[str], created: int) -> list[Entry]:
@@ -15,18 +19,32 @@ def entries(names: Iterable[str], created: int) -> list[Entry]:
     return [{"id": name, "object": "model", "created": created, "owned_by": "gatehouse"} for name in names]
 
 
-def allowed(catalogue: Iterable[Entry], pattern: str | None) -> list[Entry]:
-    """Those whose whole name matches `pattern`. No pattern, or one that can't be read, allows nothing."""
+def usable(models: str | None, expressions: str | None) -> Usable:
+    """Whether a caller may use a model, as Envoy decides it (`gatehouse.envoy.model_access`) from the same two lists.
+
+    They come as JSON. One that is not there, or can't be read, allows nothing.
+    """
+    names = frozenset(_texts(models))
+    if EVERYTHING in names:
+        return lambda _name: True
     try:
-        match = re.compile(pattern or "(?!)").fullmatch
+        found = [re.compile(each).search for each in _texts(expressions)]
     except re.error:
-        return []
-    return [entry for entry in catalogue if match(entry["id"])]
+        found = []
+    return lambda name: name in names or (bool(found) and all(each(name) for each in found))
 
 
-def find(catalogue: Iterable[Entry], name: str, pattern: str | None) -> Entry | ClientError:
+def find(catalogue: Iterable[Entry], name: str, may_use: Usable) -> Entry | ClientError:
     """The entry called `name`, or the error of one who asks for what is not there, or not for them."""
-    found = [entry for entry in catalogue if entry["id"] == name]
-    if not found:
+    found = next((entry for entry in catalogue if entry["id"] == name), None)
+    if found is None:
         return MODEL_NOT_FOUND
-    return next(iter(allowed(found, pattern)), MODEL_NOT_ALLOWED)
+    return found if may_use(name) else MODEL_NOT_ALLOWED
+
+
+def _texts(written: str | None) -> list[str]:
+    try:
+        said = json.loads(written or "[]")
+    except ValueError:
+        return []
+    return [each for each in said if isinstance(each, str)] if isinstance(said, list) else []

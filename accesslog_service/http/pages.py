@@ -13,6 +13,7 @@ from accesslog_service.http import backends, catalogue, health, in_flight
 from accesslog_service.http.kept import Kept
 from gatehouse import __version__, metrics
 from gatehouse.config.model import Config
+from gatehouse.envoy.names import CALLER_HEADERS
 from gatehouse.errors import LIMITS_UNAVAILABLE, ClientError
 from gatehouse.run_dir import RunDir
 
@@ -26,8 +27,7 @@ IDENTITY_HEADERS = {
     "tier": "x-gatehouse-tier",
     "key_id": "x-gatehouse-key-id",
 }
-MODELS_HEADER = "x-gatehouse-models"
-"""Set by Envoy after authorization: a regular expression that the names of the allowed models match whole."""
+_CALLER_HEADER = {field: header for header, field in CALLER_HEADERS.items()}
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -61,19 +61,21 @@ class Pages:
         return Response(body=await self._metrics.get(), headers={"Content-Type": PROMETHEUS_TEXT})
 
     async def models(self, request: Request) -> Response:
-        seen = catalogue.allowed(await self._catalogue(), request.headers.get(MODELS_HEADER))
+        may_use = _usable(request)
+        seen = [entry for entry in await self._catalogue() if may_use(entry["id"])]
         return json_response({"object": "list", "data": seen})
 
     async def model(self, request: Request) -> Response:
-        pattern = request.headers.get(MODELS_HEADER)
-        found = catalogue.find(await self._catalogue(), request.match_info["id"], pattern)
+        found = catalogue.find(await self._catalogue(), request.match_info["id"], _usable(request))
         return refused(found) if isinstance(found, ClientError) else json_response(found)
 
     async def usage(self, request: Request) -> Response:
         """The caller's own limits. Envoy has set who the caller is."""
         who = {field: request.headers.get(header, "") for field, header in IDENTITY_HEADERS.items()}
+        limits, family = (_said(request, field) for field in ("key_limits", "key_family"))
+        model = request.query.get("model", "")
         try:
-            left = await self._allowance.of(**who, model=request.query.get("model", ""))
+            left = await self._allowance.of(**who, key_limits=limits, key_family=family, model=model)
         except LimiterUnavailableError:
             return refused(LIMITS_UNAVAILABLE)
         identity = {field: value or None for field, value in who.items()}
@@ -101,6 +103,16 @@ class Pages:
     async def _ask_for_models(self) -> list[dict[str, Any]]:
         assert self._config.vllm is not None
         return await backends.models(self._session, self._config.vllm.base_url)
+
+
+def _said(request: Request, field: str) -> str:
+    """What Envoy, after authorization, has put into a header about the caller; empty when there is nothing to say."""
+    said = request.headers.get(_CALLER_HEADER[field], "")
+    return "" if said == "-" else said
+
+
+def _usable(request: Request) -> catalogue.Usable:
+    return catalogue.usable(_said(request, "models"), _said(request, "expressions"))
 
 
 def refused(error: ClientError, headers: Mapping[str, str] | None = None) -> Response:

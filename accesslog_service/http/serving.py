@@ -28,6 +28,9 @@ from gatehouse.run_dir import RunDir, workers
 
 log = logging.getLogger(__name__)
 
+LONGEST_HEADER = 4 * 1024 * 1024
+"""On the socket that Envoy alone reaches: it says there which models a caller may use, and that may be thousands."""
+
 
 @asynccontextmanager
 async def serving(config: Config, run_dir: RunDir, index: int) -> AsyncIterator[None]:
@@ -35,7 +38,7 @@ async def serving(config: Config, run_dir: RunDir, index: int) -> AsyncIterator[
     async with ClientSession() as session:
         sockets = [run_dir.socket("ratelimit", worker) for worker in range(workers(config, "ratelimit"))]
         pages = Pages(config, run_dir, session, Allowance(sockets))
-        public = AppRunner(public_app(pages, config), access_log=None)
+        public = AppRunner(public_app(pages, config), access_log=None, max_field_size=LONGEST_HEADER)
         operator = AppRunner(operator_app(pages), access_log=None)
         try:
             await _listen_unix(public, run_dir.http_socket(index))

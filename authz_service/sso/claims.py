@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection
 from typing import Any
 
-from authz_service.principals import Principal, models_regex
+from authz_service.principals import Principal
 from authz_service.sso.token import Claims
 from gatehouse.config.model import JwtIssuer
 
@@ -29,7 +29,7 @@ def principal(
         team=_team(_names(_claim(claims, settings.team_claim)), teams),
         tier=_first(tiers, _names(_claim(claims, settings.tier_claim))) or settings.tier,
         key_id=_id(settings.issuer, claims.get("sub", user)),
-        models=models_regex(_patterns(_claim(claims, settings.models_claim)) if settings.models_claim else ("*",)),
+        models=tuple(_patterns(_claim(claims, settings.models_claim))) if settings.models_claim else ("*",),
         expires_at=float(claims["exp"]) + settings.leeway_s,
     )
 

@@ -24,8 +24,8 @@ class Keep(Enum):
     """`Config.api_keys` as the file has it."""
     RECORDS = auto()
     """Records only: `Config.api_keys` stays empty."""
-    LIMITED = auto()
-    """`Config.api_keys` holds those with limits of their own. The others are not even looked at."""
+    NOTHING = auto()
+    """They are not even looked at."""
 
 
 class KeyTable:
@@ -66,7 +66,7 @@ class KeyTable:
         self._known = {}
 
     def _take(self, at: Path, written: str, fields: Any) -> None:
-        if self._keep is Keep.LIMITED and not (isinstance(fields, dict) and fields.get("limits")):
+        if self._keep is Keep.NOTHING:
             return
         try:
             digest = key_digest(written)
@@ -76,11 +76,12 @@ class KeyTable:
         except ValueError as error:
             self.faults.append(((*at, written), str(error), None))
         else:
+            self._note_empty(entry, (*at, written))
             if digest in self.records:
                 message = "one key stands here both in plain text and hashed"
                 self.faults.append((at, message, "remove one of the two"))
             self.records[digest] = self._once(self._record_of(digest, entry))
-            if self._keep is not Keep.RECORDS:
+            if self._keep is Keep.EVERYTHING:
                 self.entries[digest] = entry
             if at != API_KEYS or digest != written:
                 self._elsewhere[digest] = (*at, written)
@@ -90,6 +91,12 @@ class KeyTable:
     def _once(self, record: KeyRecord) -> KeyRecord:
         known = self._known.get(record.digest)
         return known if known is not None and known == record else record
+
+    def _note_empty(self, entry: ApiKey, path: Path) -> None:
+        for field in ("allowed_ips", "models"):
+            if not getattr(entry, field) and field in entry.model_fields_set:
+                hint = "remove it to allow everything"
+                self.faults.append(((*path, field), "an empty list would allow nothing", hint))
 
     def _note(self, error: ValidationError, at: Path) -> None:
         for detail in error.errors(include_input=False, include_url=False):

@@ -118,6 +118,10 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _end_of(value: Any) -> Any:
     """A plain date means until the end of that day, UTC; a time without a zone is UTC."""
     if isinstance(value, str):
@@ -127,10 +131,6 @@ def _end_of(value: Any) -> Any:
     if isinstance(value, date):
         return datetime.combine(value, time.max, UTC)
     return value
-
-
-def _listed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
@@ -148,6 +148,8 @@ IssuerName = Annotated[
 OneOrMore = BeforeValidator(_as_tuple, json_schema_input_type=str | list[str])
 Listed = BeforeValidator(_as_tuple)
 ModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Patterns = Annotated[tuple[ModelName, ...], BeforeValidator(_listed)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 
 class Server(Strict):
@@ -253,15 +255,28 @@ class Limits(Strict):
 
 
 class Tier(Limits):
-    """Limits of each user of a tier. `models` holds further ones, for the use of single models."""
+    """Limits of each user of a tier. `models` holds further ones, for the use of single models.
+
+    `allowed_models` are patterns; without `allowed_ips` the tier's keys may be used from everywhere.
+    """
 
     models: dict[ModelName, Limits] = {}
+    allowed_models: Patterns = ("*",)
+    allowed_ips: Networks = ()
 
 
 class Holder(Strict):
-    """A user, or a team whose users share the limits."""
+    """A team, whose users share the limits, or a user."""
 
-    limits: Limits
+    limits: Limits | None = None
+    models: Patterns = ("*",)
+    allowed_ips: Networks = ()
+
+
+class User(Holder):
+    """One user. The keys of a disabled one open nothing."""
+
+    disabled: bool = False
 
 
 class ApiKey(Strict):
@@ -269,15 +284,10 @@ class ApiKey(Strict):
     name: Name | None = None
     team: Name | None = None
     tier: Name = "standard"
-    models: tuple[str, ...] = ("*",)
+    models: Patterns = ("*",)
     expires_at: Instant | None = None
-    allowed_ips: tuple[Network, ...] = ()
+    allowed_ips: Networks = ()
     limits: Limits | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, data: Any) -> Any:
-        return _tuples(data, "models", "allowed_ips")
 
 
 PepperVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
@@ -362,7 +372,7 @@ class Config(Strict):
     models: dict[ModelName, Model] = {}
     default_model: ModelName | None = None
     rate_limits: dict[Name, Tier] = {}
-    users: dict[Name, Holder] = {}
+    users: dict[Name, User] = {}
     teams: dict[Name, Holder] = {}
     api_keys: dict[KeyDigest, ApiKey] = Field({}, repr=False)
     key_files: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
@@ -377,11 +387,10 @@ class Config(Strict):
         return self.vllm.default_model if self.vllm else self.default_model
 
     def settles(self) -> bool:
-        """Whether limits need to hear of how requests ended."""
+        """Whether limits need to hear of how requests ended. Those of keys do too, and come with the requests."""
         tiers = [limits for tier in self.rate_limits.values() for limits in (tier, *tier.models.values())]
-        holders = [holder.limits for holder in (*self.users.values(), *self.teams.values())]
-        keys = [key.limits for key in self.api_keys.values() if key.limits]
-        return any(limits.settled() for limits in (*tiers, *holders, *keys))
+        holders = [holder.limits for holder in (*self.users.values(), *self.teams.values()) if holder.limits]
+        return any(limits.settled() for limits in (*tiers, *holders))
 
     def model_of(self, name: str) -> str:
         """The model that answers to `name`, itself or by an alias; `name` itself when none does."""

@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from itertools import combinations
 from urllib.parse import urlsplit
 
+from gatehouse.config import access_rules
 from gatehouse.config.key_table import Finding, KeyTable, limits_of
 from gatehouse.config.model import MEASURES, PERIODS, Config, Limits, base_path
 from gatehouse.config.places import Path
@@ -22,6 +23,7 @@ def faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
     yield from key_faults(config, keys)
     yield from _key_store_faults(config)
     yield from _jwt_faults(config)
+    yield from access_rules.faults(config)
 
 
 def _limit_faults(config: Config, path: Path, limits: Limits) -> Iterator[Finding]:
@@ -57,7 +59,9 @@ def _all_limits(config: Config) -> Iterator[tuple[Path, Limits]]:
         yield ("rate_limits", name), tier
         yield from ((("rate_limits", name, "models", model), limits) for model, limits in tier.models.items())
     for section in ("users", "teams"):
-        yield from (((section, name, "limits"), holder.limits) for name, holder in getattr(config, section).items())
+        for name, holder in getattr(config, section).items():
+            if holder.limits:
+                yield (section, name, "limits"), holder.limits
 
 
 def _never_binding(path: Path, limits: Limits) -> Iterator[Finding]:
@@ -82,6 +86,7 @@ def _model_limit_faults(config: Config) -> Iterator[Finding]:
 
 def key_faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
     """What is wrong with `keys`, the keys of one file, where `config` is the configuration."""
+    yield from access_rules.key_faults(config, keys)
     wrong = {
         text: found
         for text, limits in limits_of(keys.records).items()
@@ -157,9 +162,12 @@ def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
     used = {key.tier for key in keys.records.values()} | {issuer.tier for issuer in config.jwt}
     if any(issuer.tier_claim for issuer in config.jwt):
         used.update(config.rate_limits)
+    if config.key_files or config.key_store.type != "none":
+        used.update(config.rate_limits)
     for name in config.rate_limits:
         if used and name not in used and name not in ("premium", "standard", "free"):
             yield ("rate_limits", name), "no key is of this tier", None
+    yield from access_rules.advice(config, keys)
     if config.redis.url is None and "on_failure" in config.redis.model_fields_set:
         yield ("redis", "on_failure"), "has no effect without redis.url", None
 

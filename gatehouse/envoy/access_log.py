@@ -9,6 +9,9 @@ FLUSH_INTERVAL_S = 0.05
 PERIOD_S = 5
 """A stream that runs longer than this also reports midway, again and again: a sign of life for its leases."""
 
+_CALLER = ("user", "team", "tier", "key_id", "key_limits", "key_family", "error_code", "ext_authz_duration")
+"""What the file says of the caller: not the models, which may be hundreds."""
+
 _FINAL = {"log_type_filter": {"types": ["DownstreamEnd"]}}
 
 
@@ -53,7 +56,7 @@ def _file(path: str) -> Message:
         "bytes_out": "%BYTES_SENT%",
         "client_ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
         "user_agent": "%REQ(USER-AGENT):256%",
-        "caller": f"%DYNAMIC_METADATA({names.AUTHZ})%",
+        "caller": {field: f"%DYNAMIC_METADATA({names.AUTHZ}:{field})%" for field in _CALLER},
         "llm": f"%DYNAMIC_METADATA({names.LLM})%",
         "limits": f"%DYNAMIC_METADATA({names.LIMITS})%",
     }

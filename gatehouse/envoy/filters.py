@@ -68,6 +68,10 @@ def _authz() -> Message:
             "envoy_grpc": {"cluster_name": "authz"},
             "timeout": seconds(AUTHZ_TIMEOUT_S),
             "retry_policy": retry,
+            # The address in the check itself is that of the connection: behind a proxy, the proxy's.
+            "initial_metadata": [
+                {"key": names.CLIENT_IP_METADATA, "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}
+            ],
         },
         failure_mode_allow=False,
         status_on_error={"code": "ServiceUnavailable"},
@@ -114,6 +118,8 @@ def _limits() -> Message:
         _metadata_entry("team", names.AUTHZ, "team"),
         _metadata_entry("tier", names.AUTHZ, "tier"),
         _metadata_entry("key_id", names.AUTHZ, "key_id"),
+        _metadata_entry("key_limits", names.AUTHZ, "key_limits"),
+        _metadata_entry("key_family", names.AUTHZ, "key_family"),
         _metadata_entry("model", names.LLM, "model"),
         _metadata_entry("max_tokens", names.LLM, "max_tokens"),
         _header_entry("request_id", "x-request-id"),

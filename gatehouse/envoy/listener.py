@@ -13,7 +13,9 @@ _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
 def listener(config: Config, access_log_file: str, route_specifier: Message) -> Message:
     """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`."""
-    address = {"address": config.server.host, "port_value": config.server.port}
+    address: Message = {"address": config.server.host, "port_value": config.server.port}
+    if config.server.host == "::":
+        address["ipv4_compat"] = True  # all of this machine, whichever kind of address clients have
     manager = extension(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",

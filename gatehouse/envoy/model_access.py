@@ -1,16 +1,19 @@
-"""May this key use this model? Decided by Envoy's RBAC filter from what authz_service said of the key.
+"""May this caller use this model? Decided by Envoy's RBAC filter from what authz_service said of the caller.
 
-authz_service answers before a body is read, with the models of the key as a regular expression in `models`; the body
-names the model. The condition is CEL, written as a syntax tree because Envoy does not parse its text form. A missing or
-broken expression denies.
+authz_service answers before a body is read, with what key, user, team and tier together allow: `models`, a list of
+names (or `*`, for all), and `expressions`, of which every one must be found in the name; the body names the model. The
+condition is CEL, written as a syntax tree because Envoy does not parse its text form. A missing or broken part denies.
+
+Looking into a list costs next to nothing, also into one of 500 names; a regular expression is compiled for each
+request, and may have 100 instructions. So authz_service gives expressions only where no list would do.
 """
 
-from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 from gatehouse.envoy import names
 from gatehouse.envoy.message import Message, extension, typed
+from gatehouse.model_patterns import EVERYTHING
 
 _RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC"
 _RBAC_PER_ROUTE = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
@@ -28,6 +31,9 @@ class _Tree:
     def text(self, value: str) -> Message:
         return self.node(const_expr={"string_value": value})
 
+    def number(self, value: int) -> Message:
+        return self.node(const_expr={"int64_value": value})
+
     def call(self, function: str, *arguments: Message, target: Message | None = None) -> Message:
         call: Message = {"function": function, "args": list(arguments)}
         return self.node(call_expr={**call, "target": target} if target else call)
@@ -39,9 +45,26 @@ class _Tree:
         return self.call("_[_]", self.call("_[_]", fields, self.text(namespace)), self.text(key))
 
 
-def _allowed(tree: _Tree, name: Message) -> Message:
-    """`name.matches(models)`"""
-    return tree.call("matches", tree.metadata(names.AUTHZ, "models"), target=name)
+LEVELS = 4
+"""Key, user, team and tier: each may restrict by an expression."""
+
+
+def _listed(tree: _Tree, name: Message) -> Message:
+    """`name in models || "*" in models`"""
+    models = tree.metadata(names.AUTHZ, "models")
+    everything = tree.call("@in", tree.text(EVERYTHING), tree.metadata(names.AUTHZ, "models"))
+    return tree.call("_||_", tree.call("@in", name, models), everything)
+
+
+def _expressed(tree: _Tree, level: int) -> Message:
+    """`model.matches(expressions[0]) && (size(expressions) <= 1 || model.matches(expressions[1]) && …)`"""
+    expression = tree.call("_[_]", tree.metadata(names.AUTHZ, "expressions"), tree.number(level))
+    matches = tree.call("matches", expression, target=tree.metadata(names.LLM, "model"))
+    if level + 1 == LEVELS:
+        return matches
+    number = tree.call("size", tree.metadata(names.AUTHZ, "expressions"))
+    no_more = tree.call("_<=_", number, tree.number(level + 1))
+    return tree.call("_&&_", matches, tree.call("_||_", no_more, _expressed(tree, level + 1)))
 
 
 def _rules(expression: Message) -> Message:
@@ -65,9 +88,10 @@ def _action(name: str, action: str) -> Message:
 
 
 def by_requested_name() -> Message:
-    """The filter: the name in the body must be one of the key's models."""
+    """The filter: the caller may use the model that the body names."""
     tree = _Tree()
-    return extension(names.MODEL_ACCESS, _RBAC, **_rules(_allowed(tree, tree.metadata(names.LLM, "model"))))
+    listed = _listed(tree, tree.metadata(names.LLM, "model"))
+    return extension(names.MODEL_ACCESS, _RBAC, **_rules(tree.call("_||_", listed, _expressed(tree, 0))))
 
 
 def unrestricted() -> Message:
@@ -75,11 +99,7 @@ def unrestricted() -> Message:
     return typed(_RBAC_PER_ROUTE)
 
 
-def by_name(model_names: Sequence[str]) -> Message:
-    """A route's own rule: one of `model_names`, all names of one model, must be among the key's models."""
+def by_name(model: str) -> Message:
+    """A route's own rule: the caller may use `model`, which the configuration names. Such names are always listed."""
     tree = _Tree()
-    first, *others = (_allowed(tree, tree.text(name)) for name in model_names)
-    expression = first
-    for other in others:
-        expression = tree.call("_||_", expression, other)
-    return typed(_RBAC_PER_ROUTE, rbac=_rules(expression))
+    return typed(_RBAC_PER_ROUTE, rbac=_rules(_listed(tree, tree.text(model))))

@@ -1,7 +1,10 @@
 """Names by which Envoy's parts, and the services that read its metadata, refer to each other."""
 
 AUTHZ = "envoy.filters.http.ext_authz"
-"""Filter, and the metadata namespace with `user, team, tier, key_id, models` of the caller."""
+"""Filter, and the metadata namespace with `user, team, tier, key_id, models, …` of the caller."""
+
+CLIENT_IP_METADATA = "x-gatehouse-client-ip"
+"""gRPC metadata of a check: the client's address, as far as `server.trusted_proxy_hops` are trusted."""
 
 LLM = "llm"
 """Metadata namespace with what the bodies say: `model, stream, max_tokens, input_tokens, output_tokens, …`."""
@@ -34,6 +37,15 @@ ENDPOINTS = (
     "/detokenize",
 )
 """What reaches a model server, by POST. Everything else is 404."""
+
+CALLER_HEADERS = {
+    "x-gatehouse-models": "models",
+    "x-gatehouse-expressions": "expressions",
+    "x-gatehouse-key-limits": "key_limits",
+    "x-gatehouse-key-family": "key_family",
+}
+"""Header -> field of the caller's metadata: what the gateway's own pages are told, beside the identity that model
+servers get too. Lists come as JSON; what there is none of comes as "-", or not at all."""
 
 ROUTES = "gatehouse"
 """The route configuration that RDS serves."""

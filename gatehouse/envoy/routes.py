@@ -85,14 +85,14 @@ def _pages(*paths: str) -> list[Message]:
 
 
 def _own_api() -> list[Message]:
-    """What the gateway answers itself, to callers it knows."""
-    models = f"%DYNAMIC_METADATA({names.AUTHZ}:models)%"
+    """What the gateway answers itself, to callers it knows; it is told of them what model servers are not."""
+    told = [header(name, f"%DYNAMIC_METADATA({names.AUTHZ}:{field})%") for name, field in names.CALLER_HEADERS.items()]
     return [
         {
             "name": path.get("path", "/v1/models"),
             "match": {**path, "headers": [_method("GET", "HEAD")]},
             "route": _gateway(),
-            "request_headers_to_add": [header("x-gatehouse-models", models)],
+            "request_headers_to_add": told,
             **_without(_BODY_FILTERS),
         }
         for path in ({"path": "/v1/models"}, {"prefix": "/v1/models/"}, {"path": "/v1/usage"})
@@ -166,9 +166,7 @@ def _routes_of(config: Config, model: str) -> list[Message]:
     """The long form: a route for each name of `model`."""
     if config.vllm:
         return []
-    aliases = config.models[model].aliases
-    access = model_access.by_name([model, *aliases]) if aliases else None
-    return [_to_backends(config, model, _when(name), access) for name in (model, *aliases)]
+    return [_to_backends(config, model, _when(name)) for name in (model, *config.models[model].aliases)]
 
 
 def _default(config: Config) -> list[Message]:
@@ -178,7 +176,7 @@ def _default(config: Config) -> list[Message]:
         none_given = [_unread(errors.MISSING_MODEL, _when(names.MISSING_MODEL))]
     else:
         model = next((m for m, e in config.models.items() if default in (m, *e.aliases)), default)
-        access = model_access.by_name([default])
+        access = model_access.by_name(default)
         none_given = [_to_backends(config, model, _when(names.MISSING_MODEL), access, known_as=default)]
     return [*none_given, *([_to_backends(config, served(config)[0], _when(None))] if config.vllm else [])]
 

@@ -9,9 +9,9 @@ from functools import lru_cache
 from sys import intern
 
 from gatehouse.config.model import ApiKey
+from gatehouse.keys.limits_json import canonical
 from gatehouse.keys.names import key_id
 from gatehouse.keys.record import KeyRecord
-from gatehouse.keys.record_json import limits_json
 
 
 def record_of(digest: str, key: ApiKey) -> KeyRecord:
@@ -26,7 +26,7 @@ def record_of(digest: str, key: ApiKey) -> KeyRecord:
         models=_shared(key.models),
         expires_at=key.expires_at.timestamp() if key.expires_at else math.inf,
         allowed_ips=_shared(key.allowed_ips),
-        limits=intern(limits_json(key.limits)) if key.limits else "",
+        limits=intern(canonical(key.limits)),
     )
 
 

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from gatehouse.config.model import Limits, Name, Network
 from gatehouse.config.problem import nearest
 from gatehouse.keys.digest import is_plain, key_digest
+from gatehouse.keys.limits_json import canonical as limits_json
 from gatehouse.keys.record import KeyRecord
 
 
@@ -95,12 +96,6 @@ def from_json(line: str | bytes) -> KeyRecord:
         raise ValueError(explained(error)) from None
     except TypeError:  # a list cannot be hashed
         raise ValueError("limits: must hold numbers and words") from None
-
-
-def limits_json(limits: Limits | None) -> str:
-    """The canonical JSON of `limits`: sorted, compact, without what has its default; empty when nothing is limited."""
-    fields = limits.model_dump(exclude_defaults=True) if limits else {}
-    return json.dumps(fields, sort_keys=True, separators=(",", ":")) if fields else ""
 
 
 def explained(error: ValidationError, at: tuple[str, ...] = ()) -> str:

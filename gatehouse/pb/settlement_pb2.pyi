@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Settlement(_message.Message):
-    __slots__ = ("request_id", "kind", "user", "team", "tier", "key_id", "model", "input_tokens", "output_tokens", "cached_tokens", "counted", "status")
+    __slots__ = ("request_id", "kind", "user", "team", "tier", "key_id", "model", "input_tokens", "output_tokens", "cached_tokens", "counted", "status", "key_limits", "key_family")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Settlement.Kind]
@@ -29,6 +29,8 @@ class Settlement(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COUNTED_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    KEY_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FAMILY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     kind: Settlement.Kind
     user: str
@@ -41,7 +43,9 @@ class Settlement(_message.Message):
     cached_tokens: int
     counted: bool
     status: int
-    def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[_Union[Settlement.Kind, str]] = ..., user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., counted: _Optional[bool] = ..., status: _Optional[int] = ...) -> None: ...
+    key_limits: str
+    key_family: str
+    def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[_Union[Settlement.Kind, str]] = ..., user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., counted: _Optional[bool] = ..., status: _Optional[int] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ...) -> None: ...
 
 class SettleRequest(_message.Message):
     __slots__ = ("settlements",)

@@ -7,18 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class UsageRequest(_message.Message):
-    __slots__ = ("user", "team", "tier", "key_id", "model")
+    __slots__ = ("user", "team", "tier", "key_id", "model", "key_limits", "key_family")
     USER_FIELD_NUMBER: _ClassVar[int]
     TEAM_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    KEY_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FAMILY_FIELD_NUMBER: _ClassVar[int]
     user: str
     team: str
     tier: str
     key_id: str
     model: str
-    def __init__(self, user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+    key_limits: str
+    key_family: str
+    def __init__(self, user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ...) -> None: ...
 
 class UsageResponse(_message.Message):
     __slots__ = ("windows", "running", "refusal", "refusal_code")

@@ -70,12 +70,12 @@ class BareEnvoy:
     """`exchange` sends one request through Envoy."""
 
     def __init__(self, port: int, backend: Backend) -> None:
-        self._port = port
+        self.port = port
         self.backend = backend
 
     def exchange(self, body: bytes | Iterator[bytes], path: str) -> tuple[bytes, bytes]:
         """What the backend got, and what came back. A body in pieces is sent chunked."""
-        client = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         with closing(client):
             client.request("POST", path, body, {"content-type": "application/json"})
             answer = client.getresponse().read()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import grpc
 import pytest
@@ -22,11 +23,12 @@ from google.protobuf.json_format import MessageToDict
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from authz_service.access import Rules
 from authz_service.metrics import Metrics
-from authz_service.principals import principals
-from authz_service.service import Authz
+from authz_service.principals import Principal, principals
+from authz_service.service import Authz, allowed
 from gatehouse import errors, metrics
-from gatehouse.config.model import ApiKey
+from gatehouse.config.model import ApiKey, Config
 from gatehouse.errors import ClientError
 from gatehouse.keys.digest import digest_of
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
@@ -39,7 +41,9 @@ HEALTH = "/grpc.health.v1.Health/Check"
 WORKERS = 2
 
 CANARY = "canary-7f3a9c"
-PLAIN, HASHED, EXPIRED, OFFICE, UNKNOWN = (f"{CANARY}-{kind}" for kind in ("plain", "hashed", "old", "office", "wrong"))
+PLAIN, HASHED, EXPIRED, OFFICE, DISABLED, UNKNOWN = (
+    f"{CANARY}-{kind}" for kind in ("plain", "hashed", "old", "office", "gone", "wrong")
+)
 CONFIG = {
     "vllm": {"base_url": "http://127.0.0.1:1/v1"},
     "api_keys": {
@@ -52,7 +56,9 @@ CONFIG = {
         },
         digest_of(EXPIRED): {"name": "old", "user_id": "eve", "expires_at": "2020-01-01"},
         digest_of(OFFICE): {"name": "office", "user_id": "ella", "team": "search", "allowed_ips": ["10.0.0.0/8"]},
+        digest_of(DISABLED): {"name": "gone", "user_id": "dave"},
     },
+    "users": {"dave": {"disabled": True}},
 }
 
 
@@ -148,7 +154,7 @@ def headers_of(options: Any) -> dict[str, str]:
     return {option.header.key: option.header.value for option in options}
 
 
-def assert_allowed(response: CheckResponse, headers: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+def assert_allowed(response: CheckResponse, headers: Mapping[str, str], metadata: Mapping[str, object]) -> None:
     assert response.HasField("status")
     assert response.status.code == grpc.StatusCode.OK.value[0]
     assert response.WhichOneof("http_response") == "ok_response"
@@ -185,7 +191,8 @@ def test_every_worker_lets_a_key_pass_as_its_holder(running: Running) -> None:
                 "team": "search",
                 "tier": "standard",
                 "key_id": "laptop",
-                "models": r"^(?s:llama\-.*|gpt\-4o)$",
+                "models": ["gpt-4o"],
+                "expressions": [r"^(?s:llama\-)"],
             },
         )
 
@@ -196,7 +203,7 @@ def test_a_key_in_plain_text_passes_without_team_and_with_all_models(running: Ru
     assert_allowed(
         response,
         {"x-gatehouse-user": "dev-team", "x-gatehouse-tier": "premium", "x-gatehouse-key-id": key_id},
-        {"user": "dev-team", "team": "", "tier": "premium", "key_id": key_id, "models": "^(?s:.*)$"},
+        {"user": "dev-team", "team": "", "tier": "premium", "key_id": key_id, "models": ["*"], "expressions": []},
     )
 
 
@@ -237,6 +244,22 @@ def test_a_key_works_from_its_networks_only(running: Running) -> None:
     assert_denied(check(socket, bearer(UNKNOWN), "192.0.2.7"), errors.INVALID_API_KEY)
 
 
+def test_a_disabled_users_key_is_answered_as_an_unknown_one_but_operators_see_which(running: Running) -> None:
+    disabled, unknown = (check(running.sockets[0], bearer(key)) for key in (DISABLED, UNKNOWN))
+    assert disabled.denied_response == unknown.denied_response
+    assert_denied(disabled, errors.INVALID_API_KEY, key_id="gone")
+
+
+def test_the_address_that_envoy_vouches_for_wins_over_that_of_the_connection(running: Running) -> None:
+    with grpc.insecure_channel(f"unix:{running.sockets[0]}") as channel:
+        ask = channel.unary_unary(CHECK, request_serializer=bytes, response_deserializer=CheckResponse.FromString)
+        for said, connection, passes in (("10.1.2.3", "192.0.2.7", True), ("192.0.2.7", "10.1.2.3", False)):
+            answer = ask(
+                check_request(bearer(OFFICE), connection), metadata=[("x-gatehouse-client-ip", said)], timeout=5
+            )
+            assert answer.HasField("ok_response") == passes
+
+
 def test_what_is_no_check_request_is_answered_unavailable_and_counted(running: Running) -> None:
     before = running.counted()
     for garbage in (b"\xff" * 64, CANARY.encode()):
@@ -257,6 +280,7 @@ def test_every_decision_is_counted_by_its_result(running: Running) -> None:
         check(socket, {})
         check(socket, bearer(UNKNOWN))
         check(socket, bearer(EXPIRED))
+        check(socket, bearer(DISABLED))
         check(socket, bearer(OFFICE))
     after = running.counted()
     assert {result: after[result] - before[result] for result in after} == {
@@ -265,6 +289,7 @@ def test_every_decision_is_counted_by_its_result(running: Running) -> None:
         "missing_api_key": 2,
         "invalid_api_key": 2,
         "expired": 2,
+        "disabled": 2,
         "ip_not_authorized": 2,
     }
 
@@ -293,7 +318,7 @@ def answers_within(seconds: float, socket: Path) -> bool:
 
 
 def test_no_key_is_ever_written(running: Running) -> None:
-    for key in (PLAIN, HASHED, EXPIRED, OFFICE, UNKNOWN):
+    for key in (PLAIN, HASHED, EXPIRED, OFFICE, DISABLED, UNKNOWN):
         check(running.sockets[0], bearer(key))
         check(running.sockets[0], {"authorization": f"Basic {key}", "x-api-key": key})
     call(running.sockets[0], CHECK, bytes([0x0A, 0xFF]) + CANARY.encode())
@@ -325,9 +350,20 @@ def test_a_configuration_that_cannot_be_used_ends_it_with_status_2_and_the_place
     assert not (tmp_path / "run").exists()
 
 
+class Call:
+    """A call that brings no metadata."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+
+def authz_of(keys: Mapping[str, ApiKey], **options: Any) -> Authz:
+    return Authz(principals(keys), Rules(Config()), Metrics.make(CollectorRegistry()), **options)
+
+
 def serialized_answer(authz: Authz, key: str) -> bytes:
-    """What `Check` answers within this process. It does not look at the call's context."""
-    return asyncio.run(authz.check(check_request(bearer(key)), cast(Context, None)))
+    """What `Check` answers within this process."""
+    return asyncio.run(authz.check(check_request(bearer(key)), cast(Context, Call())))
 
 
 def answered(authz: Authz, key: str) -> CheckResponse:
@@ -335,15 +371,31 @@ def answered(authz: Authz, key: str) -> CheckResponse:
 
 
 def test_an_answer_that_never_changes_is_serialized_once() -> None:
-    authz = Authz(principals({digest_of(PLAIN): ApiKey(user_id="alice")}), Metrics.make(CollectorRegistry()))
-    for key in (PLAIN, UNKNOWN):
-        assert serialized_answer(authz, key) is serialized_answer(authz, key)
+    authz = authz_of({digest_of(PLAIN): ApiKey(user_id="alice")})
+    serialized_answer(authz, PLAIN)
+    with mock.patch("authz_service.service.allowed"), mock.patch("authz_service.service.usable"):
+        assert answered(authz, PLAIN).dynamic_metadata["user"] == "alice"
+    assert serialized_answer(authz, UNKNOWN) is serialized_answer(authz, UNKNOWN)
+
+
+def test_the_limits_of_a_key_go_with_its_requests() -> None:
+    limited = ApiKey.model_validate({"user_id": "alice", "limits": {"tokens_per_day": 9, "requests_per_minute": 5}})
+    metadata = MessageToDict(answered(authz_of({digest_of(PLAIN): limited}), PLAIN).dynamic_metadata)
+    assert metadata["key_limits"] == '{"requests_per_minute":5,"tokens_per_day":9}'
+    assert "key_family" not in metadata
+
+
+def test_a_key_that_rotation_made_is_counted_under_the_first() -> None:
+    first, second = (Principal("sha256:0", "alice", "", "free", key_id, family="k1") for key_id in ("k1", "k2"))
+    found = [CheckResponse.FromString(allowed(key)).dynamic_metadata for key in (first, second)]
+    assert ["key_family" in each for each in found] == [False, True]
+    assert found[1]["key_family"] == "k1"
 
 
 def test_adopted_keys_replace_the_old_ones_whole() -> None:
     old, new, other = (f"{CANARY}-{age}" for age in ("first", "second", "third"))
     alice = ApiKey(user_id="alice")
-    authz = Authz(principals({digest_of(old): alice, digest_of(other): alice}), Metrics.make(CollectorRegistry()))
+    authz = authz_of({digest_of(old): alice, digest_of(other): alice})
     assert answered(authz, old).WhichOneof("http_response") == "ok_response"
 
     authz.adopt(principals({digest_of(new): alice, digest_of(other): ApiKey(user_id="bob")}))
@@ -357,7 +409,7 @@ def test_an_error_that_quotes_a_key_is_answered_and_does_not_spread_it(caplog: p
     def broken() -> float:
         raise ValueError(PLAIN)
 
-    authz = Authz(principals({digest_of(PLAIN): ApiKey(user_id="alice")}), Metrics.make(CollectorRegistry()), broken)
+    authz = authz_of({digest_of(PLAIN): ApiKey(user_id="alice")}, clock=broken)
     response = answered(authz, PLAIN)
     assert response.denied_response.status.code == 503
     assert "ValueError in broken" in caplog.text

@@ -18,14 +18,27 @@ class Entry:
     value: str
 
 
-FIELDS = ("user", "team", "tier", "key_id", "model", "request_id", "max_tokens", "body_bytes")
+FIELDS = (
+    "user",
+    "team",
+    "tier",
+    "key_id",
+    "model",
+    "request_id",
+    "max_tokens",
+    "body_bytes",
+    "key_limits",
+    "key_family",
+)
 anything = st.builds(Entry, st.sampled_from(FIELDS) | st.text(), st.text() | st.sampled_from(["", "-", "1", "-1", "²"]))
 
 
 def test_a_whole_descriptor_is_read() -> None:
-    values = ("alice", "search", "premium", "laptop", "llama", "r-1", "256", "1024")
+    values = ("alice", "search", "premium", "laptop", "llama", "r-1", "256", "1024", '{"requests_per_day":5}', "k1")
     said = caller(map(Entry, FIELDS, values))
-    assert said == Caller("alice", "search", "premium", "laptop", "llama", "r-1", 256, 1024)
+    assert said == Caller(
+        "alice", "search", "premium", "laptop", "llama", "r-1", 256, 1024, '{"requests_per_day":5}', "k1"
+    )
 
 
 def test_an_empty_descriptor_says_nothing() -> None:

@@ -21,7 +21,7 @@ from gatehouse.run_dir import RunDir
 
 pytestmark = pytest.mark.asyncio
 
-ALL = {"x-gatehouse-models": ".*"}
+ALL = {"x-gatehouse-models": '["*"]', "x-gatehouse-expressions": "[]"}
 DEAD = "http://127.0.0.1:9/v1"
 
 
@@ -195,15 +195,36 @@ async def test_long_form_lists_configured_models_and_aliases(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("pattern", "seen"),
-    [("llama-.*", ["llama-8b"]), ("llama", []), ("(?:tiny|llama-8b)", ["llama-8b", "tiny"]), ("(", []), (None, [])],
+    ("models", "expressions", "seen"),
+    [
+        ('["tiny"]', "[]", ["tiny"]),
+        ('["llama-8b","tiny","gone"]', "-", ["llama-8b", "tiny"]),
+        ("[]", r'["^(?s:llama\\-)"]', ["llama-8b"]),
+        ("[]", '["^(?s:.*b$)","^(?s:llama)"]', ["llama-8b"]),
+        ("[]", '["^(?s:.*b$)","^(?s:tiny)"]', []),
+        ('["tiny"]', '["^(?s:.*b$)"]', ["llama-8b", "tiny"]),
+        ('["tiny"]', '["("]', ["tiny"]),
+        ("not json", '{"a": 1}', []),
+        ('[1, null, "tiny"]', "7", ["tiny"]),
+        ("-", "-", []),
+        (None, None, []),
+    ],
 )
-async def test_a_key_sees_the_models_whose_whole_name_matches(
-    tmp_path: Path, pattern: str | None, seen: list[str]
+async def test_a_key_sees_the_models_that_envoy_lets_it_use(
+    tmp_path: Path, models: str | None, expressions: str | None, seen: list[str]
 ) -> None:
+    said = {"x-gatehouse-models": models, "x-gatehouse-expressions": expressions}
+    headers = {name: value for name, value in said.items() if value is not None}
     async with gateway(tmp_path, long(**{"llama-8b": [DEAD], "tiny": [DEAD]})) as ask:
-        answer = await ask("/v1/models", {} if pattern is None else {"x-gatehouse-models": pattern})
+        answer = await ask("/v1/models", headers)
     assert [entry["id"] for entry in answer.json["data"]] == seen
+
+
+async def test_a_list_of_thousands_of_models_is_read(tmp_path: Path) -> None:
+    names = [f"meta-llama/Llama-3.{i}-70B-Instruct" for i in range(5000)]
+    async with gateway(tmp_path, long(**{name: [DEAD] for name in names})) as ask:
+        answer = await ask("/v1/models", {"x-gatehouse-models": json.dumps(names[1:])})
+    assert [entry["id"] for entry in answer.json["data"]] == names[1:]
 
 
 @pytest.mark.parametrize("path", ["/v1/models/meta-llama/Llama-2", "/v1/models/meta-llama%2FLlama-2"])
@@ -217,7 +238,7 @@ async def test_one_model_is_found_by_its_name_slashes_included(tmp_path: Path, p
     ("path", "headers", "status", "code"),
     [
         ("/v1/models/nope", ALL, 404, "model_not_found"),
-        ("/v1/models/llama", {"x-gatehouse-models": "tiny"}, 403, "model_not_allowed"),
+        ("/v1/models/llama", {"x-gatehouse-models": '["tiny"]'}, 403, "model_not_allowed"),
         ("/v1/models/llama", {}, 403, "model_not_allowed"),
         ("/v1/models/", ALL, 404, "not_found"),
         ("/nowhere", {}, 404, "not_found"),

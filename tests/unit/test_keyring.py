@@ -9,12 +9,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from authz_service import store as following
+from authz_service.access import Rules
 from authz_service.credential import Credential
 from authz_service.decide import Decision, Result, decide
 from authz_service.gate import Gate
 from authz_service.guesses import Guesses
 from authz_service.keyring import IN_USE, Keyring
 from authz_service.metrics import StoreMetrics
+from gatehouse.config.model import Config
 from gatehouse.keys.digest import Hasher, digest_of
 from gatehouse.keys.format import mint
 from gatehouse.keys.record import KeyRecord
@@ -25,6 +27,7 @@ from tests.fakes.key_store import MemoryKeyStore
 NOW = 1_800_000_000.0
 KEY = "sk-keyring-key-0001"
 ALICE = KeyRecord(digest_of(KEY), "laptop", "alice")
+RULES = Rules(Config())
 REVOKED = replace(ALICE, revoked_at=NOW - 1)
 
 
@@ -47,7 +50,7 @@ def complete(*records: KeyRecord) -> Change:
 
 
 def result(keyring: Keyring, key: str = KEY) -> Result:
-    return decide(Credential(key), "192.0.2.7", keyring, NOW, stale=keyring.stale).result
+    return decide(Credential(key), "192.0.2.7", keyring, RULES, NOW, stale=keyring.stale).result
 
 
 @pytest.mark.parametrize(
@@ -262,7 +265,7 @@ class Spy(dict[str, object]):
 
 
 def through(gate: Gate, keyring: Keyring, key: str, client_ip: str = "192.0.2.7") -> Decision:
-    return gate.decide(Credential(key), client_ip, keyring, NOW)
+    return gate.decide(Credential(key), client_ip, keyring, RULES, NOW)
 
 
 def test_f40_every_single_change_of_a_minted_key_is_refused_without_a_look_up() -> None:
@@ -272,7 +275,7 @@ def test_f40_every_single_change_of_a_minted_key_is_refused_without_a_look_up() 
         for other in "0Az-_~!":
             if other != minted[place]:
                 changed = minted[:place] + other + minted[place + 1 :]
-                assert gate.decide(Credential(changed), "192.0.2.7", principals, NOW) == Decision(Result.INVALID)  # type: ignore[arg-type]
+                assert gate.decide(Credential(changed), "192.0.2.7", principals, RULES, NOW) == Decision(Result.INVALID)  # type: ignore[arg-type]
     assert principals.asked == 0
     assert gate.guesses.wait_s("192.0.2.7", NOW) == 0, "what is refused unseen is no guess"
 
@@ -309,7 +312,7 @@ def test_a_key_is_found_under_every_form_it_may_be_kept_in_and_all_are_always_tr
     assert through(Gate(hasher=hasher), Keyring({}), KEY).result is Result.INVALID
     for key in (KEY, "sk-unknown-key"):
         spy = Spy()
-        Gate(hasher=hasher).decide(Credential(key), "192.0.2.7", spy, NOW)  # type: ignore[arg-type]
+        Gate(hasher=hasher).decide(Credential(key), "192.0.2.7", spy, RULES, NOW)  # type: ignore[arg-type]
         assert spy.asked == 3
 
 

@@ -8,8 +8,10 @@ from gatehouse.config import Config
 from gatehouse.envoy import access_log, names
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate import BYTES_PER_TOKEN, OUTPUT_TOKENS, Tokens, estimate
+from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
 from ratelimit_service.plan import LEASE_TTL_MS, Plans
+from ratelimit_service.rules import NOTHING
 from ratelimit_service.store import Charge
 
 PLANS = Plans(
@@ -35,17 +37,12 @@ PLANS = Plans(
             },
             "users": {"alice": {"limits": {"requests_per_day": 50}}},
             "teams": {"search": {"limits": {"requests_per_day": 500}}},
-            "api_keys": {
-                "sk-of-alice-001": {
-                    "user_id": "alice",
-                    "tier": "standard",
-                    "name": "laptop",
-                    "limits": {"requests_per_day": 5},
-                }
-            },
         }
     )
 )
+
+
+FIVE_A_DAY = '{"requests_per_day":5}'
 
 
 def caller(tier: str, user: str = "bob", model: str = "llama", **more: object) -> Caller:
@@ -66,7 +63,7 @@ def test_every_window_of_the_tier_is_charged_one_request_shortest_first() -> Non
 
 
 def test_the_rules_stand_in_the_order_of_their_charges() -> None:
-    plan = PLANS.plan(caller("standard", "alice", team="search", key_id="laptop"))
+    plan = PLANS.plan(caller("standard", "alice", team="search", key_id="laptop", key_limits=FIVE_A_DAY))
     assert [rule.limit for rule in plan.rules] == [charge.limit for charge in plan.ask.charges]
     assert plan.ask.request_id == "r-1"
 
@@ -89,7 +86,7 @@ def test_a_tier_without_limits_charges_nothing(tier: str) -> None:
 
 
 def test_user_team_and_key_are_charged_beside_the_tier_each_on_its_own() -> None:
-    found = charges("standard", "alice", team="search", key_id="laptop")
+    found = charges("standard", "alice", team="search", key_id="laptop", key_limits=FIVE_A_DAY)
     assert [charge.limit.name for charge in found] == [
         "requests_per_minute",
         "requests_per_hour",
@@ -102,6 +99,36 @@ def test_user_team_and_key_are_charged_beside_the_tier_each_on_its_own() -> None
 
 def test_counters_are_the_users_whatever_key_is_used() -> None:
     assert charges("standard", key_id="old") == charges("standard", key_id="rotated")
+
+
+def test_keys_of_one_family_share_a_counter_and_others_do_not() -> None:
+    first = charges("unlimited", key_id="k1", key_limits=FIVE_A_DAY)
+    second = charges("unlimited", key_id="k2", key_family="k1", key_limits=FIVE_A_DAY)
+    other = charges("unlimited", key_id="k2", key_limits=FIVE_A_DAY)
+    assert first == second != other
+    assert [charge.limit.amount for charge in first] == [5]
+
+
+def test_a_settlement_charges_the_limits_that_the_request_was_admitted_by() -> None:
+    who = caller("unlimited", key_id="k2", key_family="k1", key_limits='{"concurrent_requests":2,"tokens_per_day":90}')
+    asked, settled = PLANS.plan(who).ask, PLANS.settlement(who, Tokens(3, 4))
+    assert [charge.bucket for charge in settled.charges] == [charge.bucket for charge in asked.charges]
+    assert [charge.hits for charge in settled.charges] == [7]
+    assert list(settled.leases) == [lease.key for lease in asked.leases] != []
+
+
+@pytest.mark.parametrize(
+    "limits", ["{", "7", '{"requests_per_day":"many"}', '{"requests_per_fortnight":1}', "{}", "\0"]
+)
+def test_limits_of_a_key_that_nobody_can_read_leave_those_of_its_tier(limits: str) -> None:
+    assert charges("standard", key_id="k1", key_limits=limits) == charges("standard")
+
+
+def test_unreadable_limits_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[None] = []
+    rules = KeyRules(lambda: told.append(None))
+    assert [rules.of("{"), rules.of("{"), rules.of(""), rules.of(FIVE_A_DAY) is NOTHING] == [NOTHING] * 3 + [False]
+    assert len(told) == len(caplog.records) == 1
 
 
 def test_a_team_shares_its_counter() -> None:
