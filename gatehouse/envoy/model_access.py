@@ -50,10 +50,14 @@ LEVELS = 4
 
 
 def _listed(tree: _Tree, name: Message) -> Message:
-    """`name in models || "*" in models`"""
-    models = tree.metadata(names.AUTHZ, "models")
-    everything = tree.call("@in", tree.text(EVERYTHING), tree.metadata(names.AUTHZ, "models"))
-    return tree.call("_||_", tree.call("@in", name, models), everything)
+    """`name in models`"""
+    return tree.call("@in", name, tree.metadata(names.AUTHZ, "models"))
+
+
+def _everything(tree: _Tree) -> Message:
+    """`"*" in models && model != ""`: where no body was read, and so no model is named, this fails too."""
+    named = tree.call("_!=_", tree.metadata(names.LLM, "model"), tree.text(""))
+    return tree.call("_&&_", _listed(tree, tree.text(EVERYTHING)), named)
 
 
 def _expressed(tree: _Tree, level: int) -> Message:
@@ -90,7 +94,7 @@ def _action(name: str, action: str) -> Message:
 def by_requested_name() -> Message:
     """The filter: the caller may use the model that the body names."""
     tree = _Tree()
-    listed = _listed(tree, tree.metadata(names.LLM, "model"))
+    listed = tree.call("_||_", _listed(tree, tree.metadata(names.LLM, "model")), _everything(tree))
     return extension(names.MODEL_ACCESS, _RBAC, **_rules(tree.call("_||_", listed, _expressed(tree, 0))))
 
 
@@ -102,4 +106,4 @@ def unrestricted() -> Message:
 def by_name(model: str) -> Message:
     """A route's own rule: the caller may use `model`, which the configuration names. Such names are always listed."""
     tree = _Tree()
-    return typed(_RBAC_PER_ROUTE, rbac=_rules(_listed(tree, tree.text(model))))
+    return typed(_RBAC_PER_ROUTE, rbac=_rules(tree.call("_||_", _listed(tree, tree.text(model)), _everything(tree))))

@@ -63,7 +63,7 @@ def test_envoy_lets_pass_what_is_listed_and_what_every_expression_is_found_in(
 ) -> None:
     with envoy_with(tmp_path, models=models, expressions=expressions) as port:
         assert passing(port, NAMES) == allowed
-        for body in (b"{}", b"not json", b'{"model": ""}'):
+        for body in (b"{}", b"not json"):
             assert status(port, body) == (200 if models == ["*"] else 403)
 
 
@@ -90,6 +90,12 @@ def test_hundreds_of_names_may_be_listed(tmp_path: Path, count: int) -> None:
     asked = [models[0], models[count // 2], models[-1], "meta-llama/Llama-3", "mistral"]
     with envoy_with(tmp_path, models=models, expressions=[]) as port:
         assert passing(port, asked) == asked[:3]
+
+
+def test_an_empty_name_passes_nowhere(tmp_path: Path) -> None:
+    """Of such a body Envoy says nothing at all, not even that the model is missing."""
+    with envoy_with(tmp_path, models=["*"], expressions=["^(?s:)"]) as port:
+        assert status(port, b'{"model": ""}') == 403
 
 
 LONGEST = {

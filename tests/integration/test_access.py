@@ -115,6 +115,14 @@ def test_a_body_without_a_readable_model_is_told_so_whatever_the_key_may_use(gat
     assert_error(answer, 400, "invalid_request_error", "invalid_json")
 
 
+def test_an_empty_name_reaches_no_model_server(gateway: RunningGateway, models: FakeVllm) -> None:
+    before = len(models.requests)
+    body = {"model": "", "messages": []}
+    answer = httpx.post(gateway.url + CHAT, json=body, headers={"x-api-key": "sk-access-anything-1"})
+    assert answer.status_code == 403
+    assert len(models.requests) == before
+
+
 def test_no_model_is_missing_where_there_is_no_default(long: RunningGateway) -> None:
     assert_error(chat(long, "sk-access-nothing-01", None), 400, "invalid_request_error", "missing_model")
 
@@ -151,7 +159,7 @@ def test_hundreds_of_models_can_be_allowed_and_are_shown(short: RunningGateway) 
 def test_the_keys_of_a_disabled_user_are_answered_as_unknown_ones(gateway: RunningGateway) -> None:
     disabled, unknown = (chat(gateway, key, "mistral") for key in ("sk-access-disabled-1", "sk-access-unknown-01"))
     assert_error(disabled, 401, "invalid_request_error", "invalid_api_key")
-    ids = ("x-request-id", "date")
+    ids = ("x-request-id", "date", "connection")
     assert disabled.content == unknown.content
     assert [h for h in disabled.headers.multi_items() if h[0] not in ids] == [
         h for h in unknown.headers.multi_items() if h[0] not in ids

@@ -22,6 +22,7 @@ from gatehouse.config.model import (
     Redis,
     Server,
     Tier,
+    User,
     Vllm,
 )
 from gatehouse.envoy import names
@@ -76,7 +77,7 @@ def test_the_python_program_runs_as_shown(example: RunningGateway, tmp_path: Pat
 
 def test_every_setting_that_is_described_exists() -> None:
     described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", README.split("| field |")[1].split("\n\n")[0]))
-    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, JwtIssuer, Tier, Redis)
+    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, JwtIssuer, Tier, User, Redis)
     fields = {name for model in models for name in model.model_fields}
     values = {
         "vllm",
@@ -101,7 +102,7 @@ def test_every_setting_that_is_described_exists() -> None:
 
 def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
-    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, JwtIssuer, Redis)
+    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, User, ApiKey, JwtIssuer, Redis)
     missing = [name for model in models for name in model.model_fields if name not in table]
     assert missing == []
 

@@ -163,6 +163,8 @@ def value_of(node: Node, metadata: dict[str, Any]) -> Any:
             return values[0]() in values[1]()
         case "size":
             return len(values[0]())
+        case "_!=_":
+            return values[0]() != values[1]()
         case "_<=_":
             return values[0]() <= values[1]()
         case "_&&_":
@@ -230,6 +232,7 @@ def test_each_expression_must_be_found(level: int) -> None:
         {names.AUTHZ: {"models": ["other"]}, names.LLM: {"model": "m"}},
         {names.AUTHZ: {"models": ["m"], "expressions": ["^(?s:)"]}},
         {names.LLM: {"model": "m"}},
+        {names.AUTHZ: {"models": ["*"], "expressions": []}},
     ],
 )
 def test_a_request_of_which_nothing_is_known_meets_no_rule_that_allows_it(metadata: dict[str, Any]) -> None:
@@ -242,7 +245,7 @@ def test_a_request_of_which_nothing_is_known_meets_no_rule_that_allows_it(metada
 )
 def test_a_route_may_ask_for_a_name_of_its_own(models: list[str], allowed: bool) -> None:
     rule = model_access.by_name("gpt-4o")
-    assert value_of(condition(rule["rbac"]), caller(models, ["^(?s:)"])) is allowed
+    assert value_of(condition(rule["rbac"]), caller(models, ["^(?s:)"], "__missing__")) is allowed
 
 
 def ids(node: object) -> Iterator[int]:
