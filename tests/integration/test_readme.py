@@ -10,7 +10,21 @@ from pathlib import Path
 import pytest
 
 from gatehouse import errors
-from gatehouse.config.model import ApiKey, Backend, Config, Holder, Logging, Model, Price, Redis, Server, Tier, Vllm
+from gatehouse.config.model import (
+    ApiKey,
+    Backend,
+    Config,
+    Holder,
+    Keys,
+    KeyStore,
+    Logging,
+    Model,
+    Price,
+    Redis,
+    Server,
+    Tier,
+    Vllm,
+)
 from gatehouse.envoy import names
 from tests.fakes.fake_vllm import FakeVllm
 from tests.integration.conftest import MODEL
@@ -63,10 +77,12 @@ def test_the_python_program_runs_as_shown(example: RunningGateway, tmp_path: Pat
 
 def test_every_setting_that_is_described_exists() -> None:
     described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", README.split("| field |")[1].split("\n\n")[0]))
-    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Tier, Redis)
+    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Keys, KeyStore, Tier, Redis)
     fields = {name for model in models for name in model.model_fields}
     values = {
         "vllm",
+        "gh",
+        "file",
         "free",
         "standard",
         "sliding_window",
@@ -88,7 +104,7 @@ def test_every_setting_that_is_described_exists() -> None:
 
 def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
-    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Redis)
+    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Keys, KeyStore, Redis)
     missing = [name for model in models for name in model.model_fields if name not in table]
     assert missing == []
 
@@ -121,3 +137,14 @@ def test_the_metrics_listed_are_there(example: RunningGateway) -> None:
     exposed = example.metrics()
     missing = [name for name in listed if f"# TYPE {name.removesuffix('_total')}" not in exposed]
     assert missing == ["api_cost_usd_total"], "costs need prices; test_llm_limits has them"
+
+
+def test_the_key_commands_shown_exist() -> None:
+    from typer.testing import CliRunner
+
+    from gatehouse.cli import app
+
+    shown = set(re.findall(r"^gatehouse keys ([a-z]+)", README, re.MULTILINE))
+    assert {"create", "list", "rotate", "revoke", "export", "hash"} <= shown
+    for command in shown:
+        assert CliRunner().invoke(app, ["keys", command, "--help"]).exit_code == 0
