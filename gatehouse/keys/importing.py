@@ -8,6 +8,7 @@ from gatehouse.keys.fitting import misfit
 from gatehouse.keys.known import Known
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import from_json
+from gatehouse.keys.standing import ONLY_RESTRICTS
 
 
 class Import:
@@ -39,4 +40,5 @@ class Import:
             raise ValueError(f"digest: stands on line {first}, too")
         if self._digest_of.setdefault(record.key_id, record.digest) != record.digest:
             raise ValueError(f"id: another key is called '{record.key_id}'")
-        return record if record.created_at else replace(record, created_at=self._at, created_by=self._by)
+        made_here = not record.created_at and record.models != ONLY_RESTRICTS
+        return replace(record, created_at=self._at, created_by=self._by) if made_here else record

@@ -124,6 +124,9 @@ class RedisKeyStore:
             await self._client.xread({CHANGES: place.last}, count=1, block=WAIT_MS)
         except _ERRORS as error:
             _unavailable(error)
+        if (task := asyncio.current_task()) and task.cancelling():
+            # redis-py sends under asyncio.wait_for, which before Python 3.12 may swallow it (python/cpython#86296)
+            raise asyncio.CancelledError
 
     async def _since(self, place: _Place | None) -> tuple[_Place, list[dict[bytes, bytes]]]:
         """Where the stream is, and what it has after `place`: both at one instant."""

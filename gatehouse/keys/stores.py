@@ -1,4 +1,4 @@
-"""The key store that a configuration names."""
+"""The key store that a configuration names. What the others need is not imported."""
 
 from pathlib import Path
 

@@ -18,6 +18,14 @@ from tests.contract.test_key_store_redis import many
 pytestmark = pytest.mark.asyncio
 
 
+def read(path: Path) -> str:
+    return path.read_text()
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.jsonl"
@@ -32,7 +40,7 @@ async def test_a_record_is_a_line_and_files_are_their_owners_alone(store: FileKe
     await store.put([key(1), key(2)])
     await store.put([key(1, tier="free")])
     await store.used({"key00001": 1.0})
-    assert path.read_text() == f"{to_json(key(1, tier='free'))}\n{to_json(key(2))}\n"
+    assert read(path) == f"{to_json(key(1, tier='free'))}\n{to_json(key(2))}\n"
     files = sorted(path.parent.iterdir())
     assert [file.name for file in files] == ["keys.jsonl", "keys.jsonl.lock", "keys.jsonl.used", "keys.jsonl.used.lock"]
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
@@ -85,20 +93,20 @@ async def test_whoever_holds_the_lock_is_waited_for_but_not_for_ever(path: Path)
 async def test_a_line_that_cannot_be_read_is_named_and_nothing_is_written_over_it(
     store: FileKeyStore, path: Path
 ) -> None:
-    path.write_text(f"{to_json(key(1))}\n{{\n")
+    write(path, f"{to_json(key(1))}\n{{\n")
     for asked in (store.all(), store.put([key(2)])):
         with pytest.raises(
             KeyStoreUnavailable, match=r"keys\.jsonl:2: not a JSON object on one line; correct or remove"
         ):
             await asked
-    assert path.read_text() == f"{to_json(key(1))}\n{{\n"
+    assert read(path) == f"{to_json(key(1))}\n{{\n"
 
 
 async def test_a_follower_is_told_of_a_file_that_cannot_be_read(store: FileKeyStore, path: Path) -> None:
     await store.put([key(1)])
     changes = store.changes()
     await anext(changes)
-    path.write_text("{\n")
+    write(path, "{\n")
     with pytest.raises(KeyStoreUnavailable, match=r"keys\.jsonl:1"):
         await asyncio.wait_for(anext(changes), 5)
 
@@ -107,7 +115,7 @@ async def test_a_line_that_an_editor_removed_is_a_key_that_is_gone(store: FileKe
     await store.put([key(1), key(2)])
     follower = Follower(FileKeyStore(path))
     await follower.until(lambda: len(follower.known) == 2)
-    path.write_text(f"{to_json(key(2))}\n")
+    write(path, f"{to_json(key(2))}\n")
     await follower.until(lambda: follower.known == {key(2).digest: key(2)}, within_s=2)
     await follower.stop()
 

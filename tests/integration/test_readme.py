@@ -16,6 +16,8 @@ from gatehouse.config.model import (
     Config,
     Holder,
     JwtIssuer,
+    Keys,
+    KeyStore,
     Logging,
     Model,
     Price,
@@ -77,10 +79,28 @@ def test_the_python_program_runs_as_shown(example: RunningGateway, tmp_path: Pat
 
 def test_every_setting_that_is_described_exists() -> None:
     described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", README.split("| field |")[1].split("\n\n")[0]))
-    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, JwtIssuer, Tier, User, Redis)
+    models = (
+        Config,
+        Server,
+        Logging,
+        Vllm,
+        Model,
+        Backend,
+        Price,
+        Holder,
+        ApiKey,
+        Keys,
+        KeyStore,
+        JwtIssuer,
+        Tier,
+        User,
+        Redis,
+    )
     fields = {name for model in models for name in model.model_fields}
     values = {
         "vllm",
+        "gh",
+        "file",
         "free",
         "standard",
         "sliding_window",
@@ -102,7 +122,7 @@ def test_every_setting_that_is_described_exists() -> None:
 
 def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
-    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, User, ApiKey, JwtIssuer, Redis)
+    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, User, ApiKey, Keys, KeyStore, JwtIssuer, Redis)
     missing = [name for model in models for name in model.model_fields if name not in table]
     assert missing == []
 
@@ -145,3 +165,14 @@ def test_the_metrics_listed_are_there(example: RunningGateway) -> None:
     exposed = example.metrics()
     missing = [name for name in listed if f"# TYPE {name.removesuffix('_total')}" not in exposed]
     assert missing == ["api_cost_usd_total"], "costs need prices; test_llm_limits has them"
+
+
+def test_the_key_commands_shown_exist() -> None:
+    from typer.testing import CliRunner
+
+    from gatehouse.cli import app
+
+    shown = set(re.findall(r"^gatehouse keys ([a-z]+)", README, re.MULTILINE))
+    assert {"create", "list", "rotate", "revoke", "export", "hash"} <= shown
+    for command in shown:
+        assert CliRunner().invoke(app, ["keys", command, "--help"]).exit_code == 0

@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from gatehouse.cli.keys.minting import Made, born, print_made
+from gatehouse.cli.keys.minting import Made, born, dangers, print_made
 from gatehouse.cli.keys.opened import Opened, answer, opened
 from gatehouse.cli.keys.refused import RefusedError
 from gatehouse.cli.keys.times import instant
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from gatehouse.config.model import ApiKey
-from gatehouse.keys import durability
 from gatehouse.keys.fitting import misfit
 from gatehouse.keys.lifecycle import created
 from gatehouse.keys.record_json import explained
@@ -88,4 +87,4 @@ async def _create(here: Opened, settings: ApiKey) -> Made:
         raise RefusedError(fault)
     details = {"user_id": record.user, "team": record.team, "tier": record.tier, "name": record.name}
     await here.change("create", [record.key_id], [record], **details)
-    return Made(key, record, await durability.check(here.config))
+    return Made(key, record, await dangers(here.config))

@@ -8,21 +8,21 @@ from typing import Any
 from gatehouse.cli.keys.opened import Opened
 from gatehouse.cli.keys.shown import record_fields
 from gatehouse.cli.options import err, escaped, out, print_json
+from gatehouse.config import Config
 from gatehouse.keys.audit import operator
 from gatehouse.keys.format import mint
 from gatehouse.keys.known import Known
 from gatehouse.keys.lifecycle import Birth
 from gatehouse.keys.record import KeyRecord
-from gatehouse.redis_info import Finding
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A key that is kept from now on, with what endangers it there, and what else to say."""
+    """A key that is kept from now on, with warnings of what endangers it there, and what else to say."""
 
     key: str = field(repr=False)
     record: KeyRecord
-    findings: Sequence[Finding] = ()
+    warnings: Sequence[str] = ()
     more: dict[str, Any] = field(default_factory=dict)
     said: str = ""
 
@@ -36,12 +36,20 @@ def born(here: Opened, keys: Sequence[Known]) -> tuple[str, Birth]:
     return minted.key, Birth(minted.key_id, here.hasher.newest(minted.key), time.time(), operator())
 
 
+async def dangers(config: Config) -> list[str]:
+    """What endangers keys in the store of `config`, each with the fix."""
+    if config.key_store.type != "redis":
+        return []
+    from gatehouse.keys import durability
+
+    return [f"{finding.message}; {finding.fix}" for finding in await durability.check(config)]
+
+
 def print_made(made: Made, *, as_json: bool) -> None:
-    warnings = [f"{finding.message}; {finding.fix}" for finding in made.findings]
     if as_json:
-        print_json({"key": made.key, **record_fields(made.record), **made.more, "warnings": warnings})
+        print_json({"key": made.key, **record_fields(made.record), **made.more, "warnings": list(made.warnings)})
         return
-    for warning in warnings:
+    for warning in made.warnings:
         err.print(f"[yellow]warning[/yellow] {escaped(warning)}")
     out.print(made.key, markup=False)
     until = record_fields(made.record)["expires_at"]

@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 
 from gatehouse.cli.keys.listing import KeyId
-from gatehouse.cli.keys.minting import Made, born, print_made
+from gatehouse.cli.keys.minting import Made, born, dangers, print_made
 from gatehouse.cli.keys.opened import Opened, answer, opened
 from gatehouse.cli.keys.refused import RefusedError
 from gatehouse.cli.keys.times import instant, seconds, shown
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
-from gatehouse.keys import durability
 from gatehouse.keys.known import find
 from gatehouse.keys.lifecycle import expiring, status, successor
 
@@ -52,7 +51,7 @@ async def _rotate(here: Opened, key_id: str, overlap_s: float, until: float | No
     return Made(
         key,
         new,
-        await durability.check(here.config),
+        await dangers(here.config),
         {"predecessor": {"id": old.record.key_id, "expires_at": ends}},
         f"Key {old.record.key_id} works until {ends}.",
     )

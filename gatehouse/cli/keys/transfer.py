@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from gatehouse.atomic_file import replace_file
 from gatehouse.cli.keys.opened import Opened, answer, opened
@@ -74,6 +73,8 @@ def _lines(source: str) -> list[bytes]:
 
 
 async def _import(here: Opened, lines: list[bytes], *, quiet: bool) -> int:
+    from rich.progress import Progress
+
     found = Import(here.config, await here.known(), operator(), time.time())
     with Progress(console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("checking", total=len(lines))
