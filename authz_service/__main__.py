@@ -54,10 +54,11 @@ async def _following(
         keyring.adopt(files.records)
         authz.adopt(keyring, Rules(files.config))
 
+    metrics = StoreMetrics()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(follow.follow(files, adopt, Reloads()))]
         if store is not None and last_used is not None:
-            tried, metrics = asyncio.Event(), StoreMetrics()
+            tried = asyncio.Event()
             running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried)))
             running.append(tasks.create_task(key_store.show_age(keyring, metrics)))
             running.append(tasks.create_task(key_store.report_use(store, last_used)))

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gatehouse.config.files import Files
-from gatehouse.config.watch import changed
+from gatehouse.config.watch import POLL_S, changed
 from gatehouse.metrics import Reloads
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,12 @@ async def follow(files: Files, adopt: Callable[[], None], reloads: Reloads) -> N
     while True:
         await changed(files.seen)
         before = files.version
-        problems = await asyncio.to_thread(files.reload)
+        problems: Sequence[object]
+        try:
+            problems = await asyncio.to_thread(files.reload)
+        except Exception as error:  # whatever it is, requests must go on being decided
+            problems = [f"{type(error).__name__}; this is a mistake in the gateway"]
+            await asyncio.sleep(POLL_S)
         if files.version != before:
             adopt()
             log.info("%s and its key files are in force as they are now", files.file)

@@ -398,7 +398,7 @@ def test_adopted_keys_replace_the_old_ones_whole() -> None:
     authz = authz_of({digest_of(old): alice, digest_of(other): alice})
     assert answered(authz, old).WhichOneof("http_response") == "ok_response"
 
-    authz.adopt(principals({digest_of(new): alice, digest_of(other): ApiKey(user_id="bob")}))
+    authz.adopt(principals({digest_of(new): alice, digest_of(other): ApiKey(user_id="bob")}), Rules(Config()))
 
     assert_denied(answered(authz, old), errors.INVALID_API_KEY)
     assert answered(authz, new).dynamic_metadata["user"] == "alice"
