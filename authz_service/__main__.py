@@ -12,6 +12,7 @@ from authz_service.gate import Gate
 from authz_service.guesses import Guesses
 from authz_service.keyring import Keyring
 from authz_service.metrics import Metrics, StoreMetrics
+from authz_service.restrictions import recalled, remembering
 from authz_service.service import Authz
 from gatehouse.config import follow
 from gatehouse.keys.peppers import hasher
@@ -20,8 +21,8 @@ from gatehouse.metrics import Reloads
 from gatehouse.server import Service, serve
 from gatehouse.worker import GRACE_S, Worker, run
 
-FIRST_TRY_S = 10.0
-"""The most that reading a key store may take before the worker answers. One that is down is not waited for."""
+FIRST_TRY_S = 3.0
+"""How long a worker waits for a key store that is slow to tell its keys. One that is down is not waited for."""
 
 
 async def main(worker: Worker) -> None:
@@ -58,8 +59,10 @@ async def _following(
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(follow.follow(files, adopt, Reloads()))]
         if store is not None and last_used is not None:
-            tried = asyncio.Event()
-            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried)))
+            tried, kept_at = asyncio.Event(), worker.run_dir.restrictions(worker.index)
+            keyring.recall(recalled(kept_at))
+            remember = remembering(keyring, kept_at)
+            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried, remember)))
             running.append(tasks.create_task(key_store.show_age(keyring, metrics)))
             running.append(tasks.create_task(key_store.report_use(store, last_used)))
             with suppress(TimeoutError):

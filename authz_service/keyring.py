@@ -7,7 +7,7 @@ So a change of one key costs as little among 100,000 as among ten.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from authz_service.principals import Principal, principal
@@ -57,6 +57,15 @@ class Keyring:
     def adopt(self, listed: Mapping[str, KeyRecord]) -> None:
         """Put the keys in files in force, all at once, in the place of those before."""
         self._listed = listed
+
+    def recall(self, records: Iterable[KeyRecord]) -> None:
+        """Restrict keys in files as `records` do, until the store is heard."""
+        self._stored |= {record.digest: record for record in records}
+
+    def restrictions(self) -> list[KeyRecord]:
+        """What the store says against keys in files."""
+        both = self._listed.keys() & self._stored.keys()
+        return [self._stored[digest] for digest in sorted(both)]
 
     def apply(self, change: Change) -> None:
         """Take up what the store says. Whatever it says, a key that was once revoked stays so."""

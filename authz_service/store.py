@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 
 from authz_service.keyring import Keyring
 from authz_service.metrics import StoreMetrics
@@ -17,8 +17,15 @@ LONGEST_WAIT_S = 1.0
 REPORT_EVERY_S = 60.0
 
 
-async def follow(store: KeyStore, keyring: Keyring, metrics: StoreMetrics, tried: asyncio.Event) -> None:
-    """Keep `keyring` as the store has it, for ever. `tried` is set once the store has spoken, or failed to.
+async def follow(
+    store: KeyStore,
+    keyring: Keyring,
+    metrics: StoreMetrics,
+    tried: asyncio.Event,
+    remember: Callable[[], None] = lambda: None,
+) -> None:
+    """Keep `keyring` as the store has it, for ever. `tried` is set once the store has spoken, or failed to; `remember`
+    is called after each change.
 
     While the store does not answer, the keyring keeps what it had, and knows since when.
     """
@@ -30,6 +37,7 @@ async def follow(store: KeyStore, keyring: Keyring, metrics: StoreMetrics, tried
                     log.warning("the key store answers again")
                 wait_s = FIRST_WAIT_S
                 keyring.apply(change)
+                remember()
                 tried.set()
             reason: object = "it has nothing more to say"
         except KeyStoreUnavailable as error:

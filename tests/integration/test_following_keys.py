@@ -223,11 +223,11 @@ def test_f17_without_the_store_files_go_on_and_its_keys_are_503_until_it_is_back
     backend: FakeVllm, tmp_path: Path, redis: RedisServer
 ) -> None:
     made = KeyRecord(digest_of(CHANGING), "made", "u", tier="free")
-    put(redis, made)
+    put(redis, made, KeyRecord(digest_of(MAIN), "main", "m", models=(), revoked_at=1.0))
     store = {"redis": {"url": redis.url}, "key_store": {"type": "redis", "max_stale_s": 1}}
-    keys = {STEADY: {"user_id": "s", "tier": "free"}}
+    keys = {STEADY: {"user_id": "s", "tier": "free"}, MAIN: {"user_id": "m", "tier": "free"}}
     with running_gateway(tmp_path, config(backend, api_keys=keys, **store)) as gateway:
-        every_worker_says(gateway, {CHANGING: 200, STEADY: 200, "sk-unknown": 401}, 0.1)
+        every_worker_says(gateway, {CHANGING: 200, STEADY: 200, MAIN: 401, "sk-unknown": 401}, 0.1)
         os.kill(redis.process.pid, signal.SIGSTOP)
         try:
             every_worker_says(gateway, {CHANGING: 503, STEADY: 200, "sk-unknown": 503}, 6)
@@ -239,7 +239,7 @@ def test_f17_without_the_store_files_go_on_and_its_keys_are_503_until_it_is_back
 
             os.kill(gateway.children()["authz-0"], signal.SIGKILL)  # one that starts while the store is down
             time.sleep(0.5)
-            every_worker_says(gateway, {CHANGING: 503, STEADY: 200}, 8)
+            every_worker_says(gateway, {CHANGING: 503, STEADY: 200, MAIN: 401}, 8)
         finally:
             os.kill(redis.process.pid, signal.SIGCONT)
         every_worker_says(gateway, {CHANGING: 200, STEADY: 200, "sk-unknown": 401}, 4)
