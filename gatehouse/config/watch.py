@@ -5,6 +5,7 @@ nobody: what counts is where a path leads and what is there.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
@@ -59,6 +60,7 @@ async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, N
     """Yields when it is time to look: something has happened beside one of `paths`, or `poll_s` have passed."""
     from watchfiles import awatch  # not everybody who takes marks also waits
 
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change, our own log's files included
     folders = _folders(paths)
     wait_ms = int(poll_s * 1000)
     try:

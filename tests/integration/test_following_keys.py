@@ -89,7 +89,7 @@ def status(socket: Path, key: str) -> int:
     request.attributes.source.address.socket_address.address = "192.0.2.7"
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         check = channel.unary_unary("/envoy.service.auth.v3.Authorization/Check", response_deserializer=bytes)
-        answer = CheckResponse.FromString(check(request.SerializeToString(), timeout=5, wait_for_ready=True))
+        answer = CheckResponse.FromString(check(request.SerializeToString(), timeout=15, wait_for_ready=True))
     return answer.denied_response.status.code or 200
 
 
@@ -239,7 +239,7 @@ def test_f17_without_the_store_files_go_on_and_its_keys_are_503_until_it_is_back
 
             os.kill(gateway.children()["authz-0"], signal.SIGKILL)  # one that starts while the store is down
             time.sleep(0.5)
-            every_worker_says(gateway, {CHANGING: 503, STEADY: 200, MAIN: 401}, 8)
+            every_worker_says(gateway, {CHANGING: 503, STEADY: 200, MAIN: 401}, 15)
         finally:
             os.kill(redis.process.pid, signal.SIGCONT)
         every_worker_says(gateway, {CHANGING: 200, STEADY: 200, "sk-unknown": 401}, 4)
