@@ -12,6 +12,7 @@ import typer
 
 from gatehouse import app_log
 from gatehouse.cli.options import (
+    BAD_CONFIG,
     DEFAULT_CONFIG,
     AsJson,
     ConfigFile,
@@ -22,9 +23,11 @@ from gatehouse.cli.options import (
     out,
     print_json,
 )
+from gatehouse.config import ConfigError
 from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, run, run_directory
+from gatehouse.keys.peppers import hasher
 from gatehouse.proxy.binary import EnvoyRejectsError
 from gatehouse.supervise import Program
 
@@ -44,6 +47,10 @@ def up(
     for warning in loaded.warnings:
         err.print(f"[yellow]warning[/yellow] {escaped(str(warning))}")
     problem: str | None = None
+    try:
+        hasher(loaded.config.keys)  # a pepper that is missing is noticed before anything starts
+    except ConfigError as error:
+        fail(str(error), BAD_CONFIG)
     try:
         check_ports(loaded.config)
         app_log.configure(loaded.config.logging, "gatehouse")
