@@ -15,7 +15,7 @@ _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 
 def _reference(value: str) -> str:
     if not _REFERENCE.fullmatch(value):
-        raise ValueError("must say where the secret is: env:NAME (an environment variable) or file:PATH")
+        raise ValueError("must say where it is kept: env:NAME (an environment variable) or file:PATH")
     return value
 
 

@@ -129,6 +129,15 @@ async def test_a_file_behind_a_link_stays_behind_it(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "real.jsonl").read_text() == f"{to_json(key(1))}\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes for others")
+async def test_what_root_writes_belongs_to_whom_the_folder_belongs(path: Path, store: FileKeyStore) -> None:
+    os.chown(path.parent, 4711, 4712)
+    await store.put([key(1)])
+    await store.put([key(2)])
+    owners = {(file.stat().st_uid, file.stat().st_gid) for file in path.parent.iterdir()}
+    assert owners == {(4711, 4712)}
+
+
 async def test_a_folder_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
     store = FileKeyStore(tmp_path / "none" / "keys.jsonl")
     for asked in (store.all(), store.put([key(1)]), anext(store.changes())):

@@ -137,6 +137,18 @@ MISTAKES = [
         VLLM + "jwt:\n  - {issuer: 'https://a/x', audience: a}\n  - {issuer: 'https://a/y', audience: a}\n",
         "gatehouse.yaml:4: jwt[1].name: another issuer is called 'a'",
     ),
+    (VLLM + "key_store: {type: redis}\n", "key_store.type: there is no Redis to keep keys in (set redis.url, or use"),
+    (VLLM + "key_store: {type: file}\n", "key_store: a key store of type file needs a path (such as path: keys.jsonl)"),
+    (VLLM + "key_store: {path: a.jsonl}\n", "gatehouse.yaml:2: key_store.path: has no effect without type: file"),
+    (
+        VLLM + "keys: {peppers: {'1': canary-4711}}\n",
+        "gatehouse.yaml:2: keys.peppers.1: must say where it is kept",
+    ),
+    (VLLM + "keys: {prefix: 'g h'}\n", "gatehouse.yaml:2: keys.prefix: has characters that are not allowed here"),
+    (
+        VLLM + f"api_keys:\n  'hmac-sha256:7:{'0' * 64}': {{user_id: a}}\nkeys: {{peppers: {{'6': 'env:P'}}}}\n",
+        "gatehouse.yaml:3: api_keys.<key>: no pepper has the version '7'",
+    ),
     (VLLM + "redis: {url: 'localhost:6379'}\n", "gatehouse.yaml:2: redis.url: must be redis://"),
     (VLLM + "redis: {on_failure: crash}\n", "gatehouse.yaml:2: redis.on_failure: must be 'local', 'allow' or 'deny'"),
     (VLLM + "server: {\n", "gatehouse.yaml:3: not valid YAML"),
