@@ -17,7 +17,7 @@ from gatehouse.config.model import Config, Holder, Tier
 log = logging.getLogger(__name__)
 
 EVERYTHING = (patterns.EVERYTHING,)
-REMEMBERED = 4096
+REMEMBERED = 1024
 """Combinations of rules that are kept worked out."""
 
 Patterns = tuple[str, ...]

@@ -18,7 +18,7 @@ from authz_service.gate import Gate
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, Principals
 from gatehouse import errors
-from gatehouse.envoy.names import CLIENT_IP_METADATA
+from gatehouse.envoy.names import CLIENT_IP_HEADER
 from gatehouse.errors import ClientError
 from gatehouse.pb.base_pb2 import HeaderValue, HeaderValueOption
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse
@@ -36,6 +36,9 @@ MAX_ANSWERS = 4096
 _GRPC_STATUS = {401: 16, 429: 8, 503: 14}  # UNAUTHENTICATED, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 
+_FOR_AUTHZ_ALONE = ("authorization", "x-api-key", CLIENT_IP_HEADER)
+
+
 def allowed(principal: Principal) -> bytes:
     """Let `principal` pass: known to the filters that follow and to the model server, which never sees the key.
 
@@ -44,7 +47,7 @@ def allowed(principal: Principal) -> bytes:
     """
     identity = _identity(principal)
     headers = {f"x-gatehouse-{name.replace('_', '-')}": value for name, value in identity.items() if value}
-    ok = OkHttpResponse(headers=_headers(headers), headers_to_remove=["authorization", "x-api-key"])
+    ok = OkHttpResponse(headers=_headers(headers), headers_to_remove=_FOR_AUTHZ_ALONE)
     response = CheckResponse(status=Status(), ok_response=ok)
     response.dynamic_metadata.update({**identity, **_own_limits(principal)})
     return response.SerializeToString()
@@ -156,18 +159,18 @@ class Authz:
         """What the gRPC shell serves."""
         return {NAME: {"Check": Unary(self.check, decode=bytes, encode=bytes)}}
 
-    async def check(self, request: bytes, context: Context) -> bytes:
+    async def check(self, request: bytes, _context: Context) -> bytes:
         """The `CheckResponse` to a `CheckRequest`. Never raises: what can't be decided is answered 503."""
         try:
-            result, answer = await self._answer(CheckRequest.FromString(request), context)
+            result, answer = await self._answer(CheckRequest.FromString(request))
         except Exception as error:  # an RPC that fails makes Envoy invent an answer, without a body
             log.error("a check failed: %s", _without_values(error))
             result, answer = Result.ERROR, _UNAVAILABLE
         self._metrics.decisions[result].inc()
         return answer
 
-    async def _answer(self, request: CheckRequest, context: Context) -> tuple[Result, bytes]:
-        credential, client_ip = parse(request.attributes.request.http.headers), _client_ip(request, context)
+    async def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
+        credential, client_ip = parse(request.attributes.request.http.headers), _client_ip(request)
         result, principal, access = await self._decided(credential, client_ip)
         if result is Result.TOO_MANY_FAILURES:
             return result, _wait(self._gate.guesses.wait_s(client_ip, self._clock()))
@@ -186,11 +189,11 @@ class Authz:
         return Decision(found) if isinstance(found, Result) else admit(found, client_ip, self._rules, self._clock())
 
 
-def _client_ip(request: CheckRequest, context: Context) -> str:
+def _client_ip(request: CheckRequest) -> str:
     """Who calls, as far as proxies are trusted. An Envoy that does not say so tells at least whose connection it is,
     which behind a proxy is the proxy's."""
-    values = (str(value) for name, value in context.invocation_metadata() or () if name == CLIENT_IP_METADATA)
-    return next(values, request.attributes.source.address.socket_address.address)
+    attributes = request.attributes
+    return attributes.request.http.headers.get(CLIENT_IP_HEADER) or attributes.source.address.socket_address.address
 
 
 def _without_values(error: Exception) -> str:

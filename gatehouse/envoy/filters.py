@@ -1,17 +1,18 @@
 """The HTTP filters, in the order a request meets them (an answer meets them in reverse).
 
 1. body_size_limit: not more than this.
-2. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
-3. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
-4. RBAC: may this key use this model?
-5. ratelimit: one call with everything the limits depend on.
-6. Lua: ask for usage on streams, hide it again.
-7. sse_to_metadata: the usage of a stream.
-8. router.
+2. header_mutation: the client's address, for the next.
+3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
+4. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
+5. RBAC: may this caller use this model?
+6. ratelimit: one call with everything the limits depend on.
+7. Lua: ask for usage on streams, hide it again.
+8. sse_to_metadata: the usage of a stream.
+9. router.
 """
 
 from gatehouse.envoy import model_access, names, usage
-from gatehouse.envoy.message import Message, extension, seconds
+from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
 AUTHZ_TRY_TIMEOUT_S = 0.1
@@ -31,6 +32,7 @@ def chain(max_body_bytes: int) -> list[Message]:
             "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
             max_request_bytes=max_body_bytes,
         ),
+        _client_ip(),
         _authz(),
         _body(),
         model_access.by_requested_name(),
@@ -56,6 +58,16 @@ def other_host_retry(retry_on: str, tries: int, **fields: object) -> Message:
     }
 
 
+def _client_ip() -> Message:
+    """A check says whose connection it is, which behind a proxy is the proxy's; so it is told who the client is."""
+    told = header(names.CLIENT_IP_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")
+    return extension(
+        names.CLIENT_IP,
+        "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+        mutations={"request_mutations": [{"append": told}]},
+    )
+
+
 def _authz() -> Message:
     # Envoy takes max_interval of the back-off as the time-out of each try.
     back_off = {"base_interval": "0.005s", "max_interval": seconds(AUTHZ_TRY_TIMEOUT_S)}
@@ -68,14 +80,12 @@ def _authz() -> Message:
             "envoy_grpc": {"cluster_name": "authz"},
             "timeout": seconds(AUTHZ_TIMEOUT_S),
             "retry_policy": retry,
-            # The address in the check itself is that of the connection: behind a proxy, the proxy's.
-            "initial_metadata": [
-                {"key": names.CLIENT_IP_METADATA, "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}
-            ],
         },
         failure_mode_allow=False,
         status_on_error={"code": "ServiceUnavailable"},
-        allowed_headers={"patterns": [{"exact": name} for name in ("authorization", "x-api-key")]},
+        allowed_headers={
+            "patterns": [{"exact": name} for name in ("authorization", "x-api-key", names.CLIENT_IP_HEADER)]
+        },
         validate_mutations=True,
     )
 

@@ -3,8 +3,11 @@
 AUTHZ = "envoy.filters.http.ext_authz"
 """Filter, and the metadata namespace with `user, team, tier, key_id, models, …` of the caller."""
 
-CLIENT_IP_METADATA = "x-gatehouse-client-ip"
-"""gRPC metadata of a check: the client's address, as far as `server.trusted_proxy_hops` are trusted."""
+CLIENT_IP = "envoy.filters.http.header_mutation"
+"""Filter that puts the client's address into a header for authz_service alone."""
+
+CLIENT_IP_HEADER = "x-gatehouse-client-ip"
+"""The address as far as `server.trusted_proxy_hops` are trusted."""
 
 LLM = "llm"
 """Metadata namespace with what the bodies say: `model, stream, max_tokens, input_tokens, output_tokens, …`."""

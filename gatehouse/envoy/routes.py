@@ -22,7 +22,7 @@ _NOT_FOR_MODEL_SERVERS = ["accept-encoding", "x-envoy-external-address", "x-envo
 _BUFFER_MARGIN = 1024 * 1024
 """Were the buffer full before the size limit is passed, Envoy would stop reading and wait for a body filter that waits
 for more."""
-_ALL_FILTERS = (names.AUTHZ, *_BODY_FILTERS)
+_ALL_FILTERS = (names.CLIENT_IP, names.AUTHZ, *_BODY_FILTERS)
 
 
 def routes(config: Config) -> Message:

@@ -1,7 +1,7 @@
 """`Check` answers whatever it is asked: it never raises, and lets nobody pass but who has a key."""
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -26,17 +26,10 @@ RING = Keyring({digest_of(key): KeyRecord(digest_of(key), "k", "u") for key in (
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from([KEY, MINTED, f"Bearer {KEY}", "Bearer "])
 
 
-class NoContext:
-    """Of a call without metadata."""
-
-    def invocation_metadata(self) -> tuple[Any, ...]:
-        return ()
-
-
 def answer(request: bytes, per_minute: int = 3) -> CheckResponse:
     gate = Gate(guesses=Guesses(per_minute))
     authz = Authz(RING, Rules(Config()), Metrics.make(CollectorRegistry()), gate=gate)
-    return CheckResponse.FromString(asyncio.run(authz.check(request, cast(Context, NoContext()))))
+    return CheckResponse.FromString(asyncio.run(authz.check(request, cast(Context, None))))
 
 
 @given(st.dictionaries(st.sampled_from(["authorization", "x-api-key", "other"]) | TEXT, TEXT, max_size=4), TEXT)

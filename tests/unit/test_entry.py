@@ -53,7 +53,15 @@ def made(*, default_model: str | None = None, **parts: Any) -> Record:
 
 def test_everything_known_of_a_streamed_answer_is_recorded() -> None:
     entry = make(
-        authz={"user": "alice", "team": "search", "tier": "standard", "key_id": "k1", "models": ["llama"]},
+        authz={
+            "user": "alice",
+            "team": "search",
+            "tier": "standard",
+            "key_id": "k1",
+            "models": ["llama"],
+            "key_limits": "{}",
+            "key_family": "k0",
+        },
         llm={"model": "llama", "stream": True, "input_tokens": 12, "output_tokens": 31, "cached_tokens": 8},
     )
     common, request, response = entry.common_properties, entry.request, entry.response
@@ -97,6 +105,8 @@ def test_everything_known_of_a_streamed_answer_is_recorded() -> None:
         limited_by=None,
         flags="",
         aborted=False,
+        key_limits="{}",
+        key_family="k0",
     )
 
 

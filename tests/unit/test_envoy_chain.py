@@ -38,6 +38,7 @@ def manager(config: Config = CONFIGS["short"]) -> Node:
 def test_a_request_meets_the_filters_in_this_order() -> None:
     assert list(FILTERS) == [
         "envoy.filters.http.body_size_limit",
+        names.CLIENT_IP,
         names.AUTHZ,
         names.BODY,
         names.MODEL_ACCESS,
@@ -65,12 +66,14 @@ def test_without_an_answer_from_authz_nobody_gets_in() -> None:
 
 
 def test_authz_is_told_the_address_that_proxies_are_trusted_to_tell() -> None:
-    told = FILTERS[names.AUTHZ]["grpc_service"]["initial_metadata"]
-    assert told == [{"key": names.CLIENT_IP_METADATA, "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}]
+    (told,) = FILTERS[names.CLIENT_IP]["mutations"]["request_mutations"]
+    assert told["append"]["header"]["value"] == "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"
+    assert told["append"]["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
 
 
 def test_authz_is_shown_the_two_headers_a_key_may_be_in() -> None:
-    assert FILTERS[names.AUTHZ]["allowed_headers"]["patterns"] == [{"exact": "authorization"}, {"exact": "x-api-key"}]
+    shown = [pattern["exact"] for pattern in FILTERS[names.AUTHZ]["allowed_headers"]["patterns"]]
+    assert shown == ["authorization", "x-api-key", names.CLIENT_IP_HEADER]
 
 
 def test_a_hung_authz_worker_leaves_time_to_ask_another() -> None:

@@ -157,7 +157,7 @@ def test_pages_are_open_to_anyone_who_reads(config: Config, path: str) -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/llama", "/v1/models/a/b"])
 def test_the_list_of_models_asks_who_is_there_and_reads_no_body(config: Config, path: str) -> None:
     route = route_for(config, "GET", path)
-    assert (cluster(route), without(route)) == (names.GATEWAY, ALL_FILTERS - {names.AUTHZ})
+    assert (cluster(route), without(route)) == (names.GATEWAY, ALL_FILTERS - {names.CLIENT_IP, names.AUTHZ})
 
 
 @pytest.mark.parametrize("shape", ["short", "nameless", "prefixed"])
