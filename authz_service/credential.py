@@ -1,7 +1,8 @@
 """What a client shows to prove who it is: one API key, in `Authorization: Bearer KEY` or `x-api-key: KEY`.
 
-A header that is there must hold a key and nothing else. A repeated header arrives joined by commas (RFC 9110 §5.3), and
-no key has a comma, so whatever was sent twice is refused rather than guessed at.
+A JSON Web Token may stand in the place of a key. A header that is there must hold a key and nothing else. A repeated
+header arrives joined by commas (RFC 9110 §5.3), and no key has a comma, so whatever was sent twice is refused rather
+than guessed at.
 """
 
 import re
@@ -12,15 +13,30 @@ from enum import Enum, auto
 MAX_KEY_LENGTH = 512
 """Longer keys are refused before they are hashed. No configuration accepts one."""
 
-_KEY = rf"([!-+\--~]{{1,{MAX_KEY_LENGTH}}})"  # visible ASCII but the comma
-_FORMS = {"authorization": re.compile(rf"[Bb][Ee][Aa][Rr][Ee][Rr] +{_KEY}"), "x-api-key": re.compile(_KEY)}
+MAX_TOKEN_LENGTH = 8192
+"""Longer JSON Web Tokens are refused before anything in them is read."""
+
+# Three parts in base64url (RFC 7515 §7.1), the first of which begins a JSON object: `{"`. The last may be empty: what
+# has no signature is refused as a token.
+_TOKEN = rf"eyJ(?=.{{0,{MAX_TOKEN_LENGTH - 3}}}\Z)[\w-]*\.[\w-]+\.[\w-]*"
+_SHAPE = re.compile(_TOKEN, re.ASCII)
+_KEY = rf"([!-+\--~]{{1,{MAX_KEY_LENGTH}}}|{_TOKEN})"  # visible ASCII but the comma
+_FORMS = {
+    "authorization": re.compile(rf"[Bb][Ee][Aa][Rr][Ee][Rr] +{_KEY}", re.ASCII),
+    "x-api-key": re.compile(_KEY, re.ASCII),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A key as it was sent: 1 to `MAX_KEY_LENGTH` visible ASCII characters. Nothing prints it."""
+    """A key as it was sent: 1 to `MAX_KEY_LENGTH` visible ASCII characters, or a token's more. Nothing prints it."""
 
     key: str = field(repr=False)
+
+    @property
+    def looks_like_a_token(self) -> bool:
+        """Whether it has the shape of a JSON Web Token."""
+        return _SHAPE.fullmatch(self.key) is not None
 
 
 class Unusable(Enum):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from authz_service.access import Access, Rules
 from authz_service.credential import Credential, Unusable
 from authz_service.principals import Network, Principal, Principals
-from gatehouse.keys.digest import PREFIX, digest_of
+from gatehouse.keys.digest import PREFIX, Hasher
 
 
 class Result(StrEnum):
@@ -19,8 +19,13 @@ class Result(StrEnum):
     MISSING = "missing_api_key"
     INVALID = "invalid_api_key"
     EXPIRED = "expired"
+    REVOKED = "revoked"
     DISABLED = "disabled"
     IP_NOT_AUTHORIZED = "ip_not_authorized"
+    UNAVAILABLE = "auth_unavailable"
+    """Nobody can say: the key store, or the token's issuer, was never heard or too long ago."""
+    TOO_MANY_FAILURES = "too_many_failures"
+    """The address has shown too many wrong keys."""
     ERROR = "error"
     """Nothing was decided: the service itself failed."""
 
@@ -34,21 +39,37 @@ class Decision(NamedTuple):
 
 
 _NOBODY = PREFIX + "0" * 64
+_UNPEPPERED = Hasher({})
 _MISSING, _INVALID = Decision(Result.MISSING), Decision(Result.INVALID)
 
 
 def decide(
-    credential: Credential | Unusable, client_ip: str, principals: Principals, rules: Rules, now: float
+    credential: Credential | Unusable,
+    client_ip: str,
+    principals: Principals,
+    rules: Rules,
+    now: float,
+    *,
+    hasher: Hasher = _UNPEPPERED,
+    stale: bool = False,
 ) -> Decision:
-    """Whether the bearer of `credential`, calling from `client_ip` at `now` (Unix seconds), may pass.
+    """Whether the bearer of `credential`, a key, calling from `client_ip` at `now` (Unix seconds), may pass.
 
     A key is refused from the instant it expires at. That an address is not allowed is told only to who has the key.
+    `stale`: the key store has been silent for too long, so that only files can say who has a key.
     """
     if not isinstance(credential, Credential):
         return _MISSING if credential is Unusable.MISSING else _INVALID
-    principal = _holder(credential.key, principals)
-    if principal is None:
-        return _INVALID
+    principal = _holder(hasher.digests(credential.key), principals)
+    if stale and (principal is None or principal.only_in_store):
+        return Decision(Result.UNAVAILABLE)
+    return _INVALID if principal is None else admit(principal, client_ip, rules, now)
+
+
+def admit(principal: Principal, client_ip: str, rules: Rules, now: float) -> Decision:
+    """Whether `principal`, who is known by now, may pass from `client_ip` at `now`."""
+    if principal.revoked:
+        return Decision(Result.REVOKED, principal)
     if now >= principal.expires_at:
         return Decision(Result.EXPIRED, principal)
     access = rules.of(principal)
@@ -59,12 +80,14 @@ def decide(
     return Decision(Result.ALLOWED, principal, access)
 
 
-def _holder(key: str, principals: Principals) -> Principal | None:
-    """Who has `key`: one hash, one look-up and one comparison, whether somebody has it or nobody."""
-    digest = digest_of(key)
-    principal = principals.get(digest)
-    same = compare_digest(digest, principal.digest if principal else _NOBODY)
-    return principal if same else None
+def _holder(digests: Iterable[str], principals: Principals) -> Principal | None:
+    """Who has the key: a look-up and a comparison for each form it may be kept in, also after it is found."""
+    holder = None
+    for digest in digests:
+        principal = principals.get(digest)
+        same = compare_digest(digest, principal.digest if principal else _NOBODY)
+        holder = principal if same else holder
+    return holder
 
 
 def _within(client_ip: str, networks: Iterable[Network]) -> bool:

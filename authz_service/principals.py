@@ -1,13 +1,14 @@
-"""Whom a key stands for, and what it may be used for: the configuration's `api_keys`, ready to be looked up."""
+"""Whom a key stands for, and what it may be used for."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Protocol
 
 from gatehouse.config.model import ApiKey
-from gatehouse.keys.limits_json import canonical
-from gatehouse.keys.names import key_id
+from gatehouse.keys.configured import record_of
+from gatehouse.keys.record import KeyRecord
 
 Network = IPv4Network | IPv6Network
 
@@ -18,7 +19,7 @@ class Principal:
 
     `team` is empty when there is none. `models` are patterns of model names. `expires_at` is in Unix seconds. Without
     `networks` the key may be used from everywhere. `limits` are the key's own, as canonical JSON, counted under
-    `family`; both are empty where there is nothing to say (see `KeyRecord`).
+    `family`; both are empty where there is nothing to say (see `KeyRecord`). `only_in_store`: no file has the key.
     """
 
     digest: str
@@ -31,28 +32,36 @@ class Principal:
     networks: tuple[Network, ...] = ()
     limits: str = ""
     family: str = ""
+    revoked: bool = False
+    only_in_store: bool = False
 
 
-Principals = Mapping[str, Principal]
-"""Principals by the digest of their key."""
+class Principals(Protocol):
+    """Principals by the digest of their key: a dictionary, or a `Keyring`."""
+
+    def get(self, digest: str, /) -> Principal | None: ...
 
 
-def principals(api_keys: Mapping[str, ApiKey]) -> Principals:
+def principals(api_keys: Mapping[str, ApiKey]) -> dict[str, Principal]:
     """The look-up table of `api_keys`, which are by digest already."""
-    return {digest: _principal(digest, entry) for digest, entry in api_keys.items()}
+    return {digest: principal(record_of(digest, entry)) for digest, entry in api_keys.items()}
 
 
-def _principal(digest: str, entry: ApiKey) -> Principal:
+def principal(key: KeyRecord, *, only_in_store: bool = False) -> Principal:
+    """Whom `key` stands for."""
     return Principal(
-        digest=digest,
-        user=entry.user_id,
-        team=entry.team or "",
-        tier=entry.tier,
-        key_id=key_id(digest, entry),
-        models=entry.models,
-        expires_at=entry.expires_at.timestamp() if entry.expires_at else math.inf,
-        networks=tuple(map(network, entry.allowed_ips)),
-        limits=canonical(entry.limits),
+        digest=key.digest,
+        user=key.user,
+        team=key.team,
+        tier=key.tier,
+        key_id=key.key_id,
+        models=key.models,
+        expires_at=key.expires_at,
+        networks=tuple(map(network, key.allowed_ips)),
+        limits=key.limits,
+        family=key.family,
+        revoked=key.revoked_at is not None,
+        only_in_store=only_in_store,
     )
 
 

@@ -8,11 +8,13 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
+from typing import Protocol
 
 from authz_service.access import REMEMBERED, Access, Rules
-from authz_service.credential import parse
-from authz_service.decide import Result, decide
+from authz_service.credential import Credential, Unusable, parse
+from authz_service.decide import Decision, Result, admit, decide
+from authz_service.gate import Gate
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, Principals
 from gatehouse import errors
@@ -28,7 +30,10 @@ log = logging.getLogger(__name__)
 
 NAME = "envoy.service.auth.v3.Authorization"
 
-_GRPC_STATUS = {401: 16, 503: 14}  # UNAUTHENTICATED, UNAVAILABLE
+MAX_ANSWERS = 4096
+"""So many answers are kept serialized: those of the keys in use, not of the keys there are."""
+
+_GRPC_STATUS = {401: 16, 429: 8, 503: 14}  # UNAUTHENTICATED, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 
 _FOR_AUTHZ_ALONE = ("authorization", "x-api-key", CLIENT_IP_HEADER)
@@ -66,8 +71,8 @@ def denied(error: ClientError, **metadata: str) -> bytes:
 
 
 def _refused(result: Result, principal: Principal) -> bytes:
-    """A denial of a key that somebody has. One that is expired or of a disabled user is answered as an unknown one, for
-    all the client can see."""
+    """A denial of a key that somebody has. One that is expired, revoked or of a disabled user is answered as an unknown
+    one, for all the client can see."""
     if result is not Result.IP_NOT_AUTHORIZED:
         return denied(errors.INVALID_API_KEY, key_id=principal.key_id)
     return denied(errors.IP_NOT_AUTHORIZED, **_identity(principal))
@@ -101,26 +106,53 @@ def _headers(values: Mapping[str, str]) -> list[HeaderValueOption]:
     return [HeaderValueOption(header=HeaderValue(key=k, value=v), append_action=overwrite) for k, v in values.items()]
 
 
-_DENIED = {Result.MISSING: denied(errors.MISSING_API_KEY), Result.INVALID: denied(errors.INVALID_API_KEY)}
+@lru_cache
+def _wait(seconds: int) -> bytes:
+    return denied(errors.too_many_failures(max(1, seconds)))
+
+
 _UNAVAILABLE = denied(errors.AUTH_UNAVAILABLE)
+_DENIED = {
+    Result.MISSING: denied(errors.MISSING_API_KEY),
+    Result.INVALID: denied(errors.INVALID_API_KEY),
+    Result.UNAVAILABLE: _UNAVAILABLE,
+}
+
+
+class Tokens(Protocol):
+    """Who knows whom JSON Web Tokens stand for."""
+
+    async def holder(self, token: str) -> Principal | Result:
+        """Whom `token` stands for, be it expired by now, or why it is refused. Never raises."""
+        ...
 
 
 class Authz:
-    """Answers `Check`. It takes and gives serialized messages: an answer that never changes is serialized once."""
+    """Answers `Check`. It takes and gives serialized messages: an answer that never changes is serialized once.
+
+    Without `tokens` a JSON Web Token is a key like any other, and nobody's.
+    """
 
     def __init__(
-        self, principals: Principals, rules: Rules, metrics: Metrics, clock: Callable[[], float] = time.time
+        self,
+        principals: Principals,
+        rules: Rules,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+        tokens: Tokens | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        self._rules = rules
         self._usable = lru_cache(REMEMBERED)(usable)
+        self._tokens = tokens
+        self._gate = gate or Gate()
         self._metrics = metrics
         self._clock = clock
-        self.adopt(principals)
+        self.adopt(principals, rules)
 
-    def adopt(self, principals: Principals) -> None:
-        """Put `principals` in force, all at once: a check sees the old keys or the new, never some of each."""
-        self._principals = principals
-        self._allowed = cache(allowed)
+    def adopt(self, principals: Principals, rules: Rules) -> None:
+        """Put both in force, all at once: a check sees the old or the new, never some of each."""
+        self._principals, self._rules = principals, rules
+        self._allowed = lru_cache(MAX_ANSWERS)(allowed)
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
@@ -130,21 +162,31 @@ class Authz:
     async def check(self, request: bytes, _context: Context) -> bytes:
         """The `CheckResponse` to a `CheckRequest`. Never raises: what can't be decided is answered 503."""
         try:
-            result, answer = self._answer(CheckRequest.FromString(request))
+            result, answer = await self._answer(CheckRequest.FromString(request))
         except Exception as error:  # an RPC that fails makes Envoy invent an answer, without a body
             log.error("a check failed: %s", _without_values(error))
             result, answer = Result.ERROR, _UNAVAILABLE
         self._metrics.decisions[result].inc()
         return answer
 
-    def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
+    async def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
         credential, client_ip = parse(request.attributes.request.http.headers), _client_ip(request)
-        result, principal, access = decide(credential, client_ip, self._principals, self._rules, self._clock())
+        result, principal, access = await self._decided(credential, client_ip)
+        if result is Result.TOO_MANY_FAILURES:
+            return result, _wait(self._gate.guesses.wait_s(client_ip, self._clock()))
         if principal is None:
             return result, _DENIED[result]
         if access is not None:
             return result, self._allowed(principal) + self._usable(access)
         return result, _refused(result, principal)
+
+    async def _decided(self, credential: Credential | Unusable, client_ip: str) -> Decision:
+        if not isinstance(credential, Credential):
+            return decide(credential, client_ip, self._principals, self._rules, self._clock())
+        if self._tokens is None or not credential.looks_like_a_token:
+            return self._gate.decide(credential, client_ip, self._principals, self._rules, self._clock())
+        found = await self._tokens.holder(credential.key)
+        return Decision(found) if isinstance(found, Result) else admit(found, client_ip, self._rules, self._clock())
 
 
 def _client_ip(request: CheckRequest) -> str:

@@ -62,6 +62,9 @@ HTTPS_REQUIRED = ClientError(426, INVALID_REQUEST, "https_required", "This serve
 UPGRADE_REQUIRED = ClientError(426, INVALID_REQUEST, "upgrade_required", "This server needs HTTP/1.1 or HTTP/2.")
 HEADERS_TOO_LARGE = ClientError(431, INVALID_REQUEST, "headers_too_large", "The request headers are too large.")
 RATE_LIMITED = ClientError(429, RATE_LIMIT, "rate_limit_exceeded", "Rate limit exceeded.")
+TOO_MANY_FAILURES = ClientError(
+    429, RATE_LIMIT, "rate_limit_exceeded", "Too many incorrect API keys were sent from your address."
+)
 INSUFFICIENT_QUOTA = ClientError(429, "insufficient_quota", "insufficient_quota", "The budget is spent.")
 GATEWAY_ERROR = ClientError(500, "server_error", "gateway_error", "The gateway could not handle the request.")
 AUTH_UNAVAILABLE = ClientError(
@@ -77,3 +80,9 @@ OVERLOADED = ClientError(
     503, UNAVAILABLE, "server_is_overloaded", "The server is overloaded; try again shortly.", retry_after_s=1
 )
 TIMED_OUT = ClientError(504, UNAVAILABLE, "timeout", "The model server did not answer in time.", retry_after_s=1)
+
+
+def too_many_failures(seconds: int) -> ClientError:
+    """`TOO_MANY_FAILURES`, with when to come back."""
+    message = f"{TOO_MANY_FAILURES.message} Check the key and try again in {seconds}s."
+    return replace(TOO_MANY_FAILURES, message=message, retry_after_s=seconds)

@@ -8,7 +8,7 @@ prometheus_client's multiprocess mode with identities of our own.
 import os
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest, values
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 
@@ -24,3 +24,11 @@ def exposition(directory: Path) -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
     return generate_latest(registry)
+
+
+class Reloads:
+    """`api_config_reloads_total{result}`: what became of changed files. Both results count from 0."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        counter = Counter("api_config_reloads_total", "Changes of configuration files.", ["result"], registry=registry)
+        self.applied, self.rejected = counter.labels("applied"), counter.labels("rejected")

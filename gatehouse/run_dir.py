@@ -44,6 +44,11 @@ class RunDir:
         """Envoy's admin interface, never on a TCP port."""
         return self.path / "envoy-admin.sock"
 
+    def restrictions(self, index: int) -> Path:
+        """What the key store last said against keys in files: if worker `index` of authz starts anew without the store,
+        it goes by that."""
+        return self.path / f"authz-{index}.restrictions.jsonl"
+
     @property
     def metrics(self) -> Path:
         """Samples of every process, merged when Prometheus scrapes."""

@@ -15,7 +15,9 @@ from pathlib import Path
 import uvloop
 
 from gatehouse import app_log, metrics
-from gatehouse.config import Config, ConfigError, load
+from gatehouse.config import Config, ConfigError
+from gatehouse.config.files import Files
+from gatehouse.config.key_table import Keep
 from gatehouse.run_dir import RunDir, Service, workers
 from gatehouse.supervise import Program, supervise
 
@@ -26,12 +28,17 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What one worker is wired from: the configuration, where things are, which one it is, when to stop."""
+    """What one worker is wired from: the configuration's files, where things are, which one it is, when to stop."""
 
-    config: Config
+    files: Files
     run_dir: RunDir
     index: int
     stop: asyncio.Event
+
+    @property
+    def config(self) -> Config:
+        """As it was when the worker started; `files` has it as it is."""
+        return self.files.config
 
 
 Main = Callable[[Worker], Awaitable[None]]
@@ -40,22 +47,28 @@ Main = Callable[[Worker], Awaitable[None]]
 def run(service: Service, main: Main, arguments: Sequence[str] | None = None) -> int:
     """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
     options = _parser(service).parse_args(arguments)
+    # Only authz_service needs keys, and only where it runs need its key files be readable.
+    files = Files(options.config, Keep.RECORDS if service == "authz" else Keep.NOTHING)
     try:
-        config = load(options.config)
+        config = files.load()
+        if options.index is not None:
+            return _run_worker(service, main, files, RunDir(options.run_dir), options.index)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    run_dir = RunDir(options.run_dir)
-    if options.index is None:
-        count = options.workers or workers(config, service)
-        programs = [worker_program(service, i, options.config, options.run_dir) for i in range(count)]
-        app_log.configure(config.logging, service)
-        asyncio.run(_supervise(programs))
-    else:
-        name = f"{service}-{options.index}"
-        app_log.configure(config.logging, name)
-        metrics.share(run_dir.metrics, name)
-        uvloop.run(_work(main, config, run_dir, options.index))
+    del files  # a supervisor has no use for 100,000 keys
+    count = options.workers or workers(config, service)
+    programs = [worker_program(service, i, options.config, options.run_dir) for i in range(count)]
+    app_log.configure(config.logging, service)
+    asyncio.run(_supervise(programs))
+    return 0
+
+
+def _run_worker(service: Service, main: Main, files: Files, run_dir: RunDir, index: int) -> int:
+    name = f"{service}-{index}"
+    app_log.configure(files.config.logging, name)
+    metrics.share(run_dir.metrics, name)
+    uvloop.run(_work(main, files, run_dir, index))
     return 0
 
 
@@ -78,8 +91,8 @@ async def _supervise(programs: Sequence[Program]) -> None:
     await supervise(programs, _stop_on_signal())
 
 
-async def _work(main: Main, config: Config, run_dir: RunDir, index: int) -> None:
-    await main(Worker(config, run_dir, index, _stop_on_signal()))
+async def _work(main: Main, files: Files, run_dir: RunDir, index: int) -> None:
+    await main(Worker(files, run_dir, index, _stop_on_signal()))
 
 
 def _stop_on_signal() -> asyncio.Event:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from gatehouse.redis_client import Client, connect
 from gatehouse.rpc import Service
 from gatehouse.run_dir import workers
 from gatehouse.server import serve
@@ -18,7 +19,6 @@ from ratelimit_service.fallback import fallback
 from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.redis_client import Client, connect
 from ratelimit_service.resilient import Resilient
 from ratelimit_service.service import RateLimits
 from ratelimit_service.store import Ask, Store, StoreUnavailable

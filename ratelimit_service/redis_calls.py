@@ -8,7 +8,7 @@ from redis import exceptions
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 
-from ratelimit_service.redis_client import Client
+from gatehouse.redis_client import Client
 from ratelimit_service.redis_pipe import Pipe, Reply
 from ratelimit_service.redis_wire import Command
 from ratelimit_service.store import FailureKind, StoreUnavailable

@@ -1,29 +1,19 @@
-"""Is this Redis fit to keep counters? Questions for the start of the service and for `gatehouse doctor`.
-
-Everything is read from INFO, which managed Redis services allow where they forbid CONFIG.
-"""
+"""Is this Redis fit to keep counters? Questions for the start of the service and for `gatehouse doctor`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from redis import exceptions
-from redis.asyncio import RedisCluster
 
+from gatehouse import redis_info
+from gatehouse.redis_client import Client
+from gatehouse.redis_info import Finding
 from ratelimit_service.redis_calls import unavailable
-from ratelimit_service.redis_client import Client
+
+__all__ = ["Finding", "check", "findings"]
 
 OLDEST = 7
 """The first Redis that refuses a script as a whole when it is out of memory (`#!lua` scripts)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """`error`: limits will not work; `warning`: they may silently stop working; `advice`: they could be safer."""
-
-    level: Literal["error", "warning", "advice"]
-    message: str
-    fix: str
 
 
 async def check(client: Client) -> list[Finding]:
@@ -32,7 +22,7 @@ async def check(client: Client) -> list[Finding]:
     Raises `StoreUnavailable` when it does not answer.
     """
     try:
-        infos = await _infos(client)
+        infos = await redis_info.infos(client)
     except exceptions.NoPermissionError:
         fix = "permit it: ACL SETUSER <user> +info"
         return [Finding("warning", "this Redis can't be checked: its user may not call INFO", fix)]
@@ -66,10 +56,3 @@ def findings(info: Mapping[str, Any]) -> Iterator[Finding]:
             "appendonly is off: a restart of Redis forgets what was counted since its last snapshot",
             "set appendonly to yes (and appendfsync to everysec): a restart then costs at most a second of counting",
         )
-
-
-async def _infos(client: Client) -> list[Mapping[str, Any]]:
-    if isinstance(client, RedisCluster):
-        by_node: Mapping[str, Any] = await client.info(target_nodes=RedisCluster.PRIMARIES)
-        return [by_node] if "redis_version" in by_node else list(by_node.values())
-    return [await client.info()]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from redis.asyncio import RedisCluster
 
+from gatehouse.redis_client import Client
 from ratelimit_service.redis_calls import Calls
-from ratelimit_service.redis_client import Client
 from ratelimit_service.redis_parts import Part, join, split_ask, split_settlement
 from ratelimit_service.redis_pipe import Reply
 from ratelimit_service.redis_scripts import DECIDE, PEEK, Script

@@ -12,6 +12,7 @@ NONE = ""
 
 MAX_USERS = 1000
 MAX_MODELS = 200
+MAX_TIERS = 100
 
 ENDPOINTS = frozenset({*names.ENDPOINTS, "/", "/health", "/metrics", "/v1/models", "/v1/usage"})
 ONE_MODEL = "/v1/models/{id}"
@@ -43,7 +44,7 @@ class Labels:
         """In the short form the model server answers for any name, so those it has answered for become known."""
         self._models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
         self._users = Names((), MAX_USERS)
-        self._tiers = Names({*config.rate_limits, *(key.tier for key in config.api_keys.values())})
+        self._tiers = Names(config.rate_limits, 0 if config.rate_limits else MAX_TIERS)
 
     def endpoint(self, record: Record) -> str:
         if record.endpoint in ENDPOINTS:

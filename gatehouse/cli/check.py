@@ -31,7 +31,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a configuration file, with Envoy's own validation of what it becomes. Exits 2 when it can't be used."""
-    loaded = loaded_or_exit(file or config, as_json=as_json)
+    loaded = loaded_or_exit(file or config, as_json=as_json, to_run=True)
     try:
         envoy_accepts(loaded.config)
     except EnvoyRejectsError as error:

@@ -9,7 +9,10 @@ import typer
 from rich.console import Console
 
 from gatehouse.config import ConfigError
-from gatehouse.config.load import Loaded, load_with_advice
+from gatehouse.config.key_file import check_key_files
+from gatehouse.config.key_table import Keep, KeyTable
+from gatehouse.config.load import Loaded, advised
+from gatehouse.keys.peppers import hasher
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -22,10 +25,18 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def loaded_or_exit(file: Path, *, as_json: bool = False) -> Loaded:
-    """The checked configuration; on faults, says them all and exits with status 2."""
+def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -> Loaded:
+    """The checked configuration; on faults, says them all and exits with status 2.
+
+    `to_run`: its key files and peppers are checked too, and no keys are kept.
+    """
+    keys = KeyTable(Keep.RECORDS if to_run else Keep.EVERYTHING)
     try:
-        return load_with_advice(file)
+        loaded = advised(file, None, keys)
+        if to_run:
+            check_key_files(file, loaded.config, keys)
+            hasher(loaded.config.keys)
+        return loaded
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "errors": [problem_fields(problem) for problem in error.problems]})

@@ -37,10 +37,10 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Run Envoy and the three services. Ctrl-C lets running requests finish; a second Ctrl-C does not."""
-    loaded = loaded_or_exit(config, as_json=as_json)
+    loaded = loaded_or_exit(config, as_json=as_json, to_run=True)
     demo = _demo(loaded.config) if or_demo else None
     if demo:
-        loaded = loaded_or_exit(config)
+        loaded = loaded_or_exit(config, to_run=True)
     for warning in loaded.warnings:
         err.print(f"[yellow]warning[/yellow] {escaped(str(warning))}")
     problem: str | None = None

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from gatehouse.config.places import Path
 from gatehouse.config.problem import ConfigError, Problem
-from gatehouse.config.source import Path, dotted
+from gatehouse.config.source import dotted
 
 SHORT_NAMES: Mapping[str, Path] = {
     "VLLM_BASE_URL": ("vllm", "base_url"),

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gatehouse.config.secret import SecretReference
 from gatehouse.keys.digest import key_digest
 
 _DAY = 86400
@@ -30,6 +31,10 @@ MEASURES = ("requests", "tokens", "input_tokens", "output_tokens")
 """What a limit may count."""
 
 
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""How an issuer of JSON Web Tokens may sign (RFC 7518 §3.1, RFC 8037 §3.1)."""
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -44,6 +49,37 @@ def _http_url(value: str) -> str:
         raise ValueError("must not have a query or a fragment")
     _ = parts.port  # raises ValueError when it is out of range
     return value.rstrip("/")
+
+
+def _issuers_url(value: str) -> str:
+    """As an issuer writes it: a query may belong to it, a slash at its end too."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as https://sso.example.com/keys")
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError("must have neither credentials nor a fragment")
+    _ = parts.port  # raises ValueError when it is out of range
+    return value
+
+
+def _issuer(value: str) -> str:
+    """Compared letter by letter (RFC 7519 §4.1.1), so taken as it stands. Most are URLs."""
+    return _issuers_url(value) if _is_url(value) else value
+
+
+def _is_url(value: str) -> bool:
+    return value.startswith(("http://", "https://"))
+
+
+def _algorithm(value: str) -> str:
+    """RFC 8725 §3.1, §3.2: only algorithms that were chosen, and only such as let nobody but the issuer sign."""
+    if value.startswith("HS"):
+        raise ValueError(f"{value} is symmetric: whoever can check a token with it can also make one")
+    if value.lower() == "none":
+        raise ValueError("'none' is no signature: anybody could make a token")
+    if value not in ALGORITHMS:
+        raise ValueError(f"must be one of {', '.join(ALGORITHMS)}")
+    return value
 
 
 def base_path(url: str) -> str:
@@ -77,6 +113,11 @@ def _network(value: str) -> str:
     return value
 
 
+def _as_tuple(value: Any) -> Any:
+    """A list of a file; one value may stand for a list of one."""
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
+
+
 def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -98,6 +139,14 @@ Network = Annotated[str, AfterValidator(_network)]
 Instant = Annotated[datetime, BeforeValidator(_end_of)]
 KeyDigest = Annotated[str, AfterValidator(key_digest)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f\x7f]+$")]
+IssuersUrl = Annotated[str, AfterValidator(_issuers_url)]
+Algorithm = Annotated[str, AfterValidator(_algorithm)]
+ClaimName = Annotated[str, Field(min_length=1, max_length=256)]
+IssuerName = Annotated[
+    str, Field(min_length=1, max_length=512, pattern=r"^[^\s\x00-\x1f\x7f]+$"), AfterValidator(_issuer)
+]
+OneOrMore = BeforeValidator(_as_tuple, json_schema_input_type=str | list[str])
+Listed = BeforeValidator(_as_tuple)
 ModelName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Patterns = Annotated[tuple[ModelName, ...], BeforeValidator(_listed)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
@@ -241,6 +290,66 @@ class ApiKey(Strict):
     limits: Limits | None = None
 
 
+PepperVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+
+
+class Keys(Strict):
+    """How keys are minted, and the peppers they are hashed with: the last one hashes new keys, all are tried."""
+
+    prefix: str = Field("gh", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,31}$")
+    peppers: dict[PepperVersion, SecretReference] = {}
+    failures_per_minute: int = Field(60, ge=0, le=1_000_000)
+
+
+class KeyStore(Strict):
+    """Where keys made at run time are kept: nowhere, in the Redis of `redis.url`, or in the file at `path`.
+
+    While the store does not answer, its keys are good for `max_stale_s` seconds more.
+    """
+
+    type: Literal["none", "redis", "file"] = "none"
+    path: str | None = Field(None, min_length=1)
+    max_stale_s: int = Field(300, ge=0, le=31_536_000)
+
+
+class JwtIssuer(Strict):
+    """Who signs JSON Web Tokens that are taken like keys, and how their claims become a user.
+
+    Claims are named as they stand in the token, or by a path: `realm_access.roles`. Without `jwks_url` the issuer's
+    own `/.well-known/openid-configuration` says where its keys are.
+    """
+
+    issuer: IssuerName
+    audience: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), OneOrMore]
+    name: Name | None = None
+    jwks_url: IssuersUrl | None = None
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1), Listed] = ("RS256", "ES256", "EdDSA")
+    user_claim: ClaimName = "sub"
+    team_claim: ClaimName | None = None
+    tier_claim: ClaimName | None = None
+    models_claim: ClaimName | None = None
+    tier: Name = "standard"
+    leeway_s: int = Field(30, ge=0, le=600)
+    refresh_s: int = Field(300, ge=1, le=86_400)
+    max_stale_s: int = Field(86_400, ge=1, le=31_536_000)
+
+    @property
+    def label(self) -> str:
+        """What logs and metrics call it: its name, or its host."""
+        host = urlsplit(self.issuer).hostname if _is_url(self.issuer) else None
+        return self.name or host or self.issuer
+
+    @property
+    def discoverable(self) -> bool:
+        """Whether the issuer itself can be asked where its keys are."""
+        return _is_url(self.issuer)
+
+    @property
+    def keys_from(self) -> str:
+        """Where to ask for keys first: `jwks_url`, or the configuration document (OpenID Connect Discovery §4)."""
+        return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+
+
 class Logging(Strict):
     dir: str = "logs"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -266,6 +375,10 @@ class Config(Strict):
     users: dict[Name, User] = {}
     teams: dict[Name, Holder] = {}
     api_keys: dict[KeyDigest, ApiKey] = Field({}, repr=False)
+    key_files: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    keys: Keys = Keys()
+    key_store: KeyStore = KeyStore()
+    jwt: Annotated[tuple[JwtIssuer, ...], Listed] = ()
     redis: Redis = Redis()
 
     @property
@@ -291,6 +404,6 @@ class Config(Strict):
 
 
 def _tuples(data: Any, *fields: str) -> Any:
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not any(isinstance(data.get(field), list) for field in fields):
         return data
     return {k: tuple(v) if k in fields and isinstance(v, list) else v for k, v in data.items()}

@@ -1,105 +1,231 @@
-"""YAML text -> plain data that remembers the line of every value.
+"""YAML text -> plain data, event by event: no tree of nodes is ever made, and big sections need not be kept whole.
 
 Stricter than YAML where that has cost people outages: duplicate keys are refused, and so is a document whose aliases
-expand to more than it could hold if it were written out ("billion laughs").
+expand to more than it could hold if it were written out ("billion laughs"). Where things stand in the text is found
+only when somebody asks (`places`).
 """
 
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
+from gatehouse.config.places import Parser, Path, Places, locate, parser
 from gatehouse.config.problem import ConfigError, Problem
 
-Path = tuple[str | int, ...]
-
 MAX_NODES = 1_000_000
+"""So many values aliases may stand for, all together."""
+
+MAX_DEPTH = 100
+
+Take = Callable[[str, Any], None]
+"""Is given the entries of a mapping, name and value, one by one; the document then keeps the mapping empty."""
+
+_MERGE = "<<"  # https://yaml.org/type/merge.html
+_TOO_MUCH = "aliases expand to more than a configuration can hold"
+_UNREADABLE = "this value can't be read; put it in quotes if it is text"
 
 
 @dataclass(slots=True)
 class Source:
-    """A parsed document: its data, and the line (from 1) of each path in it."""
+    """A parsed document: its data, and on demand the line (from 1) of each path in it."""
 
     origin: str
+    text: str | bytes = field(default="", repr=False)
     data: Any = None
-    lines: dict[Path, int] = field(default_factory=dict)
 
-    def line(self, path: Path) -> int | None:
-        """The line of `path`, or of the closest thing around it that the document has."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.lines:
-                return self.lines[path[:end]]
-        return None
+    def places(self, paths: Iterable[Path]) -> Places:
+        """Where `paths` are. Reads the text once more, so ask for all at once."""
+        return locate(self.text, paths)
 
 
-def parse(text: str, origin: str) -> Source:
-    """Read one YAML document. Raises `ConfigError` with the line of what can't be read."""
-    source = Source(origin)
+def parse(text: str | bytes, origin: str, takers: Mapping[Path, Take] | None = None) -> Source:
+    """Read one YAML document. Raises `ConfigError` with the line of what can't be read.
+
+    The entries of a mapping whose path is among `takers` go to its taker instead of into the data.
+    """
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        source.data = _Walk(loader, source).value(node, ()) if node is not None else None
+        return Source(origin, text, _Walk(parser(text), origin, takers or {}).document())
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(origin, error)]) from None
-    return source
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchored:
+    """What an anchor names, and how many values that is."""
+
+    value: Any
+    nodes: int
 
 
 class _Walk:
-    """Turns YAML nodes into data, noting lines. Not `construct_object`: that would forget where things were."""
+    """One document, from a parser's events. Not PyYAML's composer and constructor: nodes cost 5 KB a key."""
 
-    def __init__(self, loader: yaml.SafeLoader, source: Source) -> None:
-        self._loader = loader
-        self._source = source
+    def __init__(self, events: Parser, origin: str, takers: Mapping[Path, Take]) -> None:
+        self._next = events.get_event
+        self._origin = origin
+        self._takers = takers
+        self._anchored: dict[str, _Anchored | None] = {}
         self._nodes = 0
-        self._open: set[int] = set()
+        self._from_aliases = 0
 
-    def value(self, node: yaml.Node, path: Path) -> Any:
+    def document(self) -> Any:
+        """The data of the only document there is; None when there is none."""
+        self._next()  # the start of the stream
+        if isinstance(self._next(), yaml.StreamEndEvent):
+            return None
+        data = self._value(self._next(), ())
+        self._next()  # the end of the document
+        after = self._next()
+        if not isinstance(after, yaml.StreamEndEvent):
+            raise self._fault(after, (), "one document is enough; remove what follows '---'")
+        return data
+
+    def _value(self, event: Any, path: Path) -> Any:
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, path)
+        before, anchor = self._nodes, event.anchor
         self._nodes += 1
-        if self._nodes > MAX_NODES or id(node) in self._open:
-            raise self._fault(node, path, "aliases expand to more than a configuration can hold")
-        self._source.lines[path] = node.start_mark.line + 1
-        self._open.add(id(node))
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, path)
-            if isinstance(node, yaml.SequenceNode):
-                return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-            return self._scalar(node, path)
-        finally:
-            self._open.discard(id(node))
+        if anchor is not None:
+            self._anchored[anchor] = None  # until its end is reached
+        value = self._inside(event, path)
+        if anchor is not None:
+            self._anchored[anchor] = _Anchored(value, self._nodes - before)
+        return value
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        self._loader.flatten_mapping(node)
+    def _inside(self, event: Any, path: Path) -> Any:
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, path)
+        if len(path) >= MAX_DEPTH:
+            raise self._fault(event, path, "is nested too deeply")
+        return self._mapping(path) if isinstance(event, yaml.MappingStartEvent) else self._sequence(path)
+
+    def _alias(self, event: Any, path: Path) -> Any:
+        if event.anchor not in self._anchored:
+            raise self._fault(event, path, f"nothing before this is called &{event.anchor}")
+        anchored = self._anchored[event.anchor]
+        self._from_aliases += anchored.nodes if anchored else 0
+        if anchored is None or self._from_aliases > MAX_NODES:
+            raise self._fault(event, path, _TOO_MUCH)
+        self._nodes += anchored.nodes
+        return anchored.value
+
+    def _sequence(self, path: Path) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items))))
+        return items
+
+    def _mapping(self, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = self._key(key_node, path)
-            if key in result:
-                raise self._fault(key_node, path, "the same name stands here twice; keep one of the two")
-            result[key] = self.value(value_node, (*path, key))
-            self._source.lines[(*path, key)] = key_node.start_mark.line + 1
-        return result
+        merged: dict[str, Any] = {}
+        take = self._takers.get(path)
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            name = self._name(event, path)
+            if name in result:
+                raise self._fault(event, path, "the same name stands here twice; keep one of the two")
+            value = self._entry(self._next(), path, name)
+            if name == _MERGE and event.implicit[0]:
+                merged = self._merged(value, merged, event, path)
+            elif take is None or (*path, name) in self._takers:
+                result[name] = value
+            else:
+                result[name] = None  # remembered until the end, so that it is not taken twice
+                take(name, value)
+        return self._with(merged, result, take)
 
-    def _key(self, node: yaml.Node, path: Path) -> str:
-        if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
-            raise self._fault(node, path, "a name must be text; put it in quotes")
-        return str(node.value)
+    def _entry(self, event: Any, path: Path, name: str) -> Any:
+        """The value of `name`. Most are plain scalars: those make no path of their own."""
+        if type(event) is yaml.ScalarEvent and event.anchor is None:
+            self._nodes += 1
+            return self._scalar(event, path, name)
+        return self._value(event, (*path, name))
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+    def _merged(self, value: Any, so_far: dict[str, Any], event: Any, path: Path) -> dict[str, Any]:
+        """Of several mappings to merge, the first to have a name gives it its value."""
+        for mapping in value if isinstance(value, list) else [value]:
+            if not isinstance(mapping, dict):
+                raise self._fault(event, (*path, _MERGE), "must be a mapping, or a list of mappings")
+            so_far = {**mapping, **so_far}
+        return so_far
+
+    @staticmethod
+    def _with(merged: dict[str, Any], result: dict[str, Any], take: Take | None) -> dict[str, Any]:
+        """What stands in a mapping itself wins over what is merged into it."""
+        if take is None:
+            return {**merged, **result} if merged else result
+        for name, value in merged.items():
+            if name not in result:
+                take(name, value)
+        return {name: value for name, value in result.items() if value is not None}
+
+    def _name(self, event: Any, path: Path) -> str:
+        if isinstance(event, yaml.AliasEvent):
+            name = self._alias(event, path)
+        elif isinstance(event, yaml.ScalarEvent):
+            name = self._value(event, path) if event.value not in ("=", _MERGE) else event.value
+        else:
+            name = None
+        if not isinstance(name, str):
+            raise self._fault(event, path, "a name must be text; put it in quotes")
+        return name
+
+    def _scalar(self, event: Any, path: Path, *more: str) -> Any:
         try:
-            return self._loader.construct_object(node)
-        except (ValueError, yaml.YAMLError):
-            raise self._fault(node, path, "this value can't be read; put it in quotes if it is text") from None
+            if event.tag is None or event.tag == "!":
+                return _plain(event.value) if event.implicit[0] else event.value
+            return _constructed(event.tag, event.value)
+        except _Unreadable:
+            raise self._fault(event, (*path, *more), _UNREADABLE) from None
 
-    def _fault(self, node: yaml.Node, path: Path, message: str) -> ConfigError:
-        line = node.start_mark.line + 1
-        return ConfigError([Problem(self._source.origin, line, dotted(path), message)])
+    def _fault(self, event: Any, path: Path, message: str) -> ConfigError:
+        shown = dotted(path, {*self._takers, API_KEYS})
+        return ConfigError([Problem(self._origin, event.start_mark.line + 1, shown, message)])
 
 
-def dotted(path: Path) -> str:
-    """`("models", "a", "backends", 0)` -> `models.a.backends[0]`. An API key in it is never shown."""
+class _Unreadable(Exception):  # noqa: N818 - says what the value is
+    """YAML gives this text a type that it can't have."""
+
+
+_RESOLVER = yaml.SafeLoader.yaml_implicit_resolvers
+_FOR_ALL = _RESOLVER.get(None, [])
+_STR = "tag:yaml.org,2002:str"
+
+
+def _plain(text: str) -> Any:
+    """What an unquoted scalar is: 8000 a number, true a truth, 2027-01-01 a date, most else text."""
+    forms = _RESOLVER.get(text[:1])
+    return text if forms is None and not _FOR_ALL else _resolved(text)
+
+
+@lru_cache(maxsize=4096)
+def _resolved(text: str) -> Any:
+    for tag, form in (*_RESOLVER.get(text[:1], ()), *_FOR_ALL):
+        if form.match(text):
+            return _constructed(tag, text)
+    return text
+
+
+def _constructed(tag: str, text: str) -> Any:
+    if tag == _STR:
+        return text
+    try:
+        return yaml.constructor.SafeConstructor().construct_document(yaml.ScalarNode(tag, text))
+    except (ValueError, LookupError, ArithmeticError, AttributeError, yaml.YAMLError):
+        raise _Unreadable from None
+
+
+API_KEYS: Path = ("api_keys",)
+
+
+def dotted(path: Path, keys_at: Container[Path] = (API_KEYS,)) -> str:
+    """`("models", "a", "backends", 0)` -> `models.a.backends[0]`. API keys, names at `keys_at`, are never shown."""
     shown = ""
     for index, part in enumerate(path):
-        name = "<key>" if index == 1 and path[0] == "api_keys" else part
+        secret = path[:index] in keys_at and path[: index + 1] not in keys_at
+        name = "<key>" if secret else part
         shown += f"[{name}]" if isinstance(name, int) else f".{name}" if shown else name
     return shown
 

@@ -1,9 +1,9 @@
 """What a key is called in logs, metrics and counters, where the key itself must not stand."""
 
 from gatehouse.config.model import ApiKey
-from gatehouse.keys.digest import PREFIX
+from gatehouse.keys.digest import beginning
 
 
 def key_id(digest: str, key: ApiKey) -> str:
     """The name its owner gave it, or the beginning of its digest."""
-    return key.name or digest.removeprefix(PREFIX)[:8]
+    return key.name or beginning(digest)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from redis.exceptions import RedisClusterException, RedisError
 
+from gatehouse.redis_client import Client
 from gatehouse.rpc import Health
 from ratelimit_service.dropin.settings import RedisStartup
-from ratelimit_service.redis_client import Client
 
 log = logging.getLogger(__name__)
 

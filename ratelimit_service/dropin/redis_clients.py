@@ -8,9 +8,9 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
+from gatehouse.redis_client import Client
 from ratelimit_service.dropin.environment import SettingsError
 from ratelimit_service.dropin.settings import RedisServer, RedisTls
-from ratelimit_service.redis_client import Client
 
 
 def client(server: RedisServer, tls: RedisTls) -> Client:

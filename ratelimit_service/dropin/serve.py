@@ -14,6 +14,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from gatehouse.grpc_tcp import Option, Tcp
+from gatehouse.redis_client import Client
 from gatehouse.rpc import Service
 from gatehouse.server import serve
 from ratelimit_service.dropin import http_pages, logs, tls
@@ -29,7 +30,6 @@ from ratelimit_service.dropin.rules import dump
 from ratelimit_service.dropin.service import Options, RateLimits
 from ratelimit_service.dropin.settings import Settings, load
 from ratelimit_service.dropin.stats import Stats
-from ratelimit_service.redis_client import Client
 from ratelimit_service.store import Store
 from ratelimit_service.store_redis import RedisStore
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gatehouse.redis_client import connect
 from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
-from ratelimit_service.redis_client import connect
 from ratelimit_service.store import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement
 from ratelimit_service.store_memory import MemoryStore
 from ratelimit_service.store_redis import RedisStore

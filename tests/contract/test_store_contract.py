@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from gatehouse.redis_client import connect
 from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
-from ratelimit_service.redis_client import connect
 from ratelimit_service.store import (
     SETTLED_TTL_MS,
     Ask,

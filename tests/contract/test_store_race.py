@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from gatehouse.redis_client import connect
 from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.redis_client import connect
 from ratelimit_service.store import Ask, Charge, LeaseAsk, Settlement
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import RedisServer, redis_server

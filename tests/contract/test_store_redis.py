@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 import redis
 
+from gatehouse.redis_client import connect
 from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.redis_client import connect
 from ratelimit_service.store import Ask, Charge, LeaseAsk, Settlement, StoreUnavailable
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import RedisServer, free_port, redis_sentinel, redis_server

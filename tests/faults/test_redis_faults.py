@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import redis
 
+from gatehouse.redis_client import connect
 from ratelimit_service.fallback import OnFailure, fallback
 from ratelimit_service.limits import Algorithm, Limit
 from ratelimit_service.redis_checks import Finding, check
-from ratelimit_service.redis_client import connect
 from ratelimit_service.resilient import BUDGET_S, Resilient
 from ratelimit_service.store import Ask, Charge, Decision, FailureKind, LeaseAsk, Settlement, StoreUnavailable
 from ratelimit_service.store_redis import RedisStore

@@ -17,10 +17,10 @@ from gatehouse.envoy.names import DOMAIN
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest
 from gatehouse.pb.usage_pb2 import UsageRequest
+from gatehouse.redis_client import connect
 from gatehouse.rpc import Context
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.redis_client import connect
 from ratelimit_service.service import RateLimits
 from ratelimit_service.store import Store
 from ratelimit_service.store_memory import MemoryStore

@@ -25,11 +25,11 @@ from prometheus_client import CollectorRegistry
 from gatehouse.config import load
 from gatehouse.envoy.names import DOMAIN
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
+from gatehouse.redis_client import connect
 from ratelimit_service.caller import Caller
 from ratelimit_service.limits import Algorithm
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.redis_client import connect
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
 

@@ -15,6 +15,9 @@ from gatehouse.config.model import (
     Backend,
     Config,
     Holder,
+    JwtIssuer,
+    Keys,
+    KeyStore,
     Logging,
     Model,
     Price,
@@ -76,10 +79,28 @@ def test_the_python_program_runs_as_shown(example: RunningGateway, tmp_path: Pat
 
 def test_every_setting_that_is_described_exists() -> None:
     described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", README.split("| field |")[1].split("\n\n")[0]))
-    models = (Config, Server, Logging, Vllm, Model, Backend, Price, Holder, ApiKey, Tier, User, Redis)
+    models = (
+        Config,
+        Server,
+        Logging,
+        Vllm,
+        Model,
+        Backend,
+        Price,
+        Holder,
+        ApiKey,
+        Keys,
+        KeyStore,
+        JwtIssuer,
+        Tier,
+        User,
+        Redis,
+    )
     fields = {name for model in models for name in model.model_fields}
     values = {
         "vllm",
+        "gh",
+        "file",
         "free",
         "standard",
         "sliding_window",
@@ -101,7 +122,7 @@ def test_every_setting_that_is_described_exists() -> None:
 
 def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
-    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, User, ApiKey, Redis)
+    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, User, ApiKey, Keys, KeyStore, JwtIssuer, Redis)
     missing = [name for model in models for name in model.model_fields if name not in table]
     assert missing == []
 
@@ -115,6 +136,16 @@ def test_the_limits_shown_are_read(tmp_path: Path) -> None:
     )
     (tmp_path / "gatehouse.yaml").write_text(priced + shown)
     assert load(tmp_path / "gatehouse.yaml", {}).settles()
+
+
+def test_the_single_sign_on_shown_is_read(tmp_path: Path) -> None:
+    from gatehouse.config.load import load_with_advice
+
+    shown = next(block for block in blocks("yaml") if block.startswith("jwt:"))
+    (tmp_path / "gatehouse.yaml").write_text("vllm: {base_url: 'http://h/v1'}\n" + shown)
+    loaded = load_with_advice(tmp_path / "gatehouse.yaml", {})
+    assert loaded.config.jwt[0].tier_claim == "realm_access.roles"
+    assert loaded.warnings == ()
 
 
 def test_the_error_codes_listed_are_those_of_the_table() -> None:
@@ -134,3 +165,14 @@ def test_the_metrics_listed_are_there(example: RunningGateway) -> None:
     exposed = example.metrics()
     missing = [name for name in listed if f"# TYPE {name.removesuffix('_total')}" not in exposed]
     assert missing == ["api_cost_usd_total"], "costs need prices; test_llm_limits has them"
+
+
+def test_the_key_commands_shown_exist() -> None:
+    from typer.testing import CliRunner
+
+    from gatehouse.cli import app
+
+    shown = set(re.findall(r"^gatehouse keys ([a-z]+)", README, re.MULTILINE))
+    assert {"create", "list", "rotate", "revoke", "export", "hash"} <= shown
+    for command in shown:
+        assert CliRunner().invoke(app, ["keys", command, "--help"]).exit_code == 0

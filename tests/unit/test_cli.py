@@ -205,6 +205,13 @@ class TestUp:
         assert "server.prot: unknown field" in result.stderr
         assert "can't listen" not in result.stderr
 
+    def test_a_pepper_that_is_not_there_is_status_2_too(self, tmp_path: Path, taken: int) -> None:
+        config = on(taken) + "keys: {peppers: {'1': 'env:NO_SUCH_PEPPER'}}\n"
+        result = gatehouse("up", "-c", written(tmp_path, config))
+        assert result.exit_code == 2
+        assert "environment variable NO_SUCH_PEPPER: keys.peppers.1: is not set" in result.stderr
+        assert "can't listen" not in result.stderr
+
     def test_scripts_get_the_mistakes_as_json(self, bad: str) -> None:
         result = gatehouse("up", "-c", bad, "--json")
         assert result.exit_code == 2

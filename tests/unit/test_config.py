@@ -44,6 +44,7 @@ def test_a_key_is_kept_only_as_its_digest(tmp_path: Path) -> None:
 
 
 VLLM = "vllm: {base_url: 'http://localhost:8100/v1'}\n"
+JWT = "jwt: [{issuer: 'https://a', audience: a"
 
 MISTAKES = [
     ("server: {prot: 1}\n" + VLLM, "gatehouse.yaml:1: server.prot: unknown field (did you mean 'port'?)"),
@@ -108,6 +109,45 @@ MISTAKES = [
     (
         VLLM + "api_keys:\n  sk-secret-1: {user_id: a, allowed_ips: ['10.0.0.0/33']}\n",
         "gatehouse.yaml:3: api_keys.<key>.allowed_ips[0]: '10.0.0.0/33' is not an address or a network",
+    ),
+    (VLLM + "jwt: [{issuer: 'https://a'}]\n", "gatehouse.yaml:2: jwt[0].audience: is missing"),
+    (VLLM + "jwt: [{issuer: 'https://a', audience: []}]\n", "jwt[0].audience: Tuple should have at least 1 item"),
+    (VLLM + JWT + ", algorithms: [HS256]}]\n", "jwt[0].algorithms[0]: HS256 is symmetric: whoever can check a token"),
+    (VLLM + JWT + ", algorithms: [RS256, none]}]\n", "jwt[0].algorithms[1]: 'none' is no signature"),
+    (VLLM + JWT + ", algorithms: RS257}]\n", "jwt[0].algorithms[0]: must be one of RS256, RS384"),
+    (VLLM + JWT + ", algorithms: []}]\n", "jwt[0].algorithms: Tuple should have at least 1 item"),
+    (VLLM + JWT + ", jwks_url: 'https://u:p@a/keys'}]\n", "jwt[0].jwks_url: must have neither credentials"),
+    (VLLM + JWT + ", jwks_url: 'ftp://a/keys'}]\n", "jwt[0].jwks_url: must be a URL such as https://"),
+    (
+        VLLM + JWT + ", user_clam: x}]\n",
+        "gatehouse.yaml:2: jwt[0].user_clam: unknown field (did you mean 'user_claim'?)",
+    ),
+    (VLLM + JWT + ", max_stale_s: 10}]\n", "jwt[0].max_stale_s: keys would be dropped before they are fetched again"),
+    (VLLM + "jwt: [{issuer: 'urn:a', audience: a}]\n", "jwt[0].issuer: is no URL that could be asked for its keys"),
+    (VLLM + "jwt: [{issuer: 'https://[a', audience: a}]\n", "jwt[0].issuer: Invalid IPv6 URL"),
+    (
+        VLLM + "rate_limits: {free: {requests_per_minute: 1}}\n" + JWT + ", tier: fre}]\n",
+        "gatehouse.yaml:3: jwt[0].tier: no tier is called 'fre' (did you mean 'free'?)",
+    ),
+    (
+        VLLM + "jwt:\n  - {issuer: 'https://a', audience: a}\n  - {issuer: 'https://a', audience: b}\n",
+        "gatehouse.yaml:4: jwt[1].issuer: this issuer stands here twice (keep one; its audience may be a list)",
+    ),
+    (
+        VLLM + "jwt:\n  - {issuer: 'https://a/x', audience: a}\n  - {issuer: 'https://a/y', audience: a}\n",
+        "gatehouse.yaml:4: jwt[1].name: another issuer is called 'a'",
+    ),
+    (VLLM + "key_store: {type: redis}\n", "key_store.type: there is no Redis to keep keys in (set redis.url, or use"),
+    (VLLM + "key_store: {type: file}\n", "key_store: a key store of type file needs a path (such as path: keys.jsonl)"),
+    (VLLM + "key_store: {path: a.jsonl}\n", "gatehouse.yaml:2: key_store.path: has no effect without type: file"),
+    (
+        VLLM + "keys: {peppers: {'1': canary-4711}}\n",
+        "gatehouse.yaml:2: keys.peppers.1: must say where it is kept",
+    ),
+    (VLLM + "keys: {prefix: 'g h'}\n", "gatehouse.yaml:2: keys.prefix: has characters that are not allowed here"),
+    (
+        VLLM + f"api_keys:\n  'hmac-sha256:7:{'0' * 64}': {{user_id: a}}\nkeys: {{peppers: {{'6': 'env:P'}}}}\n",
+        "gatehouse.yaml:3: api_keys.<key>: no pepper has the version '7'",
     ),
     (VLLM + "redis: {url: 'localhost:6379'}\n", "gatehouse.yaml:2: redis.url: must be redis://"),
     (VLLM + "redis: {on_failure: crash}\n", "gatehouse.yaml:2: redis.on_failure: must be 'local', 'allow' or 'deny'"),
@@ -198,3 +238,35 @@ def test_values_without_effect_are_warned_about(tmp_path: Path) -> None:
     said = "\n".join(map(str, load_with_advice(file, {}).warnings))
     assert "redis.on_failure: has no effect without redis.url" in said
     assert "there is no key" in said
+
+
+def advice(tmp_path: Path, text: str) -> list[str]:
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text(text)
+    return [f"{found.path}: {found.message}" for found in load_with_advice(file, {}).warnings]
+
+
+def test_an_issuer_needs_little(tmp_path: Path) -> None:
+    (issuer,) = read(tmp_path, VLLM + "jwt: [{issuer: 'https://sso.example.com/', audience: llm}]\n").jwt
+    assert issuer.audience == ("llm",)
+    assert issuer.label == "sso.example.com"
+    assert issuer.keys_from == "https://sso.example.com/.well-known/openid-configuration"
+    assert (issuer.user_claim, issuer.tier, issuer.leeway_s) == ("sub", "standard", 30)
+
+
+@pytest.mark.parametrize(
+    ("where", "advised"),
+    [
+        ("issuer: 'http://sso.example.com', audience: a", ["jwt[0].issuer"]),
+        ("issuer: 'https://a', audience: a, jwks_url: 'http://10.0.0.1/keys'", ["jwt[0].jwks_url"]),
+        ("issuer: 'http://sso.example.com', audience: a, jwks_url: 'https://sso.example.com/keys?p=x'", []),
+        ("issuer: 'http://127.0.0.1:9', audience: a", []),
+        ("issuer: x, audience: a, jwks_url: 'http://localhost/keys'", []),
+        ("issuer: x, audience: a, jwks_url: 'http://[::1]/keys'", []),
+    ],
+)
+def test_keys_over_plain_http_are_warned_about_unless_from_this_machine(
+    tmp_path: Path, where: str, advised: list[str]
+) -> None:
+    text = VLLM + f"rate_limits: {{standard: {{}}}}\njwt: [{{{where}}}]\n"
+    assert [line.split(": keys come over")[0] for line in advice(tmp_path, text)] == advised

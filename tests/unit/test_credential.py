@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz_service.credential import MAX_KEY_LENGTH, Credential, Unusable, parse
+from authz_service.credential import MAX_KEY_LENGTH, MAX_TOKEN_LENGTH, Credential, Unusable, parse
 from gatehouse.keys.digest import key_digest
 
 KEY = "sk-internal-dev-key-001"
@@ -78,6 +78,44 @@ def test_two_headers_that_disagree_are_refused(other: str) -> None:
 
 def test_the_longest_key_is_read() -> None:
     assert parse({"x-api-key": "k" * MAX_KEY_LENGTH}) == Credential("k" * MAX_KEY_LENGTH)
+
+
+def token(length: int) -> str:
+    return f"eyJh.{'b' * (length - 10)}.sign"
+
+
+@pytest.mark.parametrize("length", [20, MAX_KEY_LENGTH, MAX_KEY_LENGTH + 1, MAX_TOKEN_LENGTH])
+def test_a_json_web_token_may_be_longer_than_a_key(length: int) -> None:
+    found = parse({"authorization": f"Bearer {token(length)}"})
+    assert found == parse({"x-api-key": token(length)}) == Credential(token(length))
+    assert isinstance(found, Credential)
+    assert found.looks_like_a_token
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        token(MAX_TOKEN_LENGTH + 1),
+        token(65536),
+        token(600).replace("eyJ", "eyK"),
+        token(600) + ".more",
+        token(600) + "=",
+        token(600) + "\n",
+        token(600) + "é",
+        token(600) + "\u0663",
+        token(600).replace(".b", ".+"),
+        "eyJ" + "a" * 600,
+        "eyJh.." + "a" * 600,
+    ],
+    ids=lambda value: repr(value[-40:]),
+)
+def test_what_is_longer_than_a_key_and_no_token_is_refused(value: str) -> None:
+    assert parse({"authorization": f"Bearer {value}"}) is Unusable.INVALID
+
+
+@pytest.mark.parametrize("key", [KEY, "eyJhbGciOi", "eyJh.b", "eyJh.b.c.d.e", "xeyJh.b.c"])
+def test_a_key_does_not_look_like_a_token(key: str) -> None:
+    assert not Credential(key).looks_like_a_token
 
 
 def test_a_credential_does_not_print_its_key() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.keys.digest import digest_of, is_plain, key_digest
+from gatehouse.keys.digest import Hasher, beginning, digest_of, is_plain, key_digest, pepper_of
 
 usable = st.text(
     sorted(set(string.ascii_letters + string.digits + string.punctuation) - {","}), min_size=8, max_size=512
@@ -71,3 +71,59 @@ def test_what_is_no_whole_digest_is_refused(digest: str) -> None:
 @pytest.mark.parametrize("key", ["x" * 8, "x" * 512, "sk-internal-dev-key-001", "!~#$%&'()*+-./:;<=>?@[]^_`{|}"])
 def test_the_shortest_the_longest_and_the_oddest_key_work(key: str) -> None:
     assert key_digest(key) == digest_of(key)
+
+
+PEPPERS = {"1": b"a pepper of 16 b", "2": b"another of 16 by"}
+
+
+def test_without_peppers_there_is_one_form() -> None:
+    assert Hasher({}).digests("abc-abc-abc") == (digest_of("abc-abc-abc"),)
+    assert Hasher({}).newest("abc-abc-abc") == digest_of("abc-abc-abc")
+
+
+def test_a_peppered_digest_is_hmac_sha_256_as_every_tool_computes_it() -> None:
+    """RFC 4231, test case 2."""
+    expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    assert Hasher({"v": b"Jefe"}).newest("what do ya want for nothing?") == f"hmac-sha256:v:{expected}"
+
+
+@given(st.text())
+def test_a_key_is_looked_up_in_every_form_it_may_be_kept_in(key: str) -> None:
+    forms = Hasher(PEPPERS).digests(key)
+    assert forms[0] == digest_of(key)
+    assert [form.rpartition(":")[0] for form in forms] == ["sha256", "hmac-sha256:1", "hmac-sha256:2"]
+    assert len({form.rpartition(":")[2] for form in forms}) == 3
+
+
+def test_new_keys_are_kept_under_the_last_pepper() -> None:
+    assert Hasher(PEPPERS).newest("abc-abc-abc").startswith("hmac-sha256:2:")
+    assert Hasher({"2": PEPPERS["2"], "1": PEPPERS["1"]}).newest("abc-abc-abc").startswith("hmac-sha256:1:")
+
+
+def test_another_pepper_is_another_digest() -> None:
+    assert Hasher({"1": b"x" * 16}).newest("abc-abc-abc") != Hasher({"1": b"y" * 16}).newest("abc-abc-abc")
+
+
+@given(usable)
+def test_a_peppered_digest_may_stand_in_a_configuration(key: str) -> None:
+    digest = Hasher(PEPPERS).newest(key)
+    head, _, hexadecimal = digest.rpartition(":")
+    assert key_digest(digest) == key_digest(f"{head}:{hexadecimal.upper()}") == digest
+    assert not is_plain(digest)
+    assert (pepper_of(digest), pepper_of(digest_of(key))) == ("2", None)
+    assert beginning(digest) == hexadecimal[:8]
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "hmac-sha256:",
+        "hmac-sha256:1:",
+        "hmac-sha256:" + "0" * 64,
+        "hmac-sha256::" + "0" * 64,
+        "hmac-sha256:a b:" + "0" * 64,
+    ],
+)
+def test_what_is_no_whole_peppered_digest_is_refused(digest: str) -> None:
+    with pytest.raises(ValueError, match="gatehouse keys hash"):
+        key_digest(digest)

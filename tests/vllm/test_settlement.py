@@ -16,9 +16,9 @@ import httpx2 as httpx
 import pytest
 
 from gatehouse.config import load
+from gatehouse.redis_client import connect
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import LEASE_TTL_MS, Plans
-from ratelimit_service.redis_client import connect
 from ratelimit_service.store import Decision
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import RedisServer, redis_server

@@ -1,0 +1,103 @@
+"""Every key a worker knows: those in files, and those of the key store, which also restricts the ones in files.
+
+Look-ups meet two dictionaries of records; a principal is made when its key is first shown, and kept while it is in use.
+So a change of one key costs as little among 100,000 as among ten.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+from authz_service.principals import Principal, principal
+from gatehouse.keys.record import KeyRecord
+from gatehouse.keys.standing import ONLY_RESTRICTS, replaced, restricted
+from gatehouse.keys.store import Change
+
+log = logging.getLogger(__name__)
+
+IN_USE = 4096
+"""So many principals are kept made."""
+
+
+class Keyring:
+    """Principals by digest. With a store (`max_stale_s` is not None) what it does not know may still be a key of that.
+
+    `clock` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        listed: Mapping[str, KeyRecord],
+        max_stale_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._listed = listed
+        self._stored: dict[str, KeyRecord] = {}
+        self._max_stale_s = max_stale_s
+        self._clock = clock
+        self._in_touch_until = -math.inf  # with the store; infinite while it talks to us
+        self._principal = lru_cache(IN_USE)(_principal)
+
+    def get(self, digest: str) -> Principal | None:
+        """Whose key has this digest."""
+        listed, stored = self._listed.get(digest), self._stored.get(digest)
+        return None if listed is None and stored is None else self._principal(listed, stored)
+
+    def age_s(self) -> float:
+        """How long ago the store was last heard; 0 while it is, or where there is none."""
+        return 0.0 if self._max_stale_s is None else max(0.0, self._clock() - self._in_touch_until)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the store has been silent for so long that nothing of it counts any more."""
+        return self._max_stale_s is not None and self.age_s() > self._max_stale_s
+
+    def adopt(self, listed: Mapping[str, KeyRecord]) -> None:
+        """Put the keys in files in force, all at once, in the place of those before."""
+        self._listed = listed
+
+    def recall(self, records: Iterable[KeyRecord]) -> None:
+        """Restrict keys in files as `records` do, until the store is heard."""
+        self._stored |= {record.digest: record for record in records}
+
+    def restrictions(self) -> list[KeyRecord]:
+        """What the store says against keys in files."""
+        both = self._listed.keys() & self._stored.keys()
+        return [self._stored[digest] for digest in sorted(both)]
+
+    def apply(self, change: Change) -> None:
+        """Take up what the store says. Whatever it says, a key that was once revoked stays so."""
+        self._in_touch_until = math.inf
+        if change.complete:
+            before, self._stored = self._stored, {d: record for d, record in change.records.items() if record}
+            self._still_revoked(before)
+            return
+        for digest, record in change.records.items():
+            old = self._stored.get(digest)
+            if record is not None:
+                self._stored[digest] = replaced(old, record)
+            elif old is not None and old.revoked_at is None:
+                del self._stored[digest]
+
+    def lose_touch(self) -> None:
+        """The store does not answer."""
+        self._in_touch_until = min(self._in_touch_until, self._clock())
+
+    def _still_revoked(self, before: Mapping[str, KeyRecord]) -> None:
+        """A store that comes back with less than it had must not revive keys, those in files above all."""
+        for digest, old in before.items():
+            now = self._stored.get(digest)
+            if old.revoked_at is not None and (now is None or now.revoked_at is None):
+                log.warning("the key store has lost the revocation of key %s; it stays revoked here", old.key_id)
+                self._stored[digest] = replaced(old, now) if now else old
+
+
+def _principal(listed: KeyRecord | None, stored: KeyRecord | None) -> Principal | None:
+    """Whom two records of one digest stand for together."""
+    if listed is not None:
+        return principal(restricted(listed, stored))
+    if stored is None or stored.models == ONLY_RESTRICTS:
+        return None
+    return principal(stored, only_in_store=True)

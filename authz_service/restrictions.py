@@ -1,0 +1,42 @@
+"""What the key store said against keys in files, kept beside the sockets: without it, a worker that starts while the
+store is down would take a revoked key in a file for a good one."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from authz_service.keyring import Keyring
+from gatehouse.atomic_file import replace_file
+from gatehouse.keys.record import KeyRecord
+from gatehouse.keys.record_json import from_json, to_json
+
+log = logging.getLogger(__name__)
+
+
+def recalled(path: Path) -> list[KeyRecord]:
+    """The records kept at `path`; none where there is nothing that can be read."""
+    try:
+        return [from_json(line) for line in path.read_bytes().splitlines()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        log.error("%s can't be read, so keys in files count as they stand there: %s", path, error)
+        return []
+
+
+def remembering(keyring: Keyring, path: Path) -> Callable[[], None]:
+    """Keeps the restrictions of `keyring` at `path`, written only when there are others than the last time."""
+    last: list[KeyRecord] = keyring.restrictions()
+
+    def remember() -> None:
+        nonlocal last
+        now = keyring.restrictions()
+        if now == last:
+            return
+        try:
+            replace_file(path, "".join(f"{to_json(record)}\n" for record in now).encode(), durable=False)
+        except OSError as error:
+            log.error("%s can't be written: %s", path, error.strerror)
+        last = now
+
+    return remember

@@ -1,0 +1,94 @@
+"""The way of a token: remembered, or read, checked and mapped to a principal."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from authz_service.decide import Result
+from authz_service.principals import Principal
+from authz_service.sso import fetch
+from authz_service.sso.claims import principal
+from authz_service.sso.issuer import Issuer
+from authz_service.sso.metrics import NOBODY, Metrics
+from authz_service.sso.token import Reason, Said, check, read
+from authz_service.sso.verified import Verified
+from gatehouse.config.model import Config
+from gatehouse.keys.digest import digest_of
+
+PATIENCE_S = 0.06
+"""How long a request waits for keys that are being fetched. After 0.1 s Envoy would try another worker."""
+
+
+class TokenPrincipals:
+    """Whom tokens stand for. `tiers` and `teams` are the configured ones."""
+
+    def __init__(
+        self,
+        issuers: Iterable[Issuer],
+        tiers: Collection[str],
+        teams: Collection[str],
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._issuers = {issuer.settings.issuer: issuer for issuer in issuers}
+        self._tiers, self._teams = tiers, teams
+        self._metrics = metrics
+        self._clock = clock
+        self._verified = Verified()
+
+    async def holder(self, token: str) -> Principal | Result:
+        """Whom `token` stands for, be it expired by now; or INVALID, or UNAVAILABLE when nobody can say. Never raises.
+
+        Waits for up to `PATIENCE_S` when the issuer's keys may have changed. If they take longer, nobody can say yet.
+        """
+        digest = digest_of(token)
+        known = self._verified.get(digest)
+        return known if known is not None else await self._checked(token, digest)
+
+    async def _checked(self, token: str, digest: str) -> Principal | Result:
+        said = read(token)
+        issuer = self._issuers.get(said.issuer) if said else None
+        if said is None or issuer is None:
+            return self._refused(NOBODY, Reason.ISSUER if said else Reason.MALFORMED)
+        found = self._try(token, said, issuer, digest)
+        if found in (Reason.UNKNOWN_KEY, Reason.NO_KEYS):
+            newest = await issuer.newer(PATIENCE_S)
+            found = self._try(token, said, issuer, digest)
+            if found is Reason.UNKNOWN_KEY and not newest:
+                found = Reason.NO_KEYS
+        return found if isinstance(found, Principal) else self._refused(issuer.settings.label, found)
+
+    def _try(self, token: str, said: Said, issuer: Issuer, digest: str) -> Principal | Reason:
+        """With the keys there are now."""
+        keys = issuer.keys
+        if keys is None:
+            return Reason.NO_KEYS
+        claims = check(token, said, issuer.settings, keys, self._clock())
+        if isinstance(claims, Reason):
+            return claims
+        found = principal(claims, issuer.settings, self._tiers, self._teams, digest)
+        if found is None:
+            return Reason.USER
+        self._verified.put(issuer, keys, found)
+        return found
+
+    def _refused(self, issuer: str, reason: Reason) -> Result:
+        self._metrics.refused(issuer, reason)
+        return Result.UNAVAILABLE if reason is Reason.NO_KEYS else Result.INVALID
+
+
+@asynccontextmanager
+async def following(config: Config) -> AsyncIterator[TokenPrincipals]:
+    """The principals of `config.jwt`, whose issuers' keys are kept up to date while the block runs."""
+    metrics = Metrics(settings.label for settings in config.jwt)
+    async with fetch.session() as session, asyncio.TaskGroup() as tasks:
+        issuers = [
+            Issuer(settings, partial(fetch.jwk_set, session, settings), partial(metrics.refreshed, settings.label))
+            for settings in config.jwt
+        ]
+        running = [tasks.create_task(issuer.follow()) for issuer in issuers]
+        yield TokenPrincipals(issuers, config.rate_limits, config.teams, metrics)
+        for task in running:
+            task.cancel()

@@ -1,0 +1,156 @@
+"""The key store in a file of JSON lines, for the gateway on one machine.
+
+* `PATH`: a record a line; replaced as a whole (0600), so that a reader sees the old or the new
+* `PATH.lock`: held by whoever changes it
+* `PATH.used`: when keys were last used, by id; not synced to the disk
+
+Followers are woken by the kernel, and look for themselves twice a second where it tells nothing (network file systems).
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from watchfiles import awatch
+
+from gatehouse.atomic_file import lock, replace_file
+from gatehouse.keys.record import KeyRecord
+from gatehouse.keys.record_json import from_json, to_json
+from gatehouse.keys.standing import replaced
+from gatehouse.keys.store import Change, KeyStoreUnavailable
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+_Result = TypeVar("_Result")
+_Stamp = tuple[int, int, int] | None
+
+
+class FileKeyStore:
+    """`KeyStore` in the file at `path`, whose folder must exist. No file means no keys."""
+
+    def __init__(self, path: Path, *, patience_s: float = 2.5) -> None:
+        self._path = Path(os.path.realpath(path))
+        self._used = self._path.with_name(f"{self._path.name}.used")
+        self._patience_s = patience_s
+
+    async def all(self) -> Mapping[str, KeyRecord]:
+        return await self._asked(self._read)
+
+    async def changes(self) -> AsyncIterator[Change]:
+        stamp = self._stamp()
+        records = await self.all()
+        yield Change(records, complete=True)
+        async for _ in self._looks():
+            if (now := self._stamp()) == stamp:
+                continue
+            stamp, before, records = now, records, await self.all()
+            if changed := _difference(before, records):
+                yield Change(changed)
+
+    async def put(self, records: Sequence[KeyRecord]) -> None:
+        if records:
+            await self._asked(lambda: self._put(records))
+
+    async def used(self, last_used: Mapping[str, float]) -> None:
+        if last_used:
+            await self._asked(lambda: self._note(last_used))
+
+    async def last_used(self) -> Mapping[str, float]:
+        return await self._asked(self._noted)
+
+    async def close(self) -> None:
+        pass
+
+    async def _asked(self, question: Callable[[], _Result]) -> _Result:
+        """The answer to `question`, which blocks: so in a thread."""
+        try:
+            return await asyncio.to_thread(question)
+        except TimeoutError as error:
+            raise KeyStoreUnavailable(f"{self._path}: {error}; nothing was changed, try again") from None
+        except OSError as error:
+            raise KeyStoreUnavailable(f"{self._path}: {error.strerror}; {_fix(error)}") from error
+
+    def _read(self) -> dict[str, KeyRecord]:
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except FileNotFoundError:
+            os.stat(self._path.parent)  # a folder that is gone is not a store without keys
+            return {}
+        records = {}
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = from_json(line)
+            except ValueError as error:
+                raise KeyStoreUnavailable(f"{self._path}:{number}: {error}; correct or remove the line") from None
+            records[record.digest] = record
+        return records
+
+    def _put(self, records: Sequence[KeyRecord]) -> None:
+        with lock(self._path, self._patience_s):
+            kept = self._read()
+            kept |= {record.digest: replaced(kept.get(record.digest), record) for record in records}
+            replace_file(self._path, "".join(f"{to_json(record)}\n" for record in kept.values()).encode())
+
+    def _note(self, last_used: Mapping[str, float]) -> None:
+        with lock(self._used, self._patience_s):
+            noted = self._noted()
+            noted |= {key_id: max(at, noted.get(key_id, 0.0)) for key_id, at in last_used.items()}
+            replace_file(self._used, json.dumps(noted).encode(), durable=False)
+
+    def _noted(self) -> dict[str, float]:
+        try:
+            noted: dict[str, float] = json.loads(self._used.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            log.warning("%s can't be read; when keys were last used is noted anew", self._used)
+            return {}
+        return noted
+
+    def _stamp(self) -> _Stamp:
+        """Differs whenever the file was replaced."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    async def _looks(self) -> AsyncIterator[None]:
+        """Yields when it is time to look at the file."""
+        try:
+            milliseconds = int(POLL_S * 1000)
+            async for _ in awatch(
+                self._path.parent,
+                watch_filter=None,
+                recursive=False,
+                step=20,
+                debounce=100,
+                rust_timeout=milliseconds,
+                yield_on_timeout=True,
+            ):
+                yield
+        except (OSError, RuntimeError) as error:
+            log.warning("%s is not watched (%s); it is looked at twice a second", self._path, error)
+        while True:
+            await asyncio.sleep(POLL_S)
+            yield
+
+
+def _difference(before: Mapping[str, KeyRecord], now: Mapping[str, KeyRecord]) -> dict[str, KeyRecord | None]:
+    changed: dict[str, KeyRecord | None] = {
+        digest: record for digest, record in now.items() if before.get(digest) != record
+    }
+    return changed | {digest: None for digest in before if digest not in now}
+
+
+def _fix(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "create its folder, or correct key_store.path"
+    if isinstance(error, PermissionError):
+        return "run this as the user the gateway runs as"
+    return "see whether the disk is full or broken"
