@@ -11,7 +11,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,14 @@ _Result = TypeVar("_Result")
 _Stamp = tuple[int, int, int] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Records by digest, and by the hash of their line: 64 bits, which two lines share once in 10^9 such files."""
+
+    records: dict[str, KeyRecord]
+    lines: dict[int, KeyRecord]
+
+
 class FileKeyStore:
     """`KeyStore` in the file at `path`, whose folder must exist. No file means no keys."""
 
@@ -39,17 +48,18 @@ class FileKeyStore:
         self._patience_s = patience_s
 
     async def all(self) -> Mapping[str, KeyRecord]:
-        return await self._asked(self._read)
+        return (await self._asked(self._read)).records
 
     async def changes(self) -> AsyncIterator[Change]:
         stamp = self._stamp()
-        records = await self.all()
-        yield Change(records, complete=True)
+        content = await self._asked(self._read)
+        yield Change(content.records, complete=True)
         async for _ in self._looks():
             if (now := self._stamp()) == stamp:
                 continue
-            stamp, before, records = now, records, await self.all()
-            if changed := _difference(before, records):
+            stamp, before = now, content
+            content = await self._asked(lambda before=before: self._read(before.lines))  # type: ignore[misc]
+            if changed := _difference(before.records, content.records):
                 yield Change(changed)
 
     async def put(self, records: Sequence[KeyRecord]) -> None:
@@ -75,26 +85,37 @@ class FileKeyStore:
         except OSError as error:
             raise KeyStoreUnavailable(f"{self._path}: {error.strerror}; {_fix(error)}") from error
 
-    def _read(self) -> dict[str, KeyRecord]:
+    def _read(self, known: Mapping[int, KeyRecord] | None = None) -> _Content:
+        """What the file holds. Lines among `known` are not parsed again: a change costs what changed, not the file."""
+        content = _Content({}, {})
+        for line, record in self._lines(known or {}):
+            content.records[record.digest] = content.lines[hash(line)] = record
+        return content
+
+    def _lines(self, known: Mapping[int, KeyRecord]) -> Iterator[tuple[bytes, KeyRecord]]:
         try:
-            lines = self._path.read_bytes().splitlines()
+            with self._path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    yield line, known.get(hash(line)) or self._parsed(line, number)
         except FileNotFoundError:
             os.stat(self._path.parent)  # a folder that is gone is not a store without keys
-            return {}
-        records = {}
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = from_json(line)
-            except ValueError as error:
-                raise KeyStoreUnavailable(f"{self._path}:{number}: {error}; correct or remove the line") from None
-            records[record.digest] = record
-        return records
+
+    def _parsed(self, line: bytes, number: int) -> KeyRecord:
+        try:
+            return from_json(line)
+        except ValueError as error:
+            raise KeyStoreUnavailable(f"{self._path}:{number}: {error}; correct or remove the line") from None
 
     def _put(self, records: Sequence[KeyRecord]) -> None:
+        changed = {record.digest: record for record in records}
         with lock(self._path, self._patience_s):
-            kept = self._read()
-            kept |= {record.digest: replaced(kept.get(record.digest), record) for record in records}
-            replace_file(self._path, "".join(f"{to_json(record)}\n" for record in kept.values()).encode())
+            kept: dict[str, bytes] = {}
+            for line, old in self._lines({}):
+                kept[old.digest] = line.rstrip(b"\n") + b"\n"
+                if old.digest in changed:
+                    changed[old.digest] = replaced(old, changed[old.digest])
+            kept |= {digest: f"{to_json(record)}\n".encode() for digest, record in changed.items()}
+            replace_file(self._path, b"".join(kept.values()))
 
     def _note(self, last_used: Mapping[str, float]) -> None:
         with lock(self._used, self._patience_s):
@@ -143,7 +164,7 @@ class FileKeyStore:
 
 def _difference(before: Mapping[str, KeyRecord], now: Mapping[str, KeyRecord]) -> dict[str, KeyRecord | None]:
     changed: dict[str, KeyRecord | None] = {
-        digest: record for digest, record in now.items() if before.get(digest) != record
+        digest: record for digest, record in now.items() if (old := before.get(digest)) is not record and old != record
     }
     return changed | {digest: None for digest in before if digest not in now}
 
