@@ -7,9 +7,9 @@ server and as dynamic metadata for the filters that follow; any other status bri
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from authz_service.access import REMEMBERED, Access, Rules
 from authz_service.credential import Credential, Unusable, parse
@@ -159,34 +159,54 @@ class Authz:
         """What the gRPC shell serves."""
         return {NAME: {"Check": Unary(self.check, decode=bytes, encode=bytes)}}
 
-    async def check(self, request: bytes, _context: Context) -> bytes:
-        """The `CheckResponse` to a `CheckRequest`. Never raises: what can't be decided is answered 503."""
+    def check(self, request: bytes, _context: Context) -> bytes | Coroutine[Any, Any, bytes]:
+        """The `CheckResponse` to a `CheckRequest`: of a key at once, of a token when it is known whose it is.
+
+        Never raises: what can't be decided is answered 503.
+        """
         try:
-            result, answer = await self._answer(CheckRequest.FromString(request))
-        except Exception as error:  # an RPC that fails makes Envoy invent an answer, without a body
-            log.error("a check failed: %s", _without_values(error))
-            result, answer = Result.ERROR, _UNAVAILABLE
-        self._metrics.decisions[result].inc()
-        return answer
+            message = CheckRequest.FromString(request)
+            credential, client_ip = parse(message.attributes.request.http.headers), _client_ip(message)
+            if self._tokens and isinstance(credential, Credential) and credential.looks_like_a_token:
+                return self._check_token(self._tokens, credential.key, client_ip)
+            return self._counted(self._of_key(credential, client_ip), client_ip)
+        except Exception as error:
+            return self._undecided(error)
 
-    async def _answer(self, request: CheckRequest) -> tuple[Result, bytes]:
-        credential, client_ip = parse(request.attributes.request.http.headers), _client_ip(request)
-        result, principal, access = await self._decided(credential, client_ip)
-        if result is Result.TOO_MANY_FAILURES:
-            return result, _wait(self._gate.guesses.wait_s(client_ip, self._clock()))
-        if principal is None:
-            return result, _DENIED[result]
-        if access is not None:
-            return result, self._allowed(principal) + self._usable(access)
-        return result, _refused(result, principal)
+    async def _check_token(self, tokens: Tokens, token: str, client_ip: str) -> bytes:
+        try:
+            found = await tokens.holder(token)
+            if isinstance(found, Result):
+                return self._counted(Decision(found), client_ip)
+            return self._counted(admit(found, client_ip, self._rules, self._clock()), client_ip)
+        except Exception as error:
+            return self._undecided(error)
 
-    async def _decided(self, credential: Credential | Unusable, client_ip: str) -> Decision:
+    def _of_key(self, credential: Credential | Unusable, client_ip: str) -> Decision:
         if not isinstance(credential, Credential):
             return decide(credential, client_ip, self._principals, self._rules, self._clock())
-        if self._tokens is None or not credential.looks_like_a_token:
-            return self._gate.decide(credential, client_ip, self._principals, self._rules, self._clock())
-        found = await self._tokens.holder(credential.key)
-        return Decision(found) if isinstance(found, Result) else admit(found, client_ip, self._rules, self._clock())
+        return self._gate.decide(credential, client_ip, self._principals, self._rules, self._clock())
+
+    def _counted(self, decision: Decision, client_ip: str) -> bytes:
+        answer = self._answer(decision, client_ip)
+        self._metrics.decisions[decision.result].inc()
+        return answer
+
+    def _undecided(self, error: Exception) -> bytes:
+        """An RPC that fails would make Envoy invent an answer, without a body."""
+        log.error("a check failed: %s", _without_values(error))
+        self._metrics.decisions[Result.ERROR].inc()
+        return _UNAVAILABLE
+
+    def _answer(self, decision: Decision, client_ip: str) -> bytes:
+        result, principal, access = decision
+        if result is Result.TOO_MANY_FAILURES:
+            return _wait(self._gate.guesses.wait_s(client_ip, self._clock()))
+        if principal is None:
+            return _DENIED[result]
+        if access is not None:
+            return self._allowed(principal) + self._usable(access)
+        return _refused(result, principal)
 
 
 def _client_ip(request: CheckRequest) -> str:

@@ -1,6 +1,5 @@
 """authz_service as Envoy meets it: a real process for each worker, gRPC over unix sockets."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 import grpc
@@ -33,7 +32,7 @@ from gatehouse.errors import ClientError
 from gatehouse.keys.digest import digest_of
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from gatehouse.rpc import Context
+from tests.checking import checked
 
 ROOT = Path(__file__).parents[2]
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
@@ -352,7 +351,7 @@ def authz_of(keys: Mapping[str, ApiKey], **options: Any) -> Authz:
 
 def serialized_answer(authz: Authz, key: str) -> bytes:
     """What `Check` answers within this process. It does not look at the call's context."""
-    return asyncio.run(authz.check(check_request(bearer(key)), cast(Context, None)))
+    return checked(authz, check_request(bearer(key)))
 
 
 def answered(authz: Authz, key: str) -> CheckResponse:

@@ -1,8 +1,5 @@
 """`Check` has an answer to everything, and never raises."""
 
-import asyncio
-from typing import cast
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -16,7 +13,7 @@ from gatehouse.config.model import ApiKey, Config
 from gatehouse.envoy.names import CLIENT_IP_HEADER
 from gatehouse.keys.digest import digest_of
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
-from gatehouse.rpc import Context
+from tests.checking import checked
 
 KEY = "sk-the-only-key-0001"
 CONFIG = Config.model_validate({"teams": {"search": {"allowed_ips": ["10.0.0.0/8", "::/0"], "models": ["a*", "b"]}}})
@@ -27,7 +24,7 @@ CODES = {0, 14, 16}  # OK, UNAVAILABLE, UNAUTHENTICATED
 
 
 def answered(request: bytes) -> CheckResponse:
-    return CheckResponse.FromString(asyncio.run(AUTHZ.check(request, cast(Context, None))))
+    return CheckResponse.FromString(checked(AUTHZ, request))
 
 
 def errors() -> float:

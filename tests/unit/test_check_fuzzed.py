@@ -1,8 +1,5 @@
 """`Check` answers whatever it is asked: it never raises, and lets nobody pass but who has a key."""
 
-import asyncio
-from typing import cast
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -18,7 +15,7 @@ from gatehouse.keys.digest import digest_of
 from gatehouse.keys.format import mint
 from gatehouse.keys.record import KeyRecord
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
-from gatehouse.rpc import Context
+from tests.checking import checked
 
 MINTED = mint("gh").key
 KEY = "sk-fuzzed-key-0001"
@@ -29,7 +26,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from([KEY,
 def answer(request: bytes, per_minute: int = 3) -> CheckResponse:
     gate = Gate(guesses=Guesses(per_minute))
     authz = Authz(RING, Rules(Config()), Metrics.make(CollectorRegistry()), gate=gate)
-    return CheckResponse.FromString(asyncio.run(authz.check(request, cast(Context, None))))
+    return CheckResponse.FromString(checked(authz, request))
 
 
 @given(st.dictionaries(st.sampled_from(["authorization", "x-api-key", "other"]) | TEXT, TEXT, max_size=4), TEXT)
