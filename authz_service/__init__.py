@@ -3,6 +3,7 @@
 - `credential`    headers -> the key, or why there is none
 - `gate`          the way of a key: refused by its looks, or after too many `guesses`, or looked up
 - `keyring`       every key there is, from files and store; `store` follows the store, `restrictions` outlast a restart
+- `cutting`       which keys' running streams Envoy is to end
 - `principals`    a record of a key -> whom it stands for
 - `access`        what key, user, team and tier together allow
 - `decide`        the decision: pure, and knows no transport

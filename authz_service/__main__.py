@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from authz_service import store as key_store
 from authz_service.access import Rules
+from authz_service.cutting import cutting
 from authz_service.gate import Gate
 from authz_service.guesses import Guesses
 from authz_service.keyring import Keyring
@@ -62,8 +63,8 @@ async def _following(
         if store is not None and last_used is not None:
             tried, kept_at = asyncio.Event(), worker.run_dir.restrictions(worker.index)
             keyring.recall(recalled(kept_at))
-            remember = remembering(keyring, kept_at)
-            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried, remember)))
+            after_change = (remembering(keyring, kept_at), cutting(keyring, worker.run_dir.cut))
+            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried, after_change)))
             running.append(tasks.create_task(key_store.show_age(keyring, metrics)))
             running.append(tasks.create_task(key_store.report_use(store, last_used)))
             with suppress(TimeoutError):

@@ -37,6 +37,7 @@ class Keyring:
         self._stored: dict[str, KeyRecord] = {}
         self._max_stale_s = max_stale_s
         self._clock = clock
+        self._cut: set[str] = set()
         self._in_touch_until = -math.inf  # with the store; infinite while it talks to us
         self._principal = lru_cache(IN_USE)(_principal)
 
@@ -67,9 +68,15 @@ class Keyring:
         both = self._listed.keys() & self._stored.keys()
         return [self._stored[digest] for digest in sorted(both)]
 
+    @property
+    def cut(self) -> frozenset[str]:
+        """The ids of keys whose running streams are to end."""
+        return frozenset(self._cut)
+
     def apply(self, change: Change) -> None:
         """Take up what the store says. Whatever it says, a key that was once revoked stays so."""
         self._in_touch_until = math.inf
+        self._cut |= {record.key_id for record in change.records.values() if record and record.cut}
         if change.complete:
             before, self._stored = self._stored, {d: record for d, record in change.records.items() if record}
             self._still_revoked(before)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 
 from authz_service.keyring import Keyring
 from authz_service.metrics import StoreMetrics
@@ -22,10 +22,11 @@ async def follow(
     keyring: Keyring,
     metrics: StoreMetrics,
     tried: asyncio.Event,
-    remember: Callable[[], None] = lambda: None,
+    after_change: Sequence[Callable[[], None]] = (),
 ) -> None:
-    """Keep `keyring` as the store has it, for ever. `tried` is set once the store has spoken, or failed to; `remember`
-    is called after each change.
+    """Keep `keyring` as the store has it, for ever.
+
+    `tried` is set once the store has spoken, or failed to; `after_change` is called whenever it has spoken.
 
     While the store does not answer, the keyring keeps what it had, and knows since when.
     """
@@ -37,7 +38,8 @@ async def follow(
                     log.warning("the key store answers again")
                 wait_s = FIRST_WAIT_S
                 keyring.apply(change)
-                remember()
+                for call in after_change:
+                    call()
                 tried.set()
             reason: object = "it has nothing more to say"
         except KeyStoreUnavailable as error:

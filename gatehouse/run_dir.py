@@ -50,6 +50,11 @@ class RunDir:
         return self.path / f"authz-{index}.restrictions.jsonl"
 
     @property
+    def cut(self) -> Path:
+        """The ids of revoked keys whose running streams are to end, one a line: from authz_service to Envoy."""
+        return self.path / "cut"
+
+    @property
     def metrics(self) -> Path:
         """Samples of every process, merged when Prometheus scrapes."""
         return self.path / "metrics"

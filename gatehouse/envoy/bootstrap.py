@@ -16,7 +16,7 @@ def bootstrap(config: Config, run_dir: RunDir, access_log_file: str, route_speci
         "node": {"id": "gatehouse", "cluster": "gatehouse"},
         "admin": {"address": {"pipe": {"path": str(run_dir.admin_socket), "mode": 0o600}}},
         "static_resources": {
-            "listeners": [listener(config, access_log_file, route_specifier)],
+            "listeners": [listener(config, run_dir, access_log_file, route_specifier)],
             "clusters": sidecars(config, run_dir),
         },
         "overload_manager": _overload(),

@@ -1,9 +1,12 @@
 """The listener and its connection manager: what Envoy accepts from the outside, and on what terms."""
 
+from pathlib import Path
+
 from gatehouse import __version__
 from gatehouse.config.model import Config
 from gatehouse.envoy import access_log, filters, local_replies, names
 from gatehouse.envoy.message import Message, extension, seconds
+from gatehouse.run_dir import RunDir
 
 CONNECTION_BUFFER_BYTES = 1024 * 1024
 """What a slow reader can make Envoy hold of an answer. Request bodies have a limit of their own, in the routes."""
@@ -11,7 +14,7 @@ CONNECTION_BUFFER_BYTES = 1024 * 1024
 _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
 
-def listener(config: Config, access_log_file: str, route_specifier: Message) -> Message:
+def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message) -> Message:
     """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`."""
     address: Message = {"address": config.server.host, "port_value": config.server.port}
     if config.server.host == "::":
@@ -26,7 +29,7 @@ def listener(config: Config, access_log_file: str, route_specifier: Message) -> 
         access_log=access_log.loggers(access_log_file),
         access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
         local_reply_config=local_replies.config(),
-        http_filters=filters.chain(config.server.max_body_bytes),
+        http_filters=filters.chain(config.server.max_body_bytes, _cut_file(config, run_dir)),
         **route_specifier,
     )
     return {
@@ -35,6 +38,11 @@ def listener(config: Config, access_log_file: str, route_specifier: Message) -> 
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
         "filter_chains": [{"filters": [manager]}],
     }
+
+
+def _cut_file(config: Config, run_dir: RunDir) -> Path | None:
+    """Keys are revoked in a key store; where there is none, no stream need be looked at."""
+    return None if config.key_store.type == "none" else run_dir.cut
 
 
 def rds(routes_file: str, watched_directory: str) -> Message:

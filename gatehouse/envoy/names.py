@@ -21,6 +21,9 @@ LIMITS = "envoy.filters.http.ratelimit"
 USAGE_REQUEST = "envoy.filters.http.lua"
 EVENTS = "envoy.filters.http.sse_to_metadata"
 
+CUTTING = "gatehouse.cutting"
+"""Filter that ends running streams of revoked keys; there is one only where a key store is."""
+
 DOMAIN = "gatehouse"
 """The rate limit domain of the gateway's own descriptors."""
 

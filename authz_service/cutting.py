@@ -1,0 +1,33 @@
+"""Which keys' running streams are to end, told to Envoy: `cut.lua` reads the file while it passes streams on."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from authz_service.keyring import Keyring
+from gatehouse.atomic_file import lock, replace_file
+
+PATIENCE_S = 0.1
+"""With another worker that writes the file; it writes the same."""
+
+log = logging.getLogger(__name__)
+
+
+def cutting(keyring: Keyring, path: Path) -> Callable[[], None]:
+    """Keeps the ids of `keyring.cut` at `path`, written only when there are others than the last time."""
+    last: frozenset[str] = frozenset()
+
+    def cut() -> None:
+        nonlocal last
+        now = keyring.cut
+        if now == last:
+            return
+        try:
+            with lock(path, PATIENCE_S):  # every worker writes it
+                replace_file(path, "".join(f"{key_id}\n" for key_id in sorted(now)).encode(), durable=False)
+        except OSError as error:
+            log.error("%s can't be written, so streams of revoked keys go on: %s", path, error.strerror)
+            return
+        last = now
+
+    return cut
