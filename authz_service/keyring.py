@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 
 from authz_service.principals import Principal, principal
 from gatehouse.keys.record import KeyRecord
@@ -19,6 +18,9 @@ log = logging.getLogger(__name__)
 
 IN_USE = 4096
 """So many principals are kept made."""
+
+_Made = tuple[KeyRecord | None, KeyRecord | None, Principal | None]
+"""A principal, and the records in file and store that it was made of."""
 
 
 class Keyring:
@@ -39,12 +41,26 @@ class Keyring:
         self._clock = clock
         self._cut: set[str] = set()
         self._in_touch_until = -math.inf  # with the store; infinite while it talks to us
-        self._principal = lru_cache(IN_USE)(_principal)
+        self._made: dict[str, _Made] = {}
 
     def get(self, digest: str) -> Principal | None:
         """Whose key has this digest."""
         listed, stored = self._listed.get(digest), self._stored.get(digest)
-        return None if listed is None and stored is None else self._principal(listed, stored)
+        if listed is None and stored is None:
+            return None
+        made = self._made.get(digest)
+        if made is None or made[0] is not listed or made[1] is not stored:
+            made = self._make(digest, listed, stored)
+        return made[2]
+
+    def _make(self, digest: str, listed: KeyRecord | None, stored: KeyRecord | None) -> "_Made":
+        """Records are told apart by what they are, not by what is in them: hashing one takes as long as a decision."""
+        made = listed, stored, _principal(listed, stored)
+        self._made.pop(digest, None)
+        if len(self._made) >= IN_USE:
+            del self._made[next(iter(self._made))]  # the one that was made first
+        self._made[digest] = made
+        return made
 
     def age_s(self) -> float:
         """How long ago the store was last heard; 0 while it is, or where there is none."""

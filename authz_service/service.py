@@ -70,7 +70,7 @@ def denied(error: ClientError, **metadata: str) -> bytes:
     return response.SerializeToString()
 
 
-def _refused(result: Result, principal: Principal) -> bytes:
+def refused(result: Result, principal: Principal) -> bytes:
     """A denial of a key that somebody has. One that is expired, revoked or of a disabled user is answered as an unknown
     one, for all the client can see."""
     if result is not Result.IP_NOT_AUTHORIZED:
@@ -153,6 +153,7 @@ class Authz:
         """Put both in force, all at once: a check sees the old or the new, never some of each."""
         self._principals, self._rules = principals, rules
         self._allowed = lru_cache(MAX_ANSWERS)(allowed)
+        self._refused = lru_cache(MAX_ANSWERS)(refused)  # kept so that it takes no longer than to refuse nobody's key
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
@@ -206,7 +207,7 @@ class Authz:
             return _DENIED[result]
         if access is not None:
             return self._allowed(principal) + self._usable(access)
-        return _refused(result, principal)
+        return self._refused(result, principal)
 
 
 def _client_ip(request: CheckRequest) -> str:
