@@ -298,7 +298,7 @@ class Keys(Strict):
 
     prefix: str = Field("gh", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,31}$")
     peppers: dict[PepperVersion, SecretReference] = {}
-    failures_per_minute: int = Field(60, ge=0, le=1_000_000)
+    failures_per_minute: int = Field(300, ge=0, le=1_000_000)
 
 
 class KeyStore(Strict):
