@@ -282,13 +282,14 @@ class Connection:
         if number or len(payload) % frames.SETTING.size:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
         if flags & frames.ACK:
-            self._headers.table_is_off()
             return
         for name, value in frames.SETTING.iter_unpack(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
                 self._resize_streams(value)
             elif name == frames.MAX_FRAME_SIZE:
-                self._frame_size = max(frames.DEFAULT_FRAME_SIZE, value)
+                self._frame_size = value
+            if not frames.LEAST.get(name, 0) <= value <= frames.MOST.get(name, value):
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a setting is out of range")
         self._write(frames.SETTINGS_ACK)
 
     def _resize_streams(self, window: int) -> None:
@@ -300,7 +301,9 @@ class Connection:
             stream.window += grown
             self._send_on(stream)
 
-    def _ping(self, flags: int, _number: int, payload: bytes) -> None:
+    def _ping(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a PING is for the connection")
         if len(payload) != 8:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a PING has eight bytes")
         if not flags & frames.ACK:
@@ -320,6 +323,8 @@ class Connection:
                 raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
             for waiting in list(self._streams.values()):
                 self._send_on(waiting)
+        elif number > self._last_stream:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
         elif (stream := self._streams.get(number)) is not None:
             stream.window += credit
             self._send_on(stream)

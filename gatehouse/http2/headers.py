@@ -1,6 +1,6 @@
 """HPACK (RFC 7541): the headers of requests, and the header blocks that answers are made of.
 
-We ask the peer to use no dynamic table (SETTINGS_HEADER_TABLE_SIZE 0). From then on equal blocks mean equal headers,
+We ask the peer to use no dynamic table (SETTINGS_HEADER_TABLE_SIZE 0). Once it does, equal blocks mean equal headers,
 and since Envoy's calls of one method carry the same headers again and again, most blocks have been read before.
 """
 
@@ -27,23 +27,23 @@ class RequestHeaders:
 
     def __init__(self) -> None:
         self._decoder = Decoder(max_header_list_size=MAX_LIST_BYTES)
-        self._known: dict[bytes, Headers] | None = None
-
-    def table_is_off(self) -> None:
-        """The peer has agreed to use no dynamic table."""
-        self._decoder.max_allowed_table_size = 0
-        self._known = {}
+        self._known: dict[bytes, Headers] = {}
 
     def read(self, block: bytes) -> Headers:
         """The headers of `block`. What is not UTF-8 becomes `\\ufffd`. Raises `UnreadableHeadersError`."""
-        if self._known is None:
+        if self._decoder.header_table_size:  # a peer that has not read our settings yet, or pays no heed
             return self._decoded(block)
         known = self._known.get(block)
         if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            known = self._known[block] = self._decoded(block)
+            known = self._decoded(block)
+            if not _resizes_table(block):
+                self._keep(block, known)
         return known
+
+    def _keep(self, block: bytes, headers: Headers) -> None:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[block] = headers
 
     def _decoded(self, block: bytes) -> Headers:
         try:
@@ -51,6 +51,11 @@ class RequestHeaders:
         except HPACKError as error:
             raise UnreadableHeadersError(type(error).__name__) from None
         return tuple((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in found)
+
+
+def _resizes_table(block: bytes) -> bool:
+    """Such a block means something for those after it (section 6.3)."""
+    return block[:1] != b"" and block[0] & 0xE0 == 0x20
 
 
 def literal(name: str, value: str) -> bytes:

@@ -274,7 +274,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 def ask_in_bytes(number: int, path: bytes, text: bytes) -> bytes:
     """One whole call, as frames."""
-    block = b"\x20\x83\x86\x04" + bytes([len(path)]) + path + b"\x0f\x10\x10application/grpc"
+    block = b"\x83\x86\x04" + bytes([len(path)]) + path + b"\x0f\x10\x10application/grpc"
     head = frame(frames.HEADERS, frames.END_HEADERS, number, block)
     return head + frame(frames.DATA, frames.END_STREAM, number, message(text))
 
@@ -334,6 +334,9 @@ def test_what_is_not_grpc_gets_a_415() -> None:
         (frames.PREFACE + frame(frames.WINDOW_UPDATE, 0, 0, b"\x00" * 4), ErrorCode.PROTOCOL_ERROR),
         (frames.PREFACE + frame(frames.WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff") * 2, ErrorCode.FLOW_CONTROL_ERROR),
         (frames.PREFACE + frame(frames.RST_STREAM, 0, 1, b"\x00" * 4), ErrorCode.PROTOCOL_ERROR),
+        (frames.PREFACE + frame(frames.SETTINGS, 0, 0, struct.pack(">HL", 5, 1)), ErrorCode.PROTOCOL_ERROR),
+        (frames.PREFACE + frame(frames.WINDOW_UPDATE, 0, 1, b"\0\0\0\1"), ErrorCode.PROTOCOL_ERROR),
+        (frames.PREFACE + frame(frames.PING, 0, 1, b"x" * 8), ErrorCode.PROTOCOL_ERROR),
         (frames.PREFACE + frame(frames.PING, 0, 0, b"x"), ErrorCode.FRAME_SIZE_ERROR),
         (
             frames.PREFACE + frame(frames.HEADERS, 0, 1) + frame(frames.CONTINUATION, 0, 1, b"\x88" * 16_000) * 5,
