@@ -33,6 +33,9 @@ class Operation(NamedTuple):
     error: str = ""
 
 
+OVERFLOW = Operation("", "", "")
+
+
 class GenAiMetrics:
     """Tokens and times, in tokens and seconds, of what reached a model server. What was refused before is not here."""
 
@@ -75,6 +78,8 @@ class GenAiMetrics:
 
     def attributes(self, of: Operation) -> Attributes:
         """The conventions' attributes of a series."""
+        if of == OVERFLOW:
+            return {"otel.metric.overflow": True}
         found: Attributes = {gen_ai.OPERATION: of.name, gen_ai.PROVIDER: gen_ai.VLLM}
         if of.model:
             found[gen_ai.REQUEST_MODEL] = of.model
@@ -98,4 +103,4 @@ def _error(record: Record) -> str:
 
 
 def _histogram(name: str, unit: str, description: str, bounds: tuple[float, ...]) -> Histogram[Operation]:
-    return Histogram(name, unit, description, bounds)
+    return Histogram(name, unit, description, bounds, OVERFLOW)

@@ -4,6 +4,9 @@ from bisect import bisect_left
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+MAX_SERIES = 2000
+"""Of one metric, as the OpenTelemetry SDK specification proposes ("Cardinality limits")."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -20,20 +23,26 @@ class Series:
 
 
 class Histogram(Generic[Key]):
-    """The series of one metric, by their key."""
+    """The series of one metric, by their key. What would make more than `MAX_SERIES` is counted under `overflow`."""
 
-    def __init__(self, name: str, unit: str, description: str, bounds: tuple[float, ...]) -> None:
+    def __init__(self, name: str, unit: str, description: str, bounds: tuple[float, ...], overflow: Key) -> None:
         self.name = name
         self.unit = unit
         self.description = description
         self.bounds = bounds
+        self._overflow = overflow
         self.series: dict[Key, Series] = {}
 
     def observe(self, key: Key, value: float) -> None:
         series = self.series.get(key)
         if series is None:
-            series = self.series[key] = Series(len(self.bounds))
+            series = self._new(key)
         series.buckets[bisect_left(self.bounds, value)] += 1
         series.total += value
         series.lowest = min(series.lowest, value)
         series.highest = max(series.highest, value)
+
+    def _new(self, key: Key) -> Series:
+        if len(self.series) >= MAX_SERIES - 1:
+            key = self._overflow
+        return self.series.setdefault(key, Series(len(self.bounds)))

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from accesslog_service.record import Record
-from accesslog_service.sinks.gen_ai import GenAiMetrics, Operation
-from accesslog_service.sinks.histogram import Histogram
+from accesslog_service.sinks.gen_ai import OVERFLOW, GenAiMetrics, Operation
+from accesslog_service.sinks.histogram import MAX_SERIES, Histogram
 from accesslog_service.sinks.labels import MAX_BACKENDS, MAX_MODELS, Labels
 from accesslog_service.sinks.otlp import Sender
 from gatehouse import gen_ai
@@ -123,12 +125,24 @@ def test_nobody_can_make_many_series() -> None:
     assert len(metrics.duration.series) <= MAX_BACKENDS + 1
 
 
+def test_beyond_the_most_series_all_is_counted_as_overflow() -> None:
+    metrics = counted(*(chat(model=f"m{i % 200}", backend=f"10.0.0.{i // 200}:80") for i in range(3000)))
+    assert len(metrics.duration.series) == MAX_SERIES
+    assert sum(sum(series.buckets) for series in metrics.duration.series.values()) == 3000
+    assert metrics.attributes(OVERFLOW) == {"otel.metric.overflow": True}
+
+
 def test_an_ipv6_server_has_an_address_and_a_port() -> None:
     metrics = counted(chat(backend="[fd00::5]:8100"))
     found = attributes(metrics, metrics.duration)
     assert (found["server.address"], found["server.port"]) == ("fd00::5", 8100)
     metrics = counted(chat(backend="model:llama", status=503))
     assert "server.address" not in attributes(metrics, metrics.duration)
+
+
+def test_who_has_no_receiver_does_without_opentelemetry() -> None:
+    code = "import sys, accesslog_service.__main__; print([name for name in sys.modules if 'opentelemetry' in name])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 class Wire:
