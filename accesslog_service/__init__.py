@@ -4,6 +4,6 @@
 - `refusal`  why the gateway refused a request
 - `record`   one line of the request log
 - `service`  protobuf in, records out to the sinks
-- `sinks`    where records go: the request log, Prometheus
+- `sinks`    where records go: the request log, Prometheus, OpenTelemetry
 - `http`     /, /health, /metrics, /v1/models
 """

@@ -10,9 +10,11 @@ from accesslog_service.departure import Departure
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
-from accesslog_service.service import Receiver
+from accesslog_service.service import Receiver, Sink
+from accesslog_service.sinks.gen_ai import GenAiMetrics
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import Labels
+from accesslog_service.sinks.otlp import sender
 from accesslog_service.sinks.prometheus import RequestMetrics
 from gatehouse.daily_file import DailyFile
 from gatehouse.prices import prices
@@ -26,14 +28,19 @@ async def main(worker: Worker) -> None:
     """Receive until told to stop; then everything received is on the disk, and every limiter knows of it."""
     config, run_dir = worker.config, worker.run_dir
     file = DailyFile(Path(config.logging.dir), "requests", config.logging.retention_days)
-    metrics = RequestMetrics(Labels(config))
+    labels = Labels(config)
+    metrics = RequestMetrics(labels)
     requests = RequestLog(file, metrics.lost)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
     limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())
     health = Health()
     departure = Departure(worker.stop, health)
+    sinks: list[Sink] = [metrics.take, requests.take, limiter.ended]
+    gen_ai = GenAiMetrics(config, labels) if config.tracing.on else None
+    if gen_ai:
+        sinks.append(gen_ai.take)
     receiver = Receiver(
-        (metrics.take, requests.take, limiter.ended),
+        sinks,
         limiter.running,
         partial(record, default_model=config.the_default_model, prices=prices(config)),
         departure,
@@ -41,6 +48,8 @@ async def main(worker: Worker) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(requests.writing())
         await stack.enter_async_context(limiter.telling())
+        if gen_ai:
+            await stack.enter_async_context(sender(config, gen_ai, f"accesslog-{worker.index}").sending())
         await stack.enter_async_context(serving(config, run_dir, worker.index))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())

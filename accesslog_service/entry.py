@@ -13,6 +13,7 @@ from accesslog_service.record import Record
 from accesslog_service.refusal import error_code
 from gatehouse.config.model import Price
 from gatehouse.envoy import names
+from gatehouse.envoy.tracing import TRACE_ID_TAG
 from gatehouse.prices import Prices, cost_micro_usd
 
 MAX_MODEL = MAX_USER_AGENT = 256
@@ -23,6 +24,7 @@ MAX_COUNT = 2**53
 _MODEL_CLUSTERS = names.model_cluster("")
 _FINAL = (0, 6)  # AccessLogType NotSet, DownstreamEnd
 _METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, section 3.2
 
 _FLAGS = {
@@ -83,7 +85,7 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
     return Record(
         time=_instant(common.start_time),
         request_id=request.request_id or common.stream_id,
-        trace_id=_trace_id(request.request_headers),
+        trace_id=_trace_id(common.custom_tags, request.request_headers),
         user_id=_text(authz, "user"),
         team=_text(authz, "team"),
         tier=_text(authz, "tier"),
@@ -156,7 +158,11 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _trace_id(headers: Mapping[str, str]) -> str | None:
+def _trace_id(tags: Mapping[str, str], headers: Mapping[str, str]) -> str | None:
+    """Of the trace that Envoy took up or began; without tracing, of the one that the client says it began."""
+    traced = tags.get(TRACE_ID_TAG, "")
+    if _TRACE_ID.fullmatch(traced):
+        return traced
     match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return match[1] if match else None
 

@@ -31,6 +31,8 @@ LONG = {
 }
 WITH_DEFAULT = {**LONG, "default_model": "gpt-4o"}
 HTTPS_ONLY = {**LONG, "server": {"require_https": True}}
+TRACED = {**LONG, "tracing": {"otlp_endpoint": "http://otel:4317", "sample": 0.1}}
+TRACED_OVER_TLS = {**SHORT, "tracing": {"otlp_endpoint": "https://otel.example.com"}}
 BEHIND_PROXIES = {**SHORT, "server": {"trusted_proxy_hops": 2, "host": "::1", "max_body_mb": 1}}
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -41,6 +43,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "with-default": WITH_DEFAULT,
     "https-only": HTTPS_ONLY,
     "behind-proxies": BEHIND_PROXIES,
+    "traced": TRACED,
+    "traced-over-tls": TRACED_OVER_TLS,
 }
 CONFIGS = {name: Config.model_validate(shape) for name, shape in SHAPES.items()}
 

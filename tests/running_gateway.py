@@ -116,7 +116,9 @@ def running_gateway(
     file = directory / "gatehouse.yaml"
     file.write_text(yaml.safe_dump(document))
     command = [sys.executable, "-m", "gatehouse.cli", "up", "-c", str(file), "--json", *arguments]
-    clean = {k: v for k, v in os.environ.items() if k not in ("VLLM_BASE_URL", "REDIS_URL")}
+    clean = {
+        k: v for k, v in os.environ.items() if k not in ("VLLM_BASE_URL", "REDIS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    }
     with (directory / "stderr.log").open("wb") as stderr:
         process = subprocess.Popen(
             command,

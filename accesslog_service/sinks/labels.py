@@ -13,6 +13,7 @@ NONE = ""
 MAX_USERS = 1000
 MAX_MODELS = 200
 MAX_TIERS = 100
+MAX_BACKENDS = 256
 
 ENDPOINTS = frozenset({*names.ENDPOINTS, "/", "/health", "/metrics", "/v1/models", "/v1/usage"})
 ONE_MODEL = "/v1/models/{id}"
@@ -44,6 +45,7 @@ class Labels:
         """In the short form the model server answers for any name, so those it has answered for become known."""
         self._models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
         self._users = Names((), MAX_USERS)
+        self._backends = Names((), MAX_BACKENDS)
         self._tiers = Names(config.rate_limits, 0 if config.rate_limits else MAX_TIERS)
 
     def endpoint(self, record: Record) -> str:
@@ -53,6 +55,10 @@ class Labels:
 
     def model(self, record: Record) -> str:
         return self._models.label(record.model, genuine=200 <= record.status < 300)
+
+    def backend(self, record: Record) -> str:
+        """`address:port`. Addresses of a name may change for ever."""
+        return self._backends.label(record.backend)
 
     def user(self, record: Record) -> str:
         return self._users.label(record.user_id)

@@ -1,6 +1,6 @@
 """Settings that environment variables give: the environment wins over the file.
 
-Five short names, and any field as `GATEHOUSE_SECTION__FIELD` (`GATEHOUSE_SERVER__PORT=8080`). Variables without `__`
+Six short names, and any field as `GATEHOUSE_SECTION__FIELD` (`GATEHOUSE_SERVER__PORT=8080`). Variables without `__`
 are ours only where they name a plain top-level field: Kubernetes sets `GATEHOUSE_PORT` for a Service of that name.
 """
 
@@ -19,9 +19,16 @@ SHORT_NAMES: Mapping[str, Path] = {
     "REQUIRE_HTTPS": ("server", "require_https"),
     "LOG_LEVEL": ("logging", "level"),
     "REDIS_URL": ("redis", "url"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("tracing", "otlp_endpoint"),
 }
 PREFIX = "GATEHOUSE_"
-_TEXT = {("vllm", "base_url"), ("vllm", "default_model"), ("redis", "url"), ("default_model",)}
+_TEXT = {
+    ("vllm", "base_url"),
+    ("vllm", "default_model"),
+    ("redis", "url"),
+    ("tracing", "otlp_endpoint"),
+    ("default_model",),
+}
 
 
 def overrides(environment: Mapping[str, str]) -> dict[Path, tuple[str, Any]]:

@@ -31,6 +31,9 @@ MEASURES = ("requests", "tokens", "input_tokens", "output_tokens")
 """What a limit may count."""
 
 
+OTLP_PORT = 4317
+"""Of OTLP over gRPC, where a URL names none (OTLP specification, "OTLP/gRPC Default Port")."""
+
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """How an issuer of JSON Web Tokens may sign (RFC 7518 §3.1, RFC 8037 §3.1)."""
 
@@ -60,6 +63,21 @@ def _issuers_url(value: str) -> str:
         raise ValueError("must have neither credentials nor a fragment")
     _ = parts.port  # raises ValueError when it is out of range
     return value
+
+
+def _otlp_url(value: str) -> str:
+    """Of a receiver that speaks OTLP over gRPC, which has a host and a port, and no path."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as http://otel:4317, of a receiver that speaks OTLP over gRPC")
+    if parts.username or parts.password:
+        raise ValueError("must not carry credentials")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(
+            "must have no path: OTLP over gRPC is spoken at http://otel:4317, OTLP over HTTP is not spoken"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{parts.port or OTLP_PORT}"  # .port raises ValueError when it is out of range
 
 
 def _issuer(value: str) -> str:
@@ -135,6 +153,7 @@ def _end_of(value: Any) -> Any:
 
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+OtlpUrl = Annotated[str, AfterValidator(_otlp_url)]
 Network = Annotated[str, AfterValidator(_network)]
 Instant = Annotated[datetime, BeforeValidator(_end_of)]
 KeyDigest = Annotated[str, AfterValidator(key_digest)]
@@ -363,6 +382,21 @@ class Redis(Strict):
     timeout_ms: int = Field(10, ge=1, le=250)
 
 
+class Tracing(Strict):
+    """OpenTelemetry: where traces and metrics are sent, by OTLP over gRPC; nowhere, unless an endpoint is given.
+
+    `sample` is the share of requests that are traced, of those that come without a trace of their own.
+    """
+
+    otlp_endpoint: OtlpUrl | None = None
+    sample: Annotated[float, Field(strict=False, ge=0, le=1)] = 0.1
+    metrics_interval_s: int = Field(15, ge=1, le=60)
+
+    @property
+    def on(self) -> bool:
+        return self.otlp_endpoint is not None
+
+
 class Config(Strict):
     """One gateway. Exactly one of `vllm` (short form) and `models` (long form) is set."""
 
@@ -380,6 +414,7 @@ class Config(Strict):
     key_store: KeyStore = KeyStore()
     jwt: Annotated[tuple[JwtIssuer, ...], Listed] = ()
     redis: Redis = Redis()
+    tracing: Tracing = Tracing()
 
     @property
     def the_default_model(self) -> str | None:

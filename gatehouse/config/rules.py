@@ -170,6 +170,16 @@ def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
     yield from access_rules.advice(config, keys)
     if config.redis.url is None and "on_failure" in config.redis.model_fields_set:
         yield ("redis", "on_failure"), "has no effect without redis.url", None
+    yield from _tracing_advice(config)
+
+
+def _tracing_advice(config: Config) -> Iterator[Finding]:
+    tracing = config.tracing
+    if tracing.otlp_endpoint is None:
+        for field in sorted(tracing.model_fields_set & {"sample", "metrics_interval_s"}):
+            yield ("tracing", field), "has no effect without tracing.otlp_endpoint", None
+    elif urlsplit(tracing.otlp_endpoint).port == 4318:
+        yield ("tracing", "otlp_endpoint"), "4318 is where OTLP over HTTP is spoken", "OTLP over gRPC is at 4317"
 
 
 def _jwt_advice(config: Config) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """What Envoy says of each request: to accesslog_service over gRPC, and to a JSON file that is the durable copy."""
 
-from gatehouse.envoy import names
+from gatehouse.config.model import Config
+from gatehouse.envoy import names, tracing
 from gatehouse.envoy.message import Message, extension
 
 FLUSH_INTERVAL_S = 0.05
@@ -15,18 +16,19 @@ _CALLER = ("user", "team", "tier", "key_id", "key_limits", "key_family", "error_
 _FINAL = {"log_type_filter": {"types": ["DownstreamEnd"]}}
 
 
-def loggers(file: str) -> list[Message]:
+def loggers(config: Config, file: str) -> list[Message]:
     """The two access loggers; `file` is the path of the JSON log."""
-    return [_service(), _file(file)]
+    return [_service(config), _file(config, file)]
 
 
-def _service() -> Message:
+def _service(config: Config) -> Message:
     common = {
         "log_name": names.DOMAIN,
         "transport_api_version": "V3",
         "grpc_service": {"envoy_grpc": {"cluster_name": "accesslog"}, "timeout": "0s"},
         "buffer_flush_interval": f"{FLUSH_INTERVAL_S}s",
         "buffer_size_bytes": 16384,
+        **tracing.entry_tags(config),
     }
     return extension(
         "envoy.access_loggers.http_grpc",
@@ -36,10 +38,11 @@ def _service() -> Message:
     )
 
 
-def _file(path: str) -> Message:
+def _file(config: Config, path: str) -> Message:
     line = {
         "time": "%START_TIME%",
         "request_id": "%STREAM_ID%",
+        **tracing.line_fields(config),
         "traceparent": "%REQ(TRACEPARENT)%",
         "method": "%REQ(:METHOD)%",
         "path": "%PATH(NQ)%",

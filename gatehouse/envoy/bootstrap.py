@@ -1,7 +1,8 @@
 """The Envoy process: admin interface, overload limits, the listener and the sidecars."""
 
 from gatehouse.config.model import Config
-from gatehouse.envoy.clusters import sidecars
+from gatehouse.envoy import tracing
+from gatehouse.envoy.clusters import receiver, sidecars
 from gatehouse.envoy.listener import listener
 from gatehouse.envoy.message import Message, extension
 from gatehouse.run_dir import RunDir
@@ -17,13 +18,15 @@ def bootstrap(config: Config, run_dir: RunDir, access_log_file: str, route_speci
         "admin": {"address": {"pipe": {"path": str(run_dir.admin_socket), "mode": 0o600}}},
         "static_resources": {
             "listeners": [listener(config, run_dir, access_log_file, route_specifier)],
-            "clusters": sidecars(config, run_dir),
+            "clusters": [*sidecars(config, run_dir), *receiver(config)],
         },
         "overload_manager": _overload(),
-        "layered_runtime": {
-            "layers": [{"name": "static", "static_layer": {"re2": {"max_program_size": {"error_level": 10_000}}}}]
-        },
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": _runtime(config)}]},
     }
+
+
+def _runtime(config: Config) -> Message:
+    return {"re2": {"max_program_size": {"error_level": 10_000}}, **tracing.runtime(config)}
 
 
 def _overload() -> Message:

@@ -63,6 +63,24 @@ def _ejection(failures: int) -> Message:
     }
 
 
+def receiver(config: Config) -> list[Message]:
+    """Where traces go, if anywhere. The gateway starts and works without it."""
+    if config.tracing.otlp_endpoint is None:
+        return []
+    endpoint = Backend(url=config.tracing.otlp_endpoint)
+    cluster = {
+        "name": names.OTLP,
+        "type": "STRICT_DNS",
+        "wait_for_warm_on_init": False,
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": "2s",
+        "load_assignment": _assignment(names.OTLP, [_endpoint(endpoint)]),
+        **_options(explicit_http_config={"http2_protocol_options": {}}),
+    }
+    tls = _tls(endpoint)
+    return [{**cluster, "transport_socket": tls} if tls else cluster]
+
+
 def model_clusters(config: Config) -> list[Message]:
     """One cluster a model, that CDS serves."""
     return [_model_cluster(model, _backends(config, model)) for model in served(config)]

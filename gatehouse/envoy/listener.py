@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy import access_log, filters, local_replies, names
+from gatehouse.envoy import access_log, filters, local_replies, names, tracing
 from gatehouse.envoy.message import Message, extension, seconds
 from gatehouse.run_dir import RunDir
 
@@ -26,7 +26,8 @@ def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specif
         **_identity(config),
         **_patience(config),
         **_posture(),
-        access_log=access_log.loggers(access_log_file),
+        **tracing.connection_manager(config),
+        access_log=access_log.loggers(config, access_log_file),
         access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
         local_reply_config=local_replies.config(),
         http_filters=filters.chain(config.server.max_body_bytes, _cut_file(config, run_dir)),

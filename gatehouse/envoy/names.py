@@ -56,6 +56,9 @@ servers get too. Lists come as JSON; what there is none of comes as "-", or not 
 ROUTES = "gatehouse"
 """The route configuration that RDS serves."""
 
+OTLP = "otlp"
+"""The cluster that traces are sent to, if any are."""
+
 GATEWAY = "gatehouse"
 """The cluster that answers the gateway's own routes: accesslog_service over HTTP."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from gatehouse import errors
 from gatehouse.config.model import Config, base_path
-from gatehouse.envoy import model_access, names
+from gatehouse.envoy import model_access, names, tracing
 from gatehouse.envoy.message import Message, disabled, header, literal, seconds
 from gatehouse.errors import ClientError
 
@@ -32,9 +32,9 @@ def routes(config: Config) -> Message:
         "domains": ["*"],
         "request_body_buffer_limit": config.server.max_body_bytes + _BUFFER_MARGIN,
         "routes": [
-            *_pages("/health"),
+            *_pages(config, "/health"),
             *_https_required(config),
-            *_pages("/", "/metrics"),
+            *_pages(config, "/", "/metrics"),
             *_own_api(),
             _too_large(config),
             *_models(config),
@@ -71,13 +71,14 @@ def _unread(error: ClientError, match: Message) -> Message:
     return {**_refusal(error, match), "typed_per_filter_config": {names.MODEL_ACCESS: model_access.unrestricted()}}
 
 
-def _pages(*paths: str) -> list[Message]:
+def _pages(config: Config, *paths: str) -> list[Message]:
     """Pages for anyone."""
     return [
         {
             "name": path,
             "match": {"path": path, "headers": [_method("GET", "HEAD")]},
             "route": _gateway(),
+            **tracing.never(config),
             **_without(_ALL_FILTERS),
         }
         for path in paths

@@ -10,6 +10,8 @@ from functools import cache
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 
+from gatehouse.http2.trace_fields import without_trace
+
 MAX_LIST_BYTES = 64 * 1024
 """Of all headers of a request together, as RFC 9113 section 6.5.2 counts them."""
 
@@ -30,9 +32,13 @@ class RequestHeaders:
         self._known: dict[bytes, Headers] = {}
 
     def read(self, block: bytes) -> Headers:
-        """The headers of `block`. What is not UTF-8 becomes `\\ufffd`. Raises `UnreadableHeadersError`."""
+        """The headers of `block`. What is not UTF-8 becomes `\\ufffd`. Raises `UnreadableHeadersError`.
+
+        Once the table is off, those of the trace that the request belongs to are left out: see `trace_fields`.
+        """
         if self._decoder.header_table_size:  # a peer that has not read our settings yet, or pays no heed
             return self._decoded(block)
+        block = without_trace(block)
         known = self._known.get(block)
         if known is None:
             known = self._decoded(block)

@@ -29,6 +29,7 @@ MISSING_MESSAGES = {
 }
 MISSING_FIELDS = {
     "consecutive_5xx": "the package spells it consecutive_5_xx where it reads JSON, and then finds no such field",
+    "value_type": "of custom tags: newer than the package's copy of the API",
 }
 DEFAULTS = (False, 0, "", "ROUND_ROBIN", "ALLOW", "AUTO", "PROTOBUF_VALUE")
 """What proto3 does not send, the first names of enums included."""

@@ -24,6 +24,7 @@ from gatehouse.config.model import (
     Redis,
     Server,
     Tier,
+    Tracing,
     User,
     Vllm,
 )
@@ -95,6 +96,7 @@ def test_every_setting_that_is_described_exists() -> None:
         Tier,
         User,
         Redis,
+        Tracing,
     )
     fields = {name for model in models for name in model.model_fields}
     values = {
@@ -122,7 +124,22 @@ def test_every_setting_that_is_described_exists() -> None:
 
 def test_every_setting_that_exists_is_described() -> None:
     table = README.split("| field |")[1].split("\n\n")[0]
-    models = (Server, Logging, Vllm, Model, Backend, Price, Holder, User, ApiKey, Keys, KeyStore, JwtIssuer, Redis)
+    models = (
+        Server,
+        Logging,
+        Vllm,
+        Model,
+        Backend,
+        Price,
+        Holder,
+        User,
+        ApiKey,
+        Keys,
+        KeyStore,
+        JwtIssuer,
+        Redis,
+        Tracing,
+    )
     missing = [name for model in models for name in model.model_fields if name not in table]
     assert missing == []
 

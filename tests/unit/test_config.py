@@ -151,6 +151,15 @@ MISTAKES = [
     ),
     (VLLM + "redis: {url: 'localhost:6379'}\n", "gatehouse.yaml:2: redis.url: must be redis://"),
     (VLLM + "redis: {on_failure: crash}\n", "gatehouse.yaml:2: redis.on_failure: must be 'local', 'allow' or 'deny'"),
+    (
+        VLLM + "tracing: {otlp_endpoint: 'otel:4317'}\n",
+        "gatehouse.yaml:2: tracing.otlp_endpoint: must be a URL such as",
+    ),
+    (VLLM + "tracing: {otlp_endpoint: 'http://a:b@otel'}\n", "tracing.otlp_endpoint: must not carry credentials"),
+    (VLLM + "tracing: {otlp_endpoint: 'http://otel:4318/v1/traces'}\n", "tracing.otlp_endpoint: must have no path"),
+    (VLLM + "tracing: {otlp_endpoint: 'http://otel:99999'}\n", "tracing.otlp_endpoint: Port out of range"),
+    (VLLM + "tracing: {sample: 10}\n", "gatehouse.yaml:2: tracing.sample: must be less than or equal to 1"),
+    (VLLM + "tracing: {sample: -0.1}\n", "gatehouse.yaml:2: tracing.sample: must be greater than or equal to 0"),
     (VLLM + "server: {\n", "gatehouse.yaml:3: not valid YAML"),
     (VLLM + "\tserver: {}\n", "gatehouse.yaml:2: not valid YAML"),
     (VLLM + "a: &a [*a]\n", "gatehouse.yaml:2: a[0]: aliases expand to more than a configuration can hold"),
@@ -205,6 +214,7 @@ ENVIRONMENT = [
     ({"REQUIRE_HTTPS": "true"}, lambda c: c.server.require_https, True),
     ({"LOG_LEVEL": "DEBUG"}, lambda c: c.logging.level, "debug"),
     ({"REDIS_URL": "redis://r:6379/0"}, lambda c: c.redis.url, "redis://r:6379/0"),
+    ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://o"}, lambda c: c.tracing.otlp_endpoint, "http://o:4317"),
     ({"GATEHOUSE_SERVER__PORT": "8080"}, lambda c: c.server.port, 8080),
     ({"GATEHOUSE_LOGGING__DIR": "/var/log"}, lambda c: c.logging.dir, "/var/log"),
     ({"GATEHOUSE_SERVER__PORT": ""}, lambda c: c.server.port, 8000),
@@ -238,6 +248,12 @@ def test_values_without_effect_are_warned_about(tmp_path: Path) -> None:
     said = "\n".join(map(str, load_with_advice(file, {}).warnings))
     assert "redis.on_failure: has no effect without redis.url" in said
     assert "there is no key" in said
+
+
+def test_tracing_that_can_not_work_is_warned_about(tmp_path: Path) -> None:
+    assert "tracing.sample: has no effect without" in "\n".join(advice(tmp_path, VLLM + "tracing: {sample: 0.5}\n"))
+    over_http = advice(tmp_path, VLLM + "tracing: {otlp_endpoint: 'http://otel:4318'}\n")
+    assert "tracing.otlp_endpoint: 4318 is where OTLP over HTTP is spoken" in over_http
 
 
 def advice(tmp_path: Path, text: str) -> list[str]:

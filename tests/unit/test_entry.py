@@ -355,3 +355,24 @@ def test_f37_any_entry_gives_one_line_of_json(
     assert line.isascii()
     assert line.splitlines(keepends=True) == [line]
     assert json.loads(line)["status"] == code
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("tagged", "sent", "recorded"),
+    [
+        (TRACE, f"00-{'a' * 32}-{'b' * 16}-01", TRACE),
+        (None, f"00-{TRACE}-{'b' * 16}-00", TRACE),
+        ("", f"00-{TRACE}-{'b' * 16}-00", TRACE),
+        ("-", "no trace", None),
+        ('"forged', "", None),
+    ],
+)
+def test_the_trace_is_the_one_that_envoy_takes_part_in(tagged: str | None, sent: str, recorded: str | None) -> None:
+    entry = make()
+    if tagged is not None:
+        entry.common_properties.custom_tags["trace_id"] = tagged
+    entry.request.request_headers["traceparent"] = sent
+    assert record(entry, None).trace_id == recorded
