@@ -62,3 +62,27 @@ async def test_a_caller_that_leaves_leaves() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_an_answer_that_somebody_else_got_is_a_sign_of_life() -> None:
+    answers = 0
+
+    async def store() -> None:
+        nonlocal answers
+        for _ in range(10):
+            await asyncio.sleep(0.005)
+            answers += 1
+
+    living = asyncio.create_task(store())
+    assert await Patience(lambda: answers).wait_for(asyncio.sleep(0.045, "found"), 0.02) == "found"
+    await living
+
+
+async def test_what_has_come_but_was_not_read_yet_is_waited_for() -> None:
+    """When the time is up, the loop still gets the chance to read what is in the socket."""
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.0101, lambda: loop.call_soon(loop.call_soon, answer.set_result, "found"))
+    began = loop.time()
+    patience = Patience(lambda: int(loop.time() - began > 0.0101))
+    assert await patience.wait_for(answer, 0.01) == "found"
