@@ -54,6 +54,7 @@ class Replay:
         self._store = MemoryStore(lambda: self._now)
         self._future: list[tuple[int, int, _Running | _Waiting]] = []
         self._events = 0
+        self._latest_ms: dict[str, int] = {}
 
     async def run(self, records: Iterable[Logged]) -> AsyncIterator[Verdict]:
         """A verdict for each of `records` that the limiter was asked about, as soon as there is one."""
@@ -86,12 +87,20 @@ class Replay:
         decision = await self._store.decide(plan.ask)
         if decision.allowed:
             if plan.concurrency or any(charge.reserve for charge in plan.ask.charges):
-                self._later(max(self._now, record.start_ms + record.duration_ms), _Running(record, who))
+                self._later(max(self._now, record.start_ms + self._duration_ms(record)), _Running(record, who))
             return Verdict(record, None, _shadows(decision))
         if decision.only_leases_refuse and self._now - record.start_ms < _WAIT_MS:
             self._later(self._now + _STEP_MS, asked)
             return None
         return Verdict(record, refusal(plan, decision, who).limited_by, _shadows(decision))
+
+    def _duration_ms(self, record: Logged) -> int:
+        """How long it ran. One that never did gets the duration of the last request that its model answered."""
+        if record.limited_by is not None:
+            return self._latest_ms.get(record.model, record.duration_ms)
+        if record.status < 400:
+            self._latest_ms[record.model] = record.duration_ms
+        return record.duration_ms
 
     def _later(self, time_ms: int, event: _Running | _Waiting) -> None:
         self._events += 1
