@@ -18,7 +18,7 @@ was ever charged". Every state answers the same six questions:
 A clock that steps back is read as the latest time that the state has seen, so a step never refills a limit.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
@@ -48,7 +48,7 @@ class FixedWindow:
 
     def charge(self, limit: Limit, hits: int, now: int) -> "FixedWindow":
         window = self._at(limit, now)
-        return replace(window, count=_clamped(window.count + hits))
+        return FixedWindow(window.index, _clamped(window.count + hits))
 
     def wait(self, limit: Limit, hits: int, now: int) -> int | None:
         need = max(hits, 1)
@@ -91,7 +91,7 @@ class Stretch:
         return self._holding(self.count + difference) if self.count else self.add(difference, otherwise)
 
     def _holding(self, count: int) -> "Stretch":
-        return replace(self, count=_clamped(count)) if count > 0 else Stretch()
+        return Stretch(_clamped(count), self.first, self.last) if count > 0 else Stretch()
 
     def counting(self, period: int, now: int) -> int:
         """How many hits are younger than one period: all until the first leaves, none once the last has left."""
@@ -139,7 +139,7 @@ class SlidingWindow:
     def charge(self, limit: Limit, hits: int, now: int) -> "SlidingWindow":
         window = self._at(limit, now)
         latest = max(now, window.index * limit.period_ms, window.current.last)
-        return replace(window, current=window.current.add(hits, latest))
+        return SlidingWindow(window.index, window.previous, window.current.add(hits, latest))
 
     def wait(self, limit: Limit, hits: int, now: int) -> int | None:
         room = limit.amount - max(hits, 1)
@@ -168,9 +168,9 @@ class SlidingWindow:
         window = self._at(limit, now)
         start = window.index * limit.period_ms
         if mark == window.index:
-            return replace(window, current=window.current.correct(difference, max(now, start)))
+            return SlidingWindow(window.index, window.previous, window.current.correct(difference, max(now, start)))
         if mark == window.index - 1:
-            return replace(window, previous=window.previous.correct(difference, start - 1))
+            return SlidingWindow(window.index, window.previous.correct(difference, start - 1), window.current)
         return window.charge(limit, difference, now) if difference > 0 else window
 
 

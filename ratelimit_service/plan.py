@@ -45,7 +45,8 @@ class _Applied:
 class Plans:
     """Every rule of a configuration, ready to be asked. Allocates only what differs from request to request."""
 
-    def __init__(self, config: Config, key_rules: KeyRules | None = None) -> None:
+    def __init__(self, config: Config, key_rules: KeyRules | None = None, *, lease_ttl_ms: int = LEASE_TTL_MS) -> None:
+        self._lease_ttl_ms = lease_ttl_ms
         self._default_model = config.the_default_model or ""
         self._model_of = {alias: name for name, model in config.models.items() for alias in model.aliases}
         self._prices = prices(config)
@@ -65,18 +66,18 @@ class Plans:
         rules = tuple(chain.from_iterable(entry.rules.rules for entry in applied))
         concurrency = tuple(chain.from_iterable(entry.rules.concurrency for entry in applied))
         charges = tuple(self._charges(applied, self._hits(caller, estimate(caller)), capped=True))
-        return Plan(Ask(caller.request_id, charges, tuple(_leases(applied))), rules, concurrency)
+        return Plan(Ask(caller.request_id, charges, tuple(self._leases(applied))), rules, concurrency)
 
     def settlement(self, caller: Caller, true: Tokens | None) -> Settlement:
         """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""
         applied = self._applied(caller)
         charges = () if true is None else tuple(self._charges(applied, self._hits(caller, true)))
         reserved = tuple(charge for charge in charges if charge.reserve)
-        return Settlement(caller.request_id, reserved, tuple(lease.key for lease in _leases(applied)))
+        return Settlement(caller.request_id, reserved, tuple(lease.key for lease in self._leases(applied)))
 
     def renewals(self, caller: Caller) -> list[Renewal]:
         """The same request, seen running: its leases hold on."""
-        leases = _leases(self._applied(caller))
+        leases = self._leases(self._applied(caller))
         return [Renewal(caller.request_id, lease.key, lease.ttl_ms) for lease in leases]
 
     def _applied(self, caller: Caller) -> tuple[_Applied, ...]:
@@ -109,8 +110,7 @@ class Plans:
         counts = {"input_tokens": tokens.input, "output_tokens": tokens.output, "tokens": tokens.total, "budget": cost}
         return {"requests": 1, **{measure: min(count, MAX_AMOUNT) for measure, count in counts.items()}}
 
-
-def _leases(applied: tuple[_Applied, ...]) -> Iterator[LeaseAsk]:
-    for entry in applied:
-        for rule in entry.rules.concurrency:
-            yield LeaseAsk(entry.holder + rule.counter, rule.name, rule.most, LEASE_TTL_MS, rule.shadow)
+    def _leases(self, applied: tuple[_Applied, ...]) -> Iterator[LeaseAsk]:
+        for entry in applied:
+            for rule in entry.rules.concurrency:
+                yield LeaseAsk(entry.holder + rule.counter, rule.name, rule.most, self._lease_ttl_ms, rule.shadow)

@@ -100,15 +100,11 @@ class RateLimits:
     async def _decide(self, ask: Ask) -> Decision:
         decision = await self._store.decide(ask)
         waited = 0.0
-        while _only_leases_refuse(decision) and waited < GHOST_S:
+        while decision.only_leases_refuse and waited < GHOST_S:
             await asyncio.sleep(GHOST_STEP_S)
             waited += GHOST_STEP_S
             decision = await self._store.decide(ask)
         return decision
-
-
-def _only_leases_refuse(decision: Decision) -> bool:
-    return not decision.allowed and all(o.allowed or o.charge.limit.shadow for o in decision.outcomes)
 
 
 def _ended(entry: Settled) -> Caller:

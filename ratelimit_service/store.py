@@ -123,6 +123,11 @@ class Decision:
     leases: tuple[LeaseOutcome, ...] = ()
     degraded: bool = False
 
+    @property
+    def only_leases_refuse(self) -> bool:
+        """Whether nothing but the number of running requests is in the way, so that the end of one may let it pass."""
+        return not self.allowed and all(o.allowed or o.charge.limit.shadow for o in self.outcomes)
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from gatehouse.config import ConfigError
 from gatehouse.config.key_file import check_key_files
@@ -55,6 +57,12 @@ def print_json(value: Any) -> None:
     json.dump(value, sys.stdout, ensure_ascii=False)
     sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+def print_wide(table: Table) -> None:
+    """A table at its full width, whatever the terminal's: figures are not to be cut."""
+    endless = out.options.update_width(10_000)
+    Console(highlight=False, width=Measurement.get(out, endless, table).maximum).print(table)
 
 
 def escaped(text: str) -> str:

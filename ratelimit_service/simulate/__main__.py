@@ -1,0 +1,116 @@
+"""`python -m ratelimit_service.simulate -c NEW.yaml --log FILE…`: what it finds, as JSON lines.
+
+`{"progress": "…"}` now and then; with `--refusals` a `{"refused": {…}}` for each request that would be refused; at last
+`{"result": {…}}`. Exit status 2: the configuration can't be used; 1: the logs can't be read.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gatehouse.config import Config, ConfigError, load
+from gatehouse.keys.in_files import keys_in_files
+from gatehouse.usage_report.reading import UnreadableLogsError, records_by_start
+from ratelimit_service.plan import Plans
+from ratelimit_service.simulate.logged import COLUMNS, KeyLimits, Logged
+from ratelimit_service.simulate.replay import LEASE_TTL_MS, Replay, Verdict
+from ratelimit_service.simulate.tally import Tally, instant
+
+PROGRESS_S = 0.25
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Replay as the command line says; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load(options.config)
+        keys = _key_limits(config, options.config)
+        with records_by_start(COLUMNS, options.log, _Progress("reading the logs: {:.0f} %").tell) as rows:
+            asyncio.run(_replay(config, keys, rows, refusals=options.refusals))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except UnreadableLogsError as error:
+        print(f"error {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _replay(
+    config: Config, keys: dict[str, KeyLimits], rows: Iterable[tuple[Any, ...]], *, refusals: bool
+) -> None:
+    tally, strays, tiers, progress = Tally(), Counter[str](), Counter[str](), _Progress("replaying: {:,} requests")
+    async for verdict in Replay(Plans(config, lease_ttl_ms=LEASE_TTL_MS), keys).run(_records(rows, strays)):
+        tally.add(verdict)
+        if verdict.record.tier not in config.rate_limits:
+            tiers[verdict.record.tier] += 1
+        if refusals and verdict.limit is not None:
+            _say("refused", _refused(verdict))
+        progress.tell(tally.requests)
+    _say("result", {**tally.fields(), "tiers_without_limits": dict(tiers), "skipped": dict(strays)})
+
+
+def _records(rows: Iterable[tuple[Any, ...]], strays: "Counter[str]") -> Iterator[Logged]:
+    for stray, *fields in rows:
+        if stray is None:
+            yield Logged(*fields)
+        else:
+            strays[stray] += 1
+
+
+def _key_limits(config: Config, file: Path) -> dict[str, KeyLimits]:
+    """Requests bring the limits of their keys with them, and the log does not have them: so the files say."""
+    records = (key.record for key in keys_in_files(config, file))
+    return {record.key_id: KeyLimits(record.limits, record.family) for record in records if record.limits}
+
+
+def _refused(verdict: Verdict) -> dict[str, Any]:
+    record = verdict.record
+    return {
+        "time": instant(record.start_ms),
+        "request_id": record.request_id,
+        "user": record.user,
+        "team": record.team or None,
+        "tier": record.tier or None,
+        "key": record.key_id or None,
+        "model": record.model or None,
+        "limit": verdict.limit,
+        "was_refused_by": record.limited_by,
+    }
+
+
+def _say(kind: str, what: Any) -> None:
+    print(json.dumps({kind: what}))
+
+
+class _Progress:
+    """Says in `words` how far it is, not too often."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self._next = 0.0
+
+    def tell(self, done: float) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + PROGRESS_S
+            _say("progress", self._words.format(done))
+            sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ratelimit_service.simulate")
+    parser.add_argument("-c", "--config", type=Path, required=True, help="the limits to replay against")
+    parser.add_argument("--log", type=Path, action="append", required=True, help="a request log; any number of them")
+    parser.add_argument("--refusals", action="store_true", help="name each request that would be refused")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
