@@ -34,7 +34,7 @@ def routes(config: Config) -> Message:
         "routes": [
             *_pages("/health"),
             *_https_required(config),
-            *_pages("/", "/metrics"),
+            *_pages("/", "/metrics", *names.USAGE_PAGE),
             *_own_api(),
             _too_large(config),
             *_models(config),
