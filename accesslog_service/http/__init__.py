@@ -5,6 +5,7 @@
 - `catalogue`  which models a key sees
 - `envoy_stats`  what Envoy counts: running requests, healthy replicas
 - `near_limits`  whose limits are nearly used up
+- `teams`      who is in which team
 - `overview`   what `/ui` shows, as JSON
 - `people`     the pages `/ui` and `/usage`, which are files in `assets`
 - `backends`   questions to the model servers

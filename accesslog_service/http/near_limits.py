@@ -20,6 +20,8 @@ KEPT_S = 5.0
 NEAR = 0.5
 MOST = 60
 AT_ONCE = 4
+LONGEST_S = 1.0
+"""A limiter that hangs must not hold up /metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,11 @@ class NearLimits:
             active = await asyncio.to_thread(self._active)
         except sqlite3.Error:
             return []
-        told = await asyncio.gather(*(self._of(who) for who in active))
+        try:
+            async with asyncio.timeout(LONGEST_S):
+                told = await asyncio.gather(*(self._of(who) for who in active))
+        except TimeoutError:
+            return []
         found = {(near.holder, near.scope, near.name): near for each in told for near in each if near.share >= NEAR}
         return sorted(found.values(), key=lambda near: near.share, reverse=True)[:MOST]
 

@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from aiohttp.web import Request, Response, json_response
 
 from accesslog_service.allowance import Allowance, LimiterUnavailableError
-from accesslog_service.http import backends, catalogue, envoy_stats, health, near_limits
+from accesslog_service.http import backends, catalogue, envoy_stats, health, near_limits, teams
 from accesslog_service.http.kept import Kept
 from accesslog_service.http.near_limits import NearLimits
 from accesslog_service.tally.book import Book
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 HEALTH_KEPT_S = 0.005
 METRICS_KEPT_S = 0.1
 MODELS_KEPT_S = 5.0
+TEAMS_KEPT_S = 15.0
 
 IDENTITY_HEADERS = {
     "user": "x-gatehouse-user",
@@ -61,6 +62,7 @@ class Pages:
         self._started = int(time.time())
         self._health = Kept(self._probe, HEALTH_KEPT_S)
         self._metrics = Kept(self._exposition, METRICS_KEPT_S)
+        self._teams = Kept(self._ask_for_teams, TEAMS_KEPT_S)
         self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
 
     async def front(self, _request: Request) -> Response:
@@ -120,7 +122,11 @@ class Pages:
     async def _exposition(self) -> bytes:
         stats, near = await asyncio.gather(envoy_stats.read(self._run_dir.admin_socket), self._near.now())
         shared = await asyncio.to_thread(metrics.exposition, self._run_dir.metrics)
-        return shared + envoy_stats.exposition(stats, self._config.known_models()) + near_limits.exposition(near)
+        told = envoy_stats.exposition(stats, self._config.known_models())
+        return shared + told + near_limits.exposition(near) + await self._teams.get()
+
+    async def _ask_for_teams(self) -> bytes:
+        return await asyncio.to_thread(teams.exposition, self._book, datetime.now(UTC).date())
 
     async def _catalogue(self) -> list[catalogue.Entry]:
         """The short form serves what its model server says it serves; while that can't be asked, the default model."""

@@ -8,11 +8,12 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import astuple
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 
-from accesslog_service.tally.counting import Counted
+from accesslog_service.tally.counting import Counted, Day, Mistake, Step
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ _ADD_MISTAKE = """
 INSERT INTO mistakes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
   first = min(first, excluded.first), last = max(last, excluded.last), times = times + excluded.times
 """
+
+
+_of_day, _of_step, _of_mistake = (attrgetter(*(each.name for each in fields(kind))) for kind in (Day, Step, Mistake))
 
 
 class Book:
@@ -123,9 +127,9 @@ class Book:
 
 def add(book: sqlite3.Connection, file: str, sums: Counted) -> None:
     """Add `sums`, which were read from the log file called `file`."""
-    book.executemany(_ADD_DAY, ((file, *holder, *astuple(day)) for holder, day in sums.days.items()))
-    book.executemany(_ADD_STEP, ((*what, *astuple(step)) for what, step in sums.steps.items()))
-    book.executemany(_ADD_MISTAKE, ((*alike, *astuple(mistake)) for alike, mistake in sums.mistakes.items()))
+    book.executemany(_ADD_DAY, ((file, *holder, *_of_day(day)) for holder, day in sums.days.items()))
+    book.executemany(_ADD_STEP, ((*what, *_of_step(step)) for what, step in sums.steps.items()))
+    book.executemany(_ADD_MISTAKE, ((*alike, *_of_mistake(mistake)) for alike, mistake in sums.mistakes.items()))
 
 
 def forget(book: sqlite3.Connection, now: float) -> None:

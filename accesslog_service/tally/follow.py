@@ -75,6 +75,8 @@ class Follower:
     def _failed(self, error: Exception) -> bool:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
             return False  # the other receiver reads
+        if isinstance(error, FileNotFoundError):
+            return False  # a log file was forgotten just now
         if not self._failing:
             log.error("the tally can't be kept, /v1/usage and /ui fall behind until it can: %s", error)
         self._failing, self._opened = True, False

@@ -8,6 +8,7 @@ from accesslog_service.tally.book import KEPT_LIVE_S
 from accesslog_service.tally.counting import STEP_S
 
 SHOWN_S = 300
+MAX_USERS = 1000
 TOP_MODELS = 50
 TOP_USERS = 20
 SHOWN_MISTAKES = 30
@@ -64,6 +65,12 @@ def users(book: sqlite3.Connection, today: str) -> list[dict[str, Any]]:
         {"user": user, "team": team, "requests": n, "tokens": tokens, "cost_usd": None if cost is None else cost / 1e9}
         for user, team, n, tokens, cost in book.execute(query, (today, TOP_USERS))
     ]
+
+
+def teams(book: sqlite3.Connection, since: str) -> dict[str, str]:
+    """The team of each user who made requests since the day `since`; the busiest of them, if they are too many."""
+    query = "SELECT user, max(team) FROM days WHERE day >= ? GROUP BY 1 ORDER BY sum(requests) DESC LIMIT ?"
+    return {user: team for user, team in book.execute(query, (since, MAX_USERS)) if team}
 
 
 def active(book: sqlite3.Connection, today: str, now: float) -> list[Active]:

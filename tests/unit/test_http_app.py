@@ -301,9 +301,10 @@ async def test_the_operators_port_has_metrics_and_health_but_no_models(tmp_path:
     ):
         ask = asker(session)
         statuses = [
-            (await ask(path, ALL)).status for path in ("/", "/health", "/metrics", "/v1/models", "/v1/models/x")
+            (await ask(path, ALL)).status
+            for path in ("/", "/health", "/metrics", "/ui", "/ui/ui.js", "/ui/data", "/usage", "/v1/models")
         ]
-    assert statuses == [200, 503, 200, 404, 404]
+    assert statuses == [200, 503, 200, 200, 200, 200, 404, 404]
 
 
 async def test_a_socket_left_by_a_killed_process_is_taken_over(tmp_path: Path) -> None:
@@ -322,6 +323,31 @@ async def test_in_flight_requests_go_by_the_names_of_the_configuration() -> None
         "llama-3.1:8b": 2,
         "a:b": 1,
     }
+
+
+async def test_envoys_counts_come_under_our_names_from_0_on() -> None:
+    names = {"upstream_rq_active": 2, "membership_healthy": 1, "membership_total": 3, "upstream_rq_retry": 4}
+    stats = {f"cluster.model_a_b.{name}": float(value) for name, value in names.items()}
+    text = envoy_stats.exposition({**stats, "http.gatehouse.ext_authz.error": 5.0}, ["a:b"]).decode()
+    for line in (
+        'api_requests_in_flight{model="a:b"} 2.0',
+        'api_backends{model="a:b",state="healthy"} 1.0',
+        'api_backends{model="a:b",state="unhealthy"} 2.0',
+        'api_backend_retries_total{model="a:b"} 4.0',
+        'api_rate_limit_bypassed_total{model="a:b"} 0.0',
+        "api_auth_unavailable_total 5.0",
+    ):
+        assert line in text.splitlines()
+
+
+async def test_the_operators_page_says_when_it_cannot_read_the_log(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = {**long(a=[DEAD]), "server": {"metrics_port": port}}
+    async with gateway(tmp_path, config), ClientSession(f"http://127.0.0.1:{port}") as session:
+        data = (await asker(session)("/ui/data")).json
+    assert (data["behind"], data["status"], data["users"], data["limits"]) == (True, "unhealthy", [], [])
+    assert data["models"][0]["backends"] == [{"url": DEAD, "status": "unhealthy"}]
 
 
 @pytest.mark.parametrize("stats", [b"", b"no json", b"[]", b'{"stats":[{}]}', b'{"stats":[{"name":1,"value":2}]}'])

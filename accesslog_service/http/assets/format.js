@@ -8,9 +8,12 @@ export const number = (value) => (Math.abs(value) < 10000 ? plain : compact).for
 /** Dollars; a dash where no price is known. */
 export function dollars(value) {
   if (value === null || value === undefined) return "–";
-  const digits = value === 0 || Math.abs(value) >= 1 ? 2 : 6;
-  return "$" + new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: digits }).format(value);
+  const digits = value === 0 || Math.abs(value) >= 1 ? { maximumFractionDigits: 2 } : { maximumSignificantDigits: 3 };
+  return "$" + new Intl.NumberFormat("en", { minimumFractionDigits: value % 1 && value < 1 ? 0 : 2, ...digits }).format(value);
 }
+
+/** An amount of what a limit counts: dollars of a budget, else a number. */
+export const amount = (limit, value) => (limit.includes("budget_usd") ? dollars : number)(value);
 
 /** 27 → "27 s", 5400 → "1.5 h". */
 export function duration(seconds) {

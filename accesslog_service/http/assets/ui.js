@@ -1,5 +1,5 @@
 // The operator's page: asks /ui/data every two seconds while somebody looks.
-import { bar, dollars, duration, element, fill, number, stack, words } from "./format.js";
+import { amount, bar, dollars, duration, element, fill, number, stack, words } from "./format.js";
 
 const PERIOD_MS = 2000;
 const CURRENT_STEPS = 3; // "a second" in the tiles is the mean of the last three steps, 15 s
@@ -88,7 +88,7 @@ function limits(found) {
   const shown = found.slice(0, 12).map((each) => element("div", {},
     element("div", { class: "row" },
       element("span", {}, `${each.holder} · `, element("span", { class: "quiet" }, words(each.name))),
-      element("span", { class: "quiet" }, `${number(each.used)} of ${number(each.limit)}`)),
+      element("span", { class: "quiet" }, `${amount(each.name, each.used)} of ${amount(each.name, each.limit)}`)),
     bar(each.share),
     element("span", { class: "quiet" }, rest(each))));
   const none = element("p", { class: "quiet" }, "none is more than half used");
@@ -103,11 +103,11 @@ function rest(limit) {
 
 function errors(found) {
   fill(at("errors"), found.map((each) => [
-    [clock(each.last)],
-    [each.status, each.status >= 500 ? "bad" : ""],
+    [clock(each.last), "k wide"],
+    [each.status, each.status >= 500 ? "k bad" : "k"],
     [why(each)],
     [each.model || "–", "wide"],
-    [each.user || "–"],
+    [each.user || "–", "user"],
     [number(each.times), "n"],
   ]), "none");
 }

@@ -1,5 +1,5 @@
 // A caller's own page. The key lives in the variable below and nowhere else: in no address, storage or log.
-import { bar, dollars, duration, element, fill, number, stack, words } from "./format.js";
+import { amount, bar, dollars, duration, element, fill, number, stack, words } from "./format.js";
 
 const PERIOD_MS = 30000;
 
@@ -90,7 +90,7 @@ function refuseNumbers() {
 
 function limits(found) {
   const shown = found.map((each) => element("div", {},
-    element("div", { class: "row" }, element("span", {}, words(each.name)), element("span", { class: "quiet" }, `${number(each.used)} of ${number(each.limit)}`)),
+    element("div", { class: "row" }, element("span", {}, words(each.name)), element("span", { class: "quiet" }, `${amount(each.name, each.used)} of ${amount(each.name, each.limit)}`)),
     bar(each.limit ? each.used / each.limit : 1),
     element("span", { class: "quiet" }, left(each))));
   at("limits").replaceChildren(...(shown.length ? shown : [element("span", { class: "quiet" }, "none: use what you need")]));
@@ -98,7 +98,7 @@ function limits(found) {
 
 function left(limit) {
   const when = limit.used && limit.reset_s !== undefined ? `, all of it in ${duration(limit.reset_s)}` : "";
-  return `${number(limit.remaining)} left${when}${limit.shadow ? " (counted, not enforced)" : ""}`;
+  return `${amount(limit.name, limit.remaining)} left${when}${limit.shadow ? " (counted, not enforced)" : ""}`;
 }
 
 const tokens = (of) => of.prompt_tokens + of.completion_tokens;
@@ -121,4 +121,4 @@ function used(told) {
   ]);
 }
 
-const row = (name, of) => [[name], [number(of.requests), "n"], [number(of.prompt_tokens), "n"], [number(of.completion_tokens), "n"], [dollars(of.cost_usd), "n"]];
+const row = (name, of) => [[name, "name"], [number(of.requests), "n wide"], [number(of.prompt_tokens), "n"], [number(of.completion_tokens), "n"], [dollars(of.cost_usd), "n"]];
