@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= gatehouse.yaml
 
-.PHONY: help run install test check protos golden test-slow test-vllm bench clean
+.PHONY: help run install test check protos dashboards pictures golden test-slow test-vllm bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -40,9 +40,16 @@ check: $(VENV)/.dev  ## ruff, mypy --strict, import rules, generated files
 	$(BIN)/mypy
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/lint-imports
 	$(BIN)/python scripts/protos.py --check
+	$(BIN)/python -m scripts.dashboards --check
 
 protos: $(VENV)/.dev  ## generate gatehouse/pb from protos/
 	$(BIN)/python scripts/protos.py
+
+dashboards: $(VENV)/.dev  ## write deploy/grafana/dashboards anew, after a change of scripts/dashboards
+	$(BIN)/python -m scripts.dashboards
+
+pictures: $(VENV)/.dev  ## take docs/images anew (needs Chromium, Prometheus and six minutes)
+	$(BIN)/python -m scripts.pictures
 
 golden: $(VENV)/.dev  ## write envoy/*.yaml anew, after a change of the renderer
 	$(BIN)/gatehouse render gatehouse.yaml --out envoy

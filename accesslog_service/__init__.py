@@ -5,5 +5,6 @@
 - `record`   one line of the request log
 - `service`  protobuf in, records out to the sinks
 - `sinks`    where records go: the request log, Prometheus, OpenTelemetry
+- `tally`    what the request log adds up to
 - `http`     /, /health, /metrics, /v1/models
 """

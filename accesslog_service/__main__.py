@@ -13,9 +13,11 @@ from accesslog_service.limiter import Limiter
 from accesslog_service.service import Receiver, Sink
 from accesslog_service.sinks.gen_ai import GenAiMetrics
 from accesslog_service.sinks.jsonl import RequestLog
-from accesslog_service.sinks.labels import Labels
+from accesslog_service.sinks.labels import MAX_MODELS, Labels, Names
 from accesslog_service.sinks.otlp import sender
 from accesslog_service.sinks.prometheus import RequestMetrics
+from accesslog_service.tally.book import Book
+from accesslog_service.tally.follow import Follower
 from gatehouse.daily_file import DailyFile
 from gatehouse.prices import prices
 from gatehouse.rpc import Health
@@ -27,7 +29,10 @@ from gatehouse.worker import GRACE_S, Worker, run
 async def main(worker: Worker) -> None:
     """Receive until told to stop; then everything received is on the disk, and every limiter knows of it."""
     config, run_dir = worker.config, worker.run_dir
-    file = DailyFile(Path(config.logging.dir), "requests", config.logging.retention_days)
+    logs = Path(config.logging.dir)
+    file = DailyFile(logs, "requests", config.logging.retention_days)
+    book = Book(logs / "tally.sqlite")
+    models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
     labels = Labels(config)
     metrics = RequestMetrics(labels)
     requests = RequestLog(file, metrics.lost)
@@ -50,10 +55,12 @@ async def main(worker: Worker) -> None:
         await stack.enter_async_context(limiter.telling())
         if gen_ai:
             await stack.enter_async_context(sender(config, gen_ai, f"accesslog-{worker.index}").sending())
-        await stack.enter_async_context(serving(config, run_dir, worker.index))
+        await stack.enter_async_context(serving(config, run_dir, worker.index, book))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())
+        following = tasks.create_task(Follower(logs, book, models.label).run())
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
+        following.cancel()
 
 
 if __name__ == "__main__":

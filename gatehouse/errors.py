@@ -82,6 +82,10 @@ OVERLOADED = ClientError(
 TIMED_OUT = ClientError(504, UNAVAILABLE, "timeout", "The model server did not answer in time.", retry_after_s=1)
 
 
+CODES = frozenset(each.code for each in list(globals().values()) if isinstance(each, ClientError))
+"""Every code there is."""
+
+
 def too_many_failures(seconds: int) -> ClientError:
     """`TOO_MANY_FAILURES`, with when to come back."""
     message = f"{TOO_MANY_FAILURES.message} Check the key and try again in {seconds}s."

@@ -19,6 +19,11 @@ def share(directory: Path, process: str) -> None:
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: process)  # type: ignore[no-untyped-call]
 
 
+def started(worker: str, registry: CollectorRegistry = REGISTRY) -> None:
+    """Count a start of `worker` in `api_worker_starts_total{worker}`: more than one, and something ended it."""
+    Counter("api_worker_starts_total", "Starts of workers.", ["worker"], registry=registry).labels(worker).inc()
+
+
 def exposition(directory: Path) -> bytes:
     """The merged samples of every process that shares `directory`, in Prometheus' text format."""
     registry = CollectorRegistry()

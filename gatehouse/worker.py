@@ -68,6 +68,7 @@ def _run_worker(service: Service, main: Main, files: Files, run_dir: RunDir, ind
     name = f"{service}-{index}"
     app_log.configure(files.config.logging, name)
     metrics.share(run_dir.metrics, name)
+    metrics.started(name)
     uvloop.run(_work(main, files, run_dir, index))
     return 0
 

@@ -1,5 +1,7 @@
 """What ratelimit_service counts."""
 
+from typing import get_args
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 from ratelimit_service.store import Decision, FailureKind
@@ -15,6 +17,8 @@ class Metrics:
         self._errors = Counter(
             "api_rate_limit_store_errors_total", "Calls to the store that failed.", ["kind"], registry=registry
         )
+        for kind in get_args(FailureKind):  # from 0, so that the first failure shows as an increase
+            self._errors.labels(kind)
         self._degraded = Counter(
             "api_rate_limit_degraded_total", "Decisions taken without the store.", registry=registry
         )

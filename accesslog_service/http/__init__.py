@@ -3,7 +3,11 @@
 - `pages`      what each answers
 - `health`     is any model server alive
 - `catalogue`  which models a key sees
-- `in_flight`  requests that are running, read from Envoy
+- `envoy_stats`  what Envoy counts: running requests, healthy replicas
+- `near_limits`  whose limits are nearly used up
+- `teams`      who is in which team
+- `overview`   what `/ui` shows, as JSON
+- `people`     the pages `/ui` and `/usage`, which are files in `assets`
 - `backends`   questions to the model servers
 - `kept`       one answer for everyone who asks at the same time
 - `serving`    the two applications, their routes, errors and sockets

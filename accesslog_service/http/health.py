@@ -1,6 +1,7 @@
 """The health of the gateway: it is healthy as long as any model server is alive. Pure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from gatehouse import __version__
 from gatehouse.config.model import Config
@@ -13,7 +14,7 @@ def backends(config: Config) -> dict[str, tuple[str, ...]]:
     return {name: tuple(backend.url for backend in model.backends) for name, model in config.models.items()}
 
 
-def report(config: Config, alive: Mapping[str, bool]) -> dict[str, object]:
+def report(config: Config, alive: Mapping[str, bool]) -> dict[str, Any]:
     """The body of `/health`. `alive` tells of each base URL whether it answered."""
     healthy = any(alive.values())
     return {

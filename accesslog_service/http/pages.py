@@ -1,25 +1,34 @@
 """What the gateway's own pages answer."""
 
 import asyncio
+import logging
+import sqlite3
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import ClientSession
 from aiohttp.web import Request, Response, json_response
 
 from accesslog_service.allowance import Allowance, LimiterUnavailableError
-from accesslog_service.http import backends, catalogue, health, in_flight
+from accesslog_service.http import backends, catalogue, envoy_stats, health, near_limits, teams
 from accesslog_service.http.kept import Kept
+from accesslog_service.http.near_limits import NearLimits
+from accesslog_service.tally.book import Book
+from accesslog_service.tally.usage import usage
 from gatehouse import __version__, metrics
 from gatehouse.config.model import Config
 from gatehouse.envoy.names import CALLER_HEADERS
 from gatehouse.errors import LIMITS_UNAVAILABLE, ClientError
 from gatehouse.run_dir import RunDir
 
+log = logging.getLogger(__name__)
+
 HEALTH_KEPT_S = 0.005
 METRICS_KEPT_S = 0.1
 MODELS_KEPT_S = 5.0
+TEAMS_KEPT_S = 15.0
 
 IDENTITY_HEADERS = {
     "user": "x-gatehouse-user",
@@ -35,27 +44,42 @@ PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 class Pages:
     """Handlers of requests. `session` is what they ask the model servers with."""
 
-    def __init__(self, config: Config, run_dir: RunDir, session: ClientSession, allowance: Allowance) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        session: ClientSession,
+        allowance: Allowance,
+        book: Book,
+        near: NearLimits,
+    ) -> None:
         self._config = config
         self._allowance = allowance
+        self._book = book
+        self._near = near
         self._run_dir = run_dir
         self._session = session
         self._started = int(time.time())
         self._health = Kept(self._probe, HEALTH_KEPT_S)
         self._metrics = Kept(self._exposition, METRICS_KEPT_S)
+        self._teams = Kept(self._ask_for_teams, TEAMS_KEPT_S)
         self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
 
     async def front(self, _request: Request) -> Response:
-        links = {"models": "/v1/models", "chat": "/v1/chat/completions", "health": "/health"}
+        links = {"models": "/v1/models", "chat": "/v1/chat/completions", "usage": "/usage", "health": "/health"}
         if self._config.server.public_metrics:
             links["metrics"] = "/metrics"
         return json_response({"name": "gatehouse", "version": __version__, "links": links})
 
     async def health(self, _request: Request) -> Response:
-        report = await self._health.get()
+        report = await self.health_report()
         if report["status"] == "healthy":
             return json_response(report)
         return json_response(report, status=503, headers={"Retry-After": "1"})
+
+    async def health_report(self) -> dict[str, Any]:
+        """The body of `/health`."""
+        return await self._health.get()
 
     async def metrics(self, _request: Request) -> Response:
         return Response(body=await self._metrics.get(), headers={"Content-Type": PROMETHEUS_TEXT})
@@ -70,7 +94,7 @@ class Pages:
         return refused(found) if isinstance(found, ClientError) else json_response(found)
 
     async def usage(self, request: Request) -> Response:
-        """The caller's own limits. Envoy has set who the caller is."""
+        """The caller's own limits, and what it used. Envoy has set who the caller is."""
         who = {field: request.headers.get(header, "") for field, header in IDENTITY_HEADERS.items()}
         limits, family = (_said(request, field) for field in ("key_limits", "key_family"))
         model = request.query.get("model", "")
@@ -79,17 +103,30 @@ class Pages:
         except LimiterUnavailableError:
             return refused(LIMITS_UNAVAILABLE)
         identity = {field: value or None for field, value in who.items()}
-        return json_response({"object": "usage", **identity, **left})
+        used = await asyncio.to_thread(self._used, who["user"], who["key_id"])
+        return json_response({"object": "usage", **identity, **left, **used})
 
-    async def _probe(self) -> dict[str, object]:
+    def _used(self, user: str, key: str) -> dict[str, Any]:
+        """By day; nulls while the tally can't be read: limits are worth an answer of their own."""
+        try:
+            return usage(self._book, user, key, datetime.now(UTC).date())
+        except sqlite3.Error as error:
+            log.warning("/v1/usage tells limits alone: %s", error)
+            return dict.fromkeys(("today", "month", "days", "key"))
+
+    async def _probe(self) -> dict[str, Any]:
         urls = sorted({url for group in health.backends(self._config).values() for url in group})
         answers = await asyncio.gather(*(backends.alive(self._session, url) for url in urls))
         return health.report(self._config, dict(zip(urls, answers, strict=True)))
 
     async def _exposition(self) -> bytes:
-        requests = await in_flight.read(self._run_dir.admin_socket, self._config.known_models())
+        stats, near = await asyncio.gather(envoy_stats.read(self._run_dir.admin_socket), self._near.now())
         shared = await asyncio.to_thread(metrics.exposition, self._run_dir.metrics)
-        return shared + in_flight.exposition(requests)
+        told = envoy_stats.exposition(stats, self._config.known_models())
+        return shared + told + near_limits.exposition(near) + await self._teams.get()
+
+    async def _ask_for_teams(self) -> bytes:
+        return await asyncio.to_thread(teams.exposition, self._book, datetime.now(UTC).date())
 
     async def _catalogue(self) -> list[catalogue.Entry]:
         """The short form serves what its model server says it serves; while that can't be asked, the default model."""

@@ -21,7 +21,11 @@ from aiohttp.web import (
 )
 
 from accesslog_service.allowance import Allowance
+from accesslog_service.http import people
+from accesslog_service.http.near_limits import NearLimits
+from accesslog_service.http.overview import Overview
 from accesslog_service.http.pages import Pages, refused
+from accesslog_service.tally.book import Book
 from gatehouse.config.model import Config
 from gatehouse.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND
 from gatehouse.run_dir import RunDir, workers
@@ -33,13 +37,16 @@ LONGEST_HEADER = 4 * 1024 * 1024
 
 
 @asynccontextmanager
-async def serving(config: Config, run_dir: RunDir, index: int) -> AsyncIterator[None]:
+async def serving(config: Config, run_dir: RunDir, index: int, book: Book) -> AsyncIterator[None]:
     """Answer HTTP as receiver `index` while the block runs. Raises `OSError` when a socket or port can't be had."""
     async with ClientSession() as session:
         sockets = [run_dir.socket("ratelimit", worker) for worker in range(workers(config, "ratelimit"))]
-        pages = Pages(config, run_dir, session, Allowance(sockets))
+        allowance = Allowance(sockets)
+        near = NearLimits(book, allowance)
+        pages = Pages(config, run_dir, session, allowance, book, near)
+        overview = Overview(config, run_dir, book, pages.health_report, near)
         public = AppRunner(public_app(pages, config), access_log=None, max_field_size=LONGEST_HEADER)
-        operator = AppRunner(operator_app(pages), access_log=None)
+        operator = AppRunner(operator_app(pages, overview), access_log=None)
         try:
             await _listen_unix(public, run_dir.http_socket(index))
             if config.server.metrics_port:
@@ -59,13 +66,16 @@ def public_app(pages: Pages, config: Config) -> Application:
     app.router.add_get("/v1/usage", pages.usage)
     app.router.add_get("/v1/models", pages.models)
     app.router.add_get("/v1/models/{id:.+}", pages.model)
+    people.add(app, "usage")
     return app
 
 
-def operator_app(pages: Pages) -> Application:
+def operator_app(pages: Pages, overview: Overview) -> Application:
     """What operators and Prometheus reach without a key."""
     app = _app(pages)
     app.router.add_get("/metrics", pages.metrics)
+    app.router.add_get("/ui/data", overview.data)
+    people.add(app, "ui")
     return app
 
 

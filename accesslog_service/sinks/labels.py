@@ -15,7 +15,7 @@ MAX_MODELS = 200
 MAX_TIERS = 100
 MAX_BACKENDS = 256
 
-ENDPOINTS = frozenset({*names.ENDPOINTS, "/", "/health", "/metrics", "/v1/models", "/v1/usage"})
+ENDPOINTS = frozenset({*names.ENDPOINTS, "/", "/health", "/metrics", "/usage", "/v1/models", "/v1/usage"})
 ONE_MODEL = "/v1/models/{id}"
 
 

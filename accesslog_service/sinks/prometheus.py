@@ -7,6 +7,7 @@ from prometheus_client import Counter, Histogram
 
 from accesslog_service.record import Record
 from accesslog_service.sinks.labels import Labels
+from gatehouse.errors import CODES
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 """Seconds: from a refusal at the gate to a long answer of a large model."""
@@ -48,6 +49,9 @@ class RequestMetrics:
             _histogram("api_time_per_output_token_seconds", per_token, "model", buckets=TOKEN_BUCKETS).labels
         )
         self._cost = Series(_counter("api_cost_usd_total", "Cost, in US dollars.", "user", "model").labels)
+        self._errors = Series(_counter("api_errors_total", "Errors the gateway answered with.", "code").labels)
+        for code in CODES:  # from 0, so that the first of a kind shows as an increase
+            _ = self._errors[code,]
         self._lost = _counter("api_access_log_lost_total", "Records that did not get into the request log.")
 
         self._unsettled = _counter("api_settlements_lost_total", "Ends of requests that the limiter did not hear of.")
@@ -77,6 +81,8 @@ class RequestMetrics:
                 self._tokens[kind, user, model].inc(tokens)
         if record.cost_usd:
             self._cost[user, model].inc(record.cost_usd)
+        if record.error_code in CODES:
+            self._errors[record.error_code,].inc()
         if record.stream and record.ttft_ms is not None:
             self._ttft[model,].observe(record.ttft_ms / 1000)
         if (tpot_ms := record.tpot_ms) is not None:

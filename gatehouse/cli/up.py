@@ -80,8 +80,9 @@ async def _talk(gateway: Gateway, loaded: Loaded, signals: Signals, ready: async
 
 def _facts(gateway: Gateway) -> dict[str, Any]:
     server = gateway.config.server
-    metrics = f"http://{server.metrics_host}:{server.metrics_port}/metrics" if server.metrics_port else None
-    return {"url": gateway.url, "metrics_url": metrics, "logs": gateway.config.logging.dir, "pid": os.getpid()}
+    operators = f"http://{server.metrics_host}:{server.metrics_port}" if server.metrics_port else None
+    pages = {f"{page}_url": f"{operators}/{page}" if operators else None for page in ("metrics", "ui")}
+    return {"url": gateway.url, **pages, "logs": gateway.config.logging.dir, "pid": os.getpid()}
 
 
 def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
@@ -89,7 +90,9 @@ def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
         out.print("No vLLM found: a demo model server answers instead. Set VLLM_BASE_URL to use yours.")
     store = "Redis" if gateway.config.redis.url else "memory of one process (set redis.url to share it)"
     out.print(f"[bold green]Gatehouse is ready[/bold green] at [bold]{facts['url']}[/bold]")
-    out.print(f"  metrics  {facts['metrics_url']}\n  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
+    if facts["ui_url"]:
+        out.print(f"  watch    {facts['ui_url']}\n  metrics  {facts['metrics_url']}", markup=False)
+    out.print(f"  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
     if not loaded.plain_key:
         return
     model = gateway.config.the_default_model or "MODEL"

@@ -44,6 +44,9 @@ ENDPOINTS = (
 )
 """What reaches a model server, by POST. Everything else is 404."""
 
+USAGE_PAGE = ("/usage", "/usage/usage.js", "/usage/page.css", "/usage/icon.svg", "/usage/format.js")
+"""The page on which a caller sees its own usage, and what it loads."""
+
 CALLER_HEADERS = {
     "x-gatehouse-models": "models",
     "x-gatehouse-expressions": "expressions",

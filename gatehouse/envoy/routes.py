@@ -34,7 +34,7 @@ def routes(config: Config) -> Message:
         "routes": [
             *_pages(config, "/health"),
             *_https_required(config),
-            *_pages(config, "/", "/metrics"),
+            *_pages(config, "/", "/metrics", *names.USAGE_PAGE),
             *_own_api(),
             _too_large(config),
             *_models(config),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from accesslog_service.http import in_flight
+from accesslog_service.http import envoy_stats
 from accesslog_service.http.kept import Kept
 from accesslog_service.http.serving import serving
+from accesslog_service.tally.book import Book
 from gatehouse import __version__
 from gatehouse.config import Config
+from gatehouse.envoy.names import USAGE_PAGE
 from gatehouse.run_dir import RunDir
 
 pytestmark = pytest.mark.asyncio
@@ -77,7 +80,7 @@ async def gateway(run_dir: Path, config: dict[str, Any], index: int = 0) -> Asyn
     place = RunDir(run_dir)
     place.metrics.mkdir(exist_ok=True)
     config = {**config, "server": {"metrics_port": 0, **config.get("server", {})}}
-    async with serving(Config.model_validate(config), place, index):
+    async with serving(Config.model_validate(config), place, index, Book(run_dir / "tally.sqlite")):
         connector = UnixConnector(str(place.http_socket(index)))
         async with ClientSession("http://gateway", connector=connector) as session:
             yield asker(session)
@@ -298,9 +301,10 @@ async def test_the_operators_port_has_metrics_and_health_but_no_models(tmp_path:
     ):
         ask = asker(session)
         statuses = [
-            (await ask(path, ALL)).status for path in ("/", "/health", "/metrics", "/v1/models", "/v1/models/x")
+            (await ask(path, ALL)).status
+            for path in ("/", "/health", "/metrics", "/ui", "/ui/ui.js", "/ui/data", "/usage", "/v1/models")
         ]
-    assert statuses == [200, 503, 200, 404, 404]
+    assert statuses == [200, 503, 200, 200, 200, 200, 404, 404]
 
 
 async def test_a_socket_left_by_a_killed_process_is_taken_over(tmp_path: Path) -> None:
@@ -315,12 +319,40 @@ async def test_in_flight_requests_go_by_the_names_of_the_configuration() -> None
         b'{"stats":[{"name":"cluster.model_llama-3.1:8b.upstream_rq_active","value":2},'
         b'{"name":"cluster.model_a_b.upstream_rq_active","value":1},{"name":"cluster.authz.upstream_rq_active","value":7}]}'
     )
-    assert in_flight.requests_by_model(stats, ["a:b"]) == {"llama-3.1:8b": 2, "a:b": 1}
+    assert envoy_stats.by_model(envoy_stats.parsed(stats), envoy_stats.IN_FLIGHT, ["a:b"]) == {
+        "llama-3.1:8b": 2,
+        "a:b": 1,
+    }
+
+
+async def test_envoys_counts_come_under_our_names_from_0_on() -> None:
+    names = {"upstream_rq_active": 2, "membership_healthy": 1, "membership_total": 3, "upstream_rq_retry": 4}
+    stats = {f"cluster.model_a_b.{name}": float(value) for name, value in names.items()}
+    text = envoy_stats.exposition({**stats, "http.gatehouse.ext_authz.error": 5.0}, ["a:b"]).decode()
+    for line in (
+        'api_requests_in_flight{model="a:b"} 2.0',
+        'api_backends{model="a:b",state="healthy"} 1.0',
+        'api_backends{model="a:b",state="unhealthy"} 2.0',
+        'api_backend_retries_total{model="a:b"} 4.0',
+        'api_rate_limit_bypassed_total{model="a:b"} 0.0',
+        "api_auth_unavailable_total 5.0",
+    ):
+        assert line in text.splitlines()
+
+
+async def test_the_operators_page_says_when_it_cannot_read_the_log(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config = {**long(a=[DEAD]), "server": {"metrics_port": port}}
+    async with gateway(tmp_path, config), ClientSession(f"http://127.0.0.1:{port}") as session:
+        data = (await asker(session)("/ui/data")).json
+    assert (data["behind"], data["status"], data["users"], data["limits"]) == (True, "unhealthy", [], [])
+    assert data["models"][0]["backends"] == [{"url": DEAD, "status": "unhealthy"}]
 
 
 @pytest.mark.parametrize("stats", [b"", b"no json", b"[]", b'{"stats":[{}]}', b'{"stats":[{"name":1,"value":2}]}'])
 async def test_statistics_that_cannot_be_read_say_nothing(stats: bytes) -> None:
-    assert in_flight.requests_by_model(stats, []) == {}
+    assert envoy_stats.exposition(envoy_stats.parsed(stats), []) == b""
 
 
 async def test_what_is_kept_is_fetched_again_when_its_time_is_over() -> None:
@@ -363,3 +395,23 @@ async def test_one_who_stops_waiting_takes_nothing_from_the_others() -> None:
     impatient.cancel()
     release.set()
     assert await patient == "here"
+
+
+async def test_the_usage_page_is_routed_as_it_is_served(tmp_path: Path) -> None:
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        for path in USAGE_PAGE:
+            answer = await ask(path)
+            assert answer.status == 200, path
+            assert answer.headers["Content-Security-Policy"].startswith("default-src 'self';")
+            for loaded in re.findall(rb'(?:src|href)="([^"]+)"|from "\.([^"]+)"', answer.body):
+                wanted = (loaded[0] or b"/usage" + loaded[1]).decode()
+                assert wanted in USAGE_PAGE
+        assert (await ask("/ui")).status == 404
+        assert (await ask("/ui/data")).status == 404
+
+
+async def test_usage_tells_limits_while_the_tally_cannot_be_read(tmp_path: Path) -> None:
+    """And where nobody can tell of limits either, it says so."""
+    async with gateway(tmp_path, short(DEAD)) as ask:
+        answer = await ask("/v1/usage", {"x-gatehouse-user": "alice"})
+    assert (answer.status, answer.json["error"]["code"]) == (503, "limits_unavailable")

@@ -1,0 +1,120 @@
+"""What Envoy counts and we do not: read from its admin interface at the moment of the scrape, under our names."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+TIMEOUT = ClientTimeout(total=1.0)
+
+Stats = Mapping[str, float]
+"""Envoy's statistics by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One of our metrics, and the statistic it is made of."""
+
+    stat: str
+    name: str
+    text: str
+    family: type[GaugeMetricFamily] | type[CounterMetricFamily]
+
+
+IN_FLIGHT = "upstream_rq_active"
+_HEALTHY, _ALL = "membership_healthy", "membership_total"
+_BY_MODEL = (
+    Told(IN_FLIGHT, "api_requests_in_flight", "Requests at the model servers now.", GaugeMetricFamily),
+    Told(
+        "upstream_rq_pending_active", "api_requests_queued", "Requests that wait for a connection.", GaugeMetricFamily
+    ),
+    Told("upstream_rq_retry", "api_backend_retries", "Requests sent to a second replica.", CounterMetricFamily),
+    Told("upstream_cx_connect_fail", "api_backend_connect_failures", "Connections refused.", CounterMetricFamily),
+    Told("ratelimit.error", "api_rate_limit_bypassed", "Requests passed without a decision.", CounterMetricFamily),
+)
+_OF_GATEWAY = (
+    Told("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
+    Told("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
+)
+_FILTER = "|".join(
+    [rf"cluster\.model_.*\.({'|'.join(re.escape(s) for s in (*(t.stat for t in _BY_MODEL), _HEALTHY, _ALL))})"]
+    + [re.escape(told.stat) for told in _OF_GATEWAY]
+)
+QUERY = {"filter": f"^({_FILTER})$", "format": "json"}
+
+
+def parsed(answer: bytes) -> Stats:
+    """Envoy's answer to `/stats?format=json`. One that can't be read says nothing."""
+    try:
+        return {str(stat["name"]): float(stat["value"]) for stat in json.loads(answer)["stats"]}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def by_model(stats: Stats, stat: str, models: Iterable[str]) -> dict[str, float]:
+    """The values of `stat` by model.
+
+    The clusters are called `model:<name>`. Envoy writes `_` for `:` in the names of statistics, so a name is given its
+    colons back by way of `models`, the names that the configuration knows.
+    """
+    written = {name.replace(":", "_"): name for name in models}
+    name_of = re.compile(rf"cluster\.model_(.*)\.{re.escape(stat)}")
+    found = ((name_of.fullmatch(name), value) for name, value in stats.items())
+    return {written.get(match[1], match[1]): value for match, value in found if match}
+
+
+async def read(admin_socket: Path) -> Stats:
+    """Ask the Envoy behind `admin_socket`; where there is none, there are no statistics."""
+    try:
+        async with (
+            ClientSession(connector=UnixConnector(str(admin_socket)), timeout=TIMEOUT) as session,
+            session.get("http://envoy/stats", params=QUERY) as response,
+        ):
+            return parsed(await response.read())
+    except (ClientError, TimeoutError, OSError):
+        return {}
+
+
+def exposition(stats: Stats, models: Iterable[str]) -> bytes:
+    """In Prometheus' text format; nothing at all for no statistics."""
+    registry = CollectorRegistry()
+    registry.register(_Collected([*_families(stats, tuple(models)), *_gateway(stats)]))
+    return generate_latest(registry)
+
+
+def _families(stats: Stats, models: tuple[str, ...]) -> Iterable[Metric]:
+    """Envoy makes some statistics when they first count: until then they are 0 for every model there is."""
+    there = by_model(stats, IN_FLIGHT, models)
+    for told in _BY_MODEL if there else ():
+        family = told.family(told.name, told.text, labels=["model"])
+        values = by_model(stats, told.stat, models)
+        for model in there:
+            family.add_metric([model], values.get(model, 0))
+        yield family
+    healthy, total = (by_model(stats, stat, models) for stat in (_HEALTHY, _ALL))
+    if total:
+        backends = GaugeMetricFamily("api_backends", "Replicas of model servers.", labels=["model", "state"])
+        for model, count in total.items():
+            backends.add_metric([model, "healthy"], healthy.get(model, 0))
+            backends.add_metric([model, "unhealthy"], count - healthy.get(model, 0))
+        yield backends
+
+
+def _gateway(stats: Stats) -> Iterable[Metric]:
+    for told in _OF_GATEWAY:
+        if told.stat in stats:
+            yield told.family(told.name, told.text, value=stats[told.stat])
+
+
+class _Collected(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

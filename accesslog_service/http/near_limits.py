@@ -1,0 +1,108 @@
+"""Whose limits are nearly used up, of those who made requests lately."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from accesslog_service.allowance import Allowance, LimiterUnavailableError
+from accesslog_service.http.kept import Kept
+from accesslog_service.tally import live
+from accesslog_service.tally.book import Book
+from accesslog_service.tally.live import Active
+
+KEPT_S = 5.0
+NEAR = 0.5
+MOST = 60
+AT_ONCE = 4
+LONGEST_S = 1.0
+"""A limiter that hangs must not hold up /metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A limit of which `used` of `limit` is gone. `holder` is the user, or the team or key whose limit it is."""
+
+    holder: str
+    scope: str
+    name: str
+    used: float
+    limit: float
+    reset_s: float | None
+    shadow: bool
+
+    @property
+    def share(self) -> float:
+        return self.used / self.limit if self.limit else 1.0
+
+    def plain(self) -> dict[str, Any]:
+        return {**asdict(self), "share": round(self.share, 4)}
+
+
+class NearLimits:
+    """Asks the limiter about the 20 most active users of the last ten minutes, at most every five seconds."""
+
+    def __init__(self, book: Book, allowance: Allowance) -> None:
+        self._book = book
+        self._allowance = allowance
+        self._kept = Kept(self._ask, KEPT_S)
+        self._gate = asyncio.Semaphore(AT_ONCE)
+
+    async def now(self) -> list[Near]:
+        """Limits that are at least half used, the nearest to their end first. Empty while nobody can tell."""
+        return await self._kept.get()
+
+    async def _ask(self) -> list[Near]:
+        try:
+            active = await asyncio.to_thread(self._active)
+        except sqlite3.Error:
+            return []
+        try:
+            async with asyncio.timeout(LONGEST_S):
+                told = await asyncio.gather(*(self._of(who) for who in active))
+        except TimeoutError:
+            return []
+        found = {(near.holder, near.scope, near.name): near for each in told for near in each if near.share >= NEAR}
+        return sorted(found.values(), key=lambda near: near.share, reverse=True)[:MOST]
+
+    def _active(self) -> list[Active]:
+        now = time.time()
+        with self._book.reading() as book:
+            return live.active(book, datetime.fromtimestamp(now, UTC).date().isoformat(), now)
+
+    async def _of(self, who: Active) -> list[Near]:
+        async with self._gate:
+            try:
+                left = await self._allowance.of(who.user, who.team, who.tier, who.key, "")
+            except LimiterUnavailableError:
+                return []
+        holders = {"team": who.team, "key": who.key}
+        return [
+            Near(
+                holders.get(limit["scope"], who.user),
+                limit["scope"],
+                limit["name"],
+                limit["used"],
+                limit["limit"],
+                limit.get("reset_s"),
+                limit.get("shadow", False),
+            )
+            for limit in left["limits"]
+        ]
+
+
+def exposition(near: Iterable[Near]) -> bytes:
+    """`api_limit_used_ratio{limit,scope,holder}` in Prometheus' text format; nothing for nobody."""
+    registry = CollectorRegistry()
+    text = "Share of a limit that is used, where it is at least half, of the most active users."
+    gauge = Gauge("api_limit_used_ratio", text, ["limit", "scope", "holder"], registry=registry)
+    found = False
+    for each in near:
+        gauge.labels(each.name, each.scope, each.holder).set(each.share)
+        found = True
+    return generate_latest(registry) if found else b""

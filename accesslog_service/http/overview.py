@@ -1,0 +1,93 @@
+"""`/ui/data`: what the operator's page shows, as JSON. Whoever asks, and however many do, it is made once a second."""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp.web import Request, Response, json_response
+
+from accesslog_service.http import envoy_stats
+from accesslog_service.http.kept import Kept
+from accesslog_service.http.near_limits import NearLimits
+from accesslog_service.tally import live
+from accesslog_service.tally.book import Book
+from gatehouse import __version__
+from gatehouse.config.model import Config
+from gatehouse.run_dir import RunDir
+
+KEPT_S = 1.0
+
+log = logging.getLogger(__name__)
+
+Health = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+class Overview:
+    """The state of the gateway. What can't be read at the moment is empty, and `behind` says so."""
+
+    def __init__(self, config: Config, run_dir: RunDir, book: Book, health: Health, near: NearLimits) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._book = book
+        self._health = health
+        self._near = near
+        self._kept = Kept(self._made, KEPT_S)
+
+    async def data(self, _request: Request) -> Response:
+        return json_response(await self._kept.get(), headers={"Cache-Control": "no-store"})
+
+    async def _made(self) -> dict[str, Any]:
+        now = time.time()
+        stats, health, near, told = await asyncio.gather(
+            envoy_stats.read(self._run_dir.admin_socket),
+            self._health(),
+            self._near.now(),
+            asyncio.to_thread(self._read, now),
+        )
+        in_flight = envoy_stats.by_model(stats, envoy_stats.IN_FLIGHT, self._config.known_models())
+        models = _models(health["models"], in_flight, told.pop("models"))
+        return {
+            "time": now,
+            "version": __version__,
+            "status": health["status"],
+            "in_flight": sum(in_flight.values()),
+            "models": models,
+            "limits": [each.plain() for each in near],
+            **told,
+        }
+
+    def _read(self, now: float) -> dict[str, Any]:
+        today = datetime.fromtimestamp(now, UTC).date().isoformat()
+        try:
+            with self._book.reading() as book:
+                return {
+                    "traffic": live.traffic(book, now),
+                    "models": live.models(book, now),
+                    "users": live.users(book, today),
+                    "errors": live.mistakes(book),
+                    "behind": False,
+                }
+        except sqlite3.Error as error:
+            log.warning("/ui shows no traffic: %s", error)
+            return {"traffic": [], "models": {}, "users": [], "errors": [], "behind": True}
+
+
+def _models(
+    served: Mapping[str, Any], in_flight: Mapping[str, float], seen: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Models that are configured, and names besides under which requests came."""
+    nothing = {"requests": 0, "failed": 0, "tokens_per_s": 0.0, "ttft_ms": None}
+    return [
+        {
+            "name": name,
+            "backends": served[name]["backends"] if name in served else [],
+            "in_flight": in_flight.get(name, 0),
+            **nothing,
+            **seen.get(name, {}),
+        }
+        for name in [*served, *(name for name in seen if name not in served)]
+    ]

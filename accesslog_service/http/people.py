@@ -1,0 +1,31 @@
+"""The pages for people: files in `assets`, that need no build, and load nothing from anywhere else."""
+
+from importlib.resources import files
+
+from aiohttp.web import Application, Request, Response
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_SHARED = ("page.css", "icon.svg", "format.js")
+
+
+def add(app: Application, page: str) -> None:
+    """Serve the page called `page` at `/<page>`, and what it loads below that."""
+    _serve(app, f"/{page}", f"{page}.html")
+    for name in (f"{page}.js", *_SHARED):
+        _serve(app, f"/{page}/{name}", name)
+
+
+def _serve(app: Application, path: str, name: str) -> None:
+    body = (files("accesslog_service.http") / "assets" / name).read_bytes()
+    kind = _TYPES[name.rpartition(".")[2]]
+
+    async def answer(_request: Request) -> Response:
+        return Response(body=body, content_type=kind, charset="utf-8", headers=HEADERS)
+
+    app.router.add_get(path, answer)

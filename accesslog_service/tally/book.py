@@ -1,0 +1,141 @@
+"""The tally's SQLite file. Sums and the position they were read up to change in one transaction.
+
+The file can be thrown away: it is made again from the request logs that are left.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from pathlib import Path
+
+from accesslog_service.tally.counting import Counted, Day, Mistake, Step
+
+log = logging.getLogger(__name__)
+
+KEPT_DAYS = 62
+"""Two months, however long the request log itself is kept."""
+KEPT_LIVE_S = 600
+KEPT_MISTAKES_S = 3600
+MAX_MISTAKES = 200
+
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, inode INTEGER, position INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS days (
+  file TEXT, day TEXT, user TEXT, key TEXT, requests INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
+  cost_nano_usd INTEGER, team TEXT, tier TEXT, seen REAL, PRIMARY KEY (user, day, key, file)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS days_by_day ON days (day);
+CREATE TABLE IF NOT EXISTS steps (
+  start INTEGER, model TEXT, requests INTEGER, failed INTEGER, refused INTEGER, tokens INTEGER, ttft_ms REAL,
+  timed INTEGER, PRIMARY KEY (start, model)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mistakes (
+  status INTEGER, code TEXT, model TEXT, user TEXT, limited_by TEXT, first REAL, last REAL, times INTEGER,
+  PRIMARY KEY (status, code, model, user, limited_by)) WITHOUT ROWID;
+"""
+
+_ADD_DAY = """
+INSERT INTO days (file, day, user, key, requests, prompt_tokens, completion_tokens, cost_nano_usd, team, tier, seen)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+  requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+  completion_tokens = completion_tokens + excluded.completion_tokens,
+  cost_nano_usd = coalesce(cost_nano_usd + excluded.cost_nano_usd, cost_nano_usd, excluded.cost_nano_usd),
+  team = excluded.team, tier = excluded.tier, seen = max(seen, excluded.seen)
+"""
+_ADD_STEP = """
+INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+  requests = requests + excluded.requests, failed = failed + excluded.failed, refused = refused + excluded.refused,
+  tokens = tokens + excluded.tokens, ttft_ms = ttft_ms + excluded.ttft_ms, timed = timed + excluded.timed
+"""
+_ADD_MISTAKE = """
+INSERT INTO mistakes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+  first = min(first, excluded.first), last = max(last, excluded.last), times = times + excluded.times
+"""
+
+
+_of_day, _of_step, _of_mistake = (attrgetter(*(each.name for each in fields(kind))) for kind in (Day, Step, Mistake))
+
+
+class Book:
+    """The tally in the file at `path`. Its calls block for milliseconds; call them from a thread.
+
+    Every call may raise `sqlite3.Error` when the file can't be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Make the file if there is none, readable for owner and group (it names people), and anew if it is damaged."""
+        self.close()
+        try:
+            self._writer = self._opened()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            log.error("%s is damaged (%s): made again from the request log", self._path, error)
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._writer = self._opened()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+        self._writer = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The book as it is at one moment. Nobody who writes has to wait."""
+        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as book:
+            book.execute("BEGIN")
+            yield book
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Changes that happen all or not at all, by one thread at a time, once the book is open.
+
+        Raises `sqlite3.OperationalError` at once while another process writes. A crash of the machine may undo the
+        last changes, sums and positions alike: what they said is then read again.
+        """
+        assert self._writer
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._writer
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+        self._writer.execute("COMMIT")
+
+    def _opened(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        book = sqlite3.connect(self._path, timeout=5.0, isolation_level=None, check_same_thread=False)
+        try:
+            book.executescript(_SCHEMA)
+        except sqlite3.Error:
+            book.close()
+            raise
+        book.execute("PRAGMA busy_timeout = 0")
+        return book
+
+
+def add(book: sqlite3.Connection, file: str, sums: Counted) -> None:
+    """Add `sums`, which were read from the log file called `file`."""
+    book.executemany(_ADD_DAY, ((file, *holder, *_of_day(day)) for holder, day in sums.days.items()))
+    book.executemany(_ADD_STEP, ((*what, *_of_step(step)) for what, step in sums.steps.items()))
+    book.executemany(_ADD_MISTAKE, ((*alike, *_of_mistake(mistake)) for alike, mistake in sums.mistakes.items()))
+
+
+def forget(book: sqlite3.Connection, now: float) -> None:
+    """Drop what is too old to be shown. Which files were read is never forgotten: they would be read again."""
+    oldest = (datetime.fromtimestamp(now, UTC) - timedelta(days=KEPT_DAYS)).date().isoformat()
+    book.execute("DELETE FROM days WHERE day < ?", (oldest,))
+    book.execute("DELETE FROM steps WHERE start < ?", (now - KEPT_LIVE_S,))
+    newest = "SELECT last FROM mistakes ORDER BY last DESC LIMIT 1 OFFSET ?"
+    book.execute(f"DELETE FROM mistakes WHERE last < ? OR last <= ({newest})", (now - KEPT_MISTAKES_S, MAX_MISTAKES))

@@ -1,0 +1,113 @@
+"""Keeps the book up with the request log: reads what is new in every file of it, from where it was read up to.
+
+Each receiver does; who comes first reads for both.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from accesslog_service.tally.book import KEPT_LIVE_S, Book, add, forget
+from accesslog_service.tally.counting import ModelLabel, counted
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 1.0
+CHUNK_BYTES = 512 * 1024
+"""About 800 lines, counted in some 5 ms."""
+BREATH_S = 0.02
+"""Between chunks, when there is much to read: receiving goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A log file with something new in it, from byte `position` on."""
+
+    path: Path
+    inode: int
+    position: int
+    replaced: bool
+
+
+class Follower:
+    """Follows the `requests_*.log` files in `directory`. `model` bounds the names of models."""
+
+    def __init__(self, directory: Path, book: Book, model: ModelLabel) -> None:
+        self._directory = directory
+        self._book = book
+        self._model = model
+        self._opened = False
+        self._failing = False
+
+    async def run(self) -> None:
+        """Follow until cancelled. What fails is logged once, and tried again."""
+        while True:
+            more = await asyncio.to_thread(self._attempt)
+            await asyncio.sleep(BREATH_S if more else PERIOD_S)
+
+    def catch_up(self) -> None:
+        """Read everything there is. Raises `sqlite3.Error` and `OSError`."""
+        while self.read_on():
+            pass
+
+    def read_on(self) -> bool:
+        """Read the next chunk; False when there was nothing to read. Raises `sqlite3.Error` and `OSError`."""
+        if not self._opened:
+            self._book.open()
+            self._opened = True
+        with self._book.reading() as book:
+            if not self._unread(book):
+                return False
+        with self._book.writing() as book:
+            return any(self._read(book, unread, time.time()) for unread in self._unread(book))
+
+    def _attempt(self) -> bool:
+        try:
+            more = self.read_on()
+        except (sqlite3.Error, OSError) as error:
+            return self._failed(error)
+        self._failing = False
+        return more
+
+    def _failed(self, error: Exception) -> bool:
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
+            return False  # the other receiver reads
+        if isinstance(error, FileNotFoundError):
+            return False  # a log file was forgotten just now
+        if not self._failing:
+            log.error("the tally can't be kept, /v1/usage and /ui fall behind until it can: %s", error)
+        self._failing, self._opened = True, False
+        return False
+
+    def _unread(self, book: sqlite3.Connection) -> list[Unread]:
+        known = {name: (inode, position) for name, inode, position in book.execute("SELECT * FROM files")}
+        found = []
+        for path in sorted(self._directory.glob("requests_????-??-??.log")):
+            status = path.stat()
+            inode, position = known.get(path.name, (status.st_ino, 0))
+            replaced = inode != status.st_ino or status.st_size < position
+            if replaced or status.st_size > position:
+                found.append(Unread(path, status.st_ino, 0 if replaced else position, replaced))
+        return found
+
+    def _read(self, book: sqlite3.Connection, unread: Unread, now: float) -> bool:
+        """Whether there was a whole line. A file that is not the one that was read, or is shorter, is counted anew."""
+        with unread.path.open("rb") as file:
+            file.seek(unread.position)
+            chunk = file.read(CHUNK_BYTES)
+        end = chunk.rfind(b"\n") + 1 or (len(chunk) if len(chunk) == CHUNK_BYTES else 0)
+        if not end:
+            return False
+        name = unread.path.name
+        if unread.replaced:
+            book.execute("DELETE FROM days WHERE file = ?", (name,))
+        sums = counted(chunk[:end].splitlines(), self._model, now - KEPT_LIVE_S)
+        add(book, name, sums)
+        forget(book, now)
+        book.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, unread.inode, unread.position + end))
+        if sums.unread:
+            log.warning("%s: %d lines are no records, and were not counted", name, sums.unread)
+        return True
