@@ -10,12 +10,14 @@ from accesslog_service.departure import Departure
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
+from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.prometheus import RequestMetrics
 from gatehouse.daily_file import DailyFile
 from gatehouse.prices import prices
+from gatehouse.proxy.admin import Admin
 from gatehouse.rpc import Health
 from gatehouse.run_dir import workers
 from gatehouse.server import serve
@@ -25,7 +27,8 @@ from gatehouse.worker import GRACE_S, Worker, run
 async def main(worker: Worker) -> None:
     """Receive until told to stop; then everything received is on the disk, and every limiter knows of it."""
     config, run_dir = worker.config, worker.run_dir
-    file = DailyFile(Path(config.logging.dir), "requests", config.logging.retention_days)
+    directory = Path(config.logging.dir)
+    file = DailyFile(directory, "requests", config.logging.retention_days)
     metrics = RequestMetrics(Labels(config))
     requests = RequestLog(file, metrics.lost)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
@@ -37,6 +40,7 @@ async def main(worker: Worker) -> None:
         limiter.running,
         partial(record, default_model=config.the_default_model, prices=prices(config)),
         departure,
+        metrics,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(requests.writing())
@@ -44,6 +48,12 @@ async def main(worker: Worker) -> None:
         await stack.enter_async_context(serving(config, run_dir, worker.index))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())
+        if worker.index == 0:
+            run_dir.leave_word(directory)
+            admin = Admin(run_dir.admin_socket)
+            rotation = Rotation(directory, config.logging.retention_days, admin.ready, admin.reopen_logs)
+            rotating = tasks.create_task(rotation.run())
+            stack.callback(rotating.cancel)
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
 
 

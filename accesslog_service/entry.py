@@ -22,10 +22,10 @@ MAX_COUNT = 2**53
 
 _MODEL_CLUSTERS = names.model_cluster("")
 _FINAL = (0, 6)  # AccessLogType NotSet, DownstreamEnd
-_METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, section 3.2
 
-_FLAGS = {
+FLAGS = {
     "failed_local_healthcheck": "LH",
     "no_healthy_upstream": "UH",
     "upstream_request_timeout": "UT",
@@ -55,7 +55,7 @@ _FLAGS = {
     "dns_resolution_failure": "DF",
     "downstream_remote_reset": "DR",
 }
-"""Fields of `ResponseFlags` -> the letters of Envoy's %RESPONSE_FLAGS%."""
+"""Fields of `ResponseFlags` -> the letters of Envoy's %RESPONSEFLAGS%."""
 
 _CLIENT_LEFT = {"DC", "DR"}
 _CUT = {"UPE", "UC", "UR", "LR", "UT", "SI", "DT", "UMSDR"}
@@ -77,7 +77,7 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
     metadata = common.metadata.filter_metadata
     authz, limits, llm = (_fields(metadata, name) for name in (names.AUTHZ, names.LIMITS, names.LLM))
     status, details = response.response_code.value, response.response_code_details
-    flags = [_FLAGS[field.name] for field, _ in common.response_flags.ListFields()]
+    flags = [FLAGS[field.name] for field, _ in common.response_flags.ListFields()]
     by_model_server = common.upstream_cluster.startswith(_MODEL_CLUSTERS)
     refused = _text(authz, "error_code") or _text(limits, "error_code")
     return Record(
@@ -88,8 +88,8 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         team=_text(authz, "team"),
         tier=_text(authz, "tier"),
         key_id=_text(authz, "key_id"),
-        method=_METHODS[request.request_method] if 0 <= request.request_method < len(_METHODS) else "",
-        endpoint=_cut(request.path.partition("?")[0].partition("#")[0], MAX_ENDPOINT),
+        method=METHODS[request.request_method] if 0 <= request.request_method < len(METHODS) else "",
+        endpoint=_endpoint(request.path, by_model_server),
         model=_model(llm, default_model),
         backend=_backend(common) if by_model_server else None,
         status=status,
@@ -112,6 +112,14 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         key_limits=_text(authz, "key_limits"),
         key_family=_text(authz, "key_family"),
     )
+
+
+def _endpoint(path: str, by_model_server: bool) -> str:
+    """Where a model server's URL has a path before `/v1`, Envoy logs the path as it was rewritten for that server."""
+    plain = path.partition("?")[0].partition("#")[0]
+    if by_model_server and plain not in names.ENDPOINTS:
+        plain = next((endpoint for endpoint in names.ENDPOINTS if plain.endswith(endpoint)), plain)
+    return _cut(plain, MAX_ENDPOINT)
 
 
 def _fields(metadata: Any, namespace: str) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """The run directory: the sockets and files by which the processes of one gateway find each other."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,16 @@ SERVICES: tuple[Service, ...] = ("authz", "ratelimit", "accesslog")
 
 ACCESSLOG_RECEIVERS = 2
 """Envoy drops entries while its only receiver is down, so there are always two."""
+
+
+DEFAULT_RUN_DIR = Path("/run/gatehouse")
+_LINK = ".run"
+
+
+def found_run_dir(log_directory: Path) -> Path | None:
+    """The run directory of the gateway that writes its logs to `log_directory`; None when none runs."""
+    candidates = (log_directory / _LINK, DEFAULT_RUN_DIR)
+    return next((path.resolve() for path in candidates if path.is_dir()), None)
 
 
 def workers(config: Config, service: Service) -> int:
@@ -48,6 +59,14 @@ class RunDir:
         """What the key store last said against keys in files: if worker `index` of authz starts anew without the store,
         it goes by that."""
         return self.path / f"authz-{index}.restrictions.jsonl"
+
+    def leave_word(self, log_directory: Path) -> None:
+        """Let those who only know where the logs are find this directory. Raises `OSError`."""
+        link = log_directory / _LINK
+        new = link.with_name(f"{_LINK}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        new.symlink_to(self.path.absolute())
+        new.replace(link)
 
     @property
     def metrics(self) -> Path:

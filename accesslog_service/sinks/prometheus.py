@@ -13,6 +13,9 @@ DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20,
 TOKEN_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 """Seconds a token: 200 a second down to slower than anyone reads."""
 
+LOST_WHERE = ("message", "entry", "sink", "queue", "disk")
+"""Where records are lost: messages and entries that can't be read, sinks that fail, a queue or a disk that is full."""
+
 Metric = TypeVar("Metric")
 
 
@@ -48,17 +51,24 @@ class RequestMetrics:
             _histogram("api_time_per_output_token_seconds", per_token, "model", buckets=TOKEN_BUCKETS).labels
         )
         self._cost = Series(_counter("api_cost_usd_total", "Cost, in US dollars.", "user", "model").labels)
-        self._lost = _counter("api_access_log_lost_total", "Records that did not get into the request log.")
-
+        lost = _counter("api_access_log_lost_total", "Records that did not get into the request log.", "where")
+        self._lost = {where: lost.labels(where) for where in LOST_WHERE}
+        self._received = _counter("api_access_log_entries_total", "Entries that Envoy's access log has sent.")
         self._unsettled = _counter("api_settlements_lost_total", "Ends of requests that the limiter did not hear of.")
 
     def take(self, records: Sequence[Record]) -> None:
         for record in records:
             self._count(record)
 
-    def lost(self, count: int) -> None:
-        """`count` records did not get into the request log; they are counted in the other metrics all the same."""
-        self._lost.inc(count)
+    def lost(self, where: str, count: int) -> None:
+        """So many records did not get into the request log; those lost at its `queue` or `disk` are counted in the
+        other metrics all the same.
+        """
+        self._lost[where].inc(count)
+
+    def received(self, count: int) -> None:
+        """Envoy has sent so many entries: of ends of requests, and of requests that still run."""
+        self._received.inc(count)
 
     def unsettled(self, count: int) -> None:
         """`count` requests ended, or ran on, without the limiter hearing of it."""

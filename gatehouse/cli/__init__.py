@@ -3,7 +3,7 @@
 import typer
 
 from gatehouse import __version__
-from gatehouse.cli import check, explain, keys, render, schema, up
+from gatehouse.cli import check, explain, keys, reconcile, render, schema, up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +32,7 @@ app.command("render")(render.render_files)
 app.command("explain")(explain.explain)
 app.command("schema")(schema.schema)
 app.add_typer(keys.app, name="keys")
+app.add_typer(reconcile.app, name="usage")
 
 
 def main() -> None:
