@@ -17,6 +17,9 @@ from gatehouse.rpc import ClientStream, Code, Context, Health, Service
 
 log = logging.getLogger(__name__)
 
+MOST_AT_ONCE = 1000
+"""Records that sinks are given at a time."""
+
 Sink = Callable[[Sequence[Record]], None]
 ToRecord = Callable[[HTTPAccessLogEntry], Record]
 
@@ -33,7 +36,7 @@ class ForeignStreamError(Exception):
 
 
 class Receiver:
-    """Hands the records of every stream to `sinks`, in order, before it reads on. Streams end as `departure` says."""
+    """Hands the records of every stream to `sinks`, in order. Streams end as `departure` says."""
 
     def __init__(
         self, sinks: Iterable[Sink], running: Sink | None, to_record: ToRecord, departure: Departure, losses: Losses
@@ -44,6 +47,9 @@ class Receiver:
         self._record = to_record
         self._departure = departure
         self._losses = losses
+        self._ended: list[Record] = []
+        self._under_way: list[Record] = []
+        self._handing_on = False
 
     def service(self, health: Health) -> Service:
         method = ClientStream(self._stream_access_logs, self._decode, StreamAccessLogsResponse.SerializeToString)
@@ -71,24 +77,36 @@ class Receiver:
         async for message in messages:
             identified = identified or message.HasField("identifier")
             _check(message, identified)
-            self._hand_on(message.http_logs.log_entry)
+            self._sort(message.http_logs.log_entry)
+            self._hand_on_soon()
             arrived.set()
 
-    def _hand_on(self, entries: Sequence[HTTPAccessLogEntry]) -> None:
+    def _sort(self, entries: Sequence[HTTPAccessLogEntry]) -> None:
         """Entries of streams that still run are no records: they say that a request is alive."""
         self._losses.received(len(entries))
-        ended: list[Record] = []
-        running: list[Record] = []
         for entry in entries:
             try:
-                (ended if is_final(entry) else running).append(self._record(entry))
+                (self._ended if is_final(entry) else self._under_way).append(self._record(entry))
             except Exception as error:
                 self._lose("entry", 1, error)
+
+    def _hand_on_soon(self) -> None:
+        """When all that has come by now is read: sinks do much at once in little more time than one."""
+        if len(self._ended) >= MOST_AT_ONCE:
+            self._hand_on()
+        if not self._handing_on:
+            self._handing_on = True
+            asyncio.get_running_loop().call_soon(self._hand_on)
+
+    def _hand_on(self) -> None:
+        self._handing_on = False
+        ended, self._ended = self._ended, []
+        under_way, self._under_way = self._under_way, []
         if ended:
             for sink in self._sinks:
                 self._fill(sink, ended)
-        if running and self._running:
-            self._fill(self._running, running)
+        if under_way and self._running:
+            self._fill(self._running, under_way)
 
     def _fill(self, sink: Sink, records: Sequence[Record]) -> None:
         """A sink that fails keeps nothing from the others."""

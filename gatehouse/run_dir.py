@@ -1,11 +1,14 @@
 """The run directory: the sockets and files by which the processes of one gateway find each other."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from gatehouse.config.model import Config
+
+log = logging.getLogger(__name__)
 
 Service = Literal["authz", "ratelimit", "accesslog"]
 SERVICES: tuple[Service, ...] = ("authz", "ratelimit", "accesslog")
@@ -61,12 +64,16 @@ class RunDir:
         return self.path / f"authz-{index}.restrictions.jsonl"
 
     def leave_word(self, log_directory: Path) -> None:
-        """Let those who only know where the logs are find this directory. Raises `OSError`."""
+        """Let those who only know where the logs are find this directory; they can be told otherwise if it fails."""
         link = log_directory / _LINK
         new = link.with_name(f"{_LINK}.{os.getpid()}")
-        new.unlink(missing_ok=True)
-        new.symlink_to(self.path.absolute())
-        new.replace(link)
+        try:
+            log_directory.mkdir(parents=True, exist_ok=True)
+            new.unlink(missing_ok=True)
+            new.symlink_to(self.path.absolute())
+            new.replace(link)
+        except OSError as error:
+            log.warning("can't say in %s where the run directory is: %s", log_directory, error)
 
     @property
     def metrics(self) -> Path:
