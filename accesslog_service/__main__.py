@@ -6,10 +6,12 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+from accesslog_service.bodies import collecting
 from accesslog_service.departure import Departure
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
+from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver, Sink
 from accesslog_service.sinks.gen_ai import GenAiMetrics
 from accesslog_service.sinks.jsonl import RequestLog
@@ -20,6 +22,7 @@ from accesslog_service.tally.book import Book
 from accesslog_service.tally.follow import Follower
 from gatehouse.daily_file import DailyFile
 from gatehouse.prices import prices
+from gatehouse.proxy.admin import Admin
 from gatehouse.rpc import Health
 from gatehouse.run_dir import workers
 from gatehouse.server import serve
@@ -49,6 +52,7 @@ async def main(worker: Worker) -> None:
         limiter.running,
         partial(record, default_model=config.the_default_model, prices=prices(config)),
         departure,
+        metrics,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(requests.writing())
@@ -59,6 +63,14 @@ async def main(worker: Worker) -> None:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())
         following = tasks.create_task(Follower(logs, book, models.label).run())
+        if worker.index == 0:
+            run_dir.leave_word(logs)
+            admin = Admin(run_dir.admin_socket)
+            rotation = Rotation(logs, config.logging.retention_days, admin.ready, admin.reopen_logs)
+            rotating = tasks.create_task(rotation.run())
+            stack.callback(rotating.cancel)
+            if config.logging.bodies != "off":
+                await stack.enter_async_context(collecting(run_dir.bodies, config.logging))
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
         following.cancel()
 

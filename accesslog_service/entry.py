@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from accesslog_service.record import Record
 from accesslog_service.refusal import error_code
@@ -21,13 +21,14 @@ MAX_ENDPOINT = 128
 MAX_COUNT = 2**53
 """Numbers in metadata are doubles: beyond this they no longer count one by one."""
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MODEL_CLUSTERS = names.model_cluster("")
 _FINAL = (0, 6)  # AccessLogType NotSet, DownstreamEnd
-_METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, section 3.2
 
-_FLAGS = {
+FLAGS = {
     "failed_local_healthcheck": "LH",
     "no_healthy_upstream": "UH",
     "upstream_request_timeout": "UT",
@@ -57,7 +58,7 @@ _FLAGS = {
     "dns_resolution_failure": "DF",
     "downstream_remote_reset": "DR",
 }
-"""Fields of `ResponseFlags` -> the letters of Envoy's %RESPONSE_FLAGS%."""
+"""Fields of `ResponseFlags` -> the letters of Envoy's %RESPONSEFLAGS%."""
 
 _CLIENT_LEFT = {"DC", "DR"}
 _CUT = {"UPE", "UC", "UR", "LR", "UT", "SI", "DT", "UMSDR"}
@@ -79,9 +80,11 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
     metadata = common.metadata.filter_metadata
     authz, limits, llm = (_fields(metadata, name) for name in (names.AUTHZ, names.LIMITS, names.LLM))
     status, details = response.response_code.value, response.response_code_details
-    flags = [_FLAGS[field.name] for field, _ in common.response_flags.ListFields()]
-    by_model_server = common.upstream_cluster.startswith(_MODEL_CLUSTERS)
+    flags = [FLAGS[field.name] for field, _ in common.response_flags.ListFields()]
+    cluster = common.upstream_cluster
+    by_model_server = cluster.startswith(_MODEL_CLUSTERS)
     refused = _text(authz, "error_code") or _text(limits, "error_code")
+    model, tokens = _model(llm, default_model), _tokens(llm)
     return Record(
         time=_instant(common.start_time),
         request_id=request.request_id or common.stream_id,
@@ -90,17 +93,17 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         team=_text(authz, "team"),
         tier=_text(authz, "tier"),
         key_id=_text(authz, "key_id"),
-        method=_METHODS[request.request_method] if 0 <= request.request_method < len(_METHODS) else "",
-        endpoint=_cut(request.path.partition("?")[0].partition("#")[0], MAX_ENDPOINT),
-        model=_model(llm, default_model),
-        backend=_backend(common) if by_model_server else None,
+        method=METHODS[request.request_method] if 0 <= request.request_method < len(METHODS) else "",
+        endpoint=_endpoint(request.path, by_model_server),
+        model=model,
+        backend=_backend(common, cluster) if by_model_server else None,
         status=status,
         error_code=refused or error_code(status, details, common.route_name, flags),
-        stream="stream" in llm and llm["stream"].bool_value,
-        prompt_tokens=_prompt_tokens(llm),
-        completion_tokens=_count(llm, "output_tokens"),
-        cached_tokens=_cached_tokens(llm),
-        cost_usd=_cost_usd(llm, prices.get(_model(llm, default_model) or "")),
+        stream=_is_true(llm, "stream"),
+        prompt_tokens=tokens.prompt,
+        completion_tokens=tokens.completion,
+        cached_tokens=tokens.cached,
+        cost_usd=_cost_usd(tokens, prices.get(model or "")),
         duration_ms=_ms(common.duration),
         ttft_ms=_ttft_ms(common, metadata) if by_model_server and 200 <= status < 300 else None,
         attempts=common.upstream_request_attempt_count,
@@ -110,39 +113,64 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         user_agent=_cut(request.user_agent, MAX_USER_AGENT) or None,
         limited_by=_text(limits, "limited_by"),
         flags=",".join(flags),
-        aborted=_aborted(status, flags),
+        aborted=bool(flags) and _aborted(status, flags),
         key_limits=_text(authz, "key_limits"),
         key_family=_text(authz, "key_family"),
     )
 
 
+def _endpoint(path: str, by_model_server: bool) -> str:
+    """Where a model server's URL has a path before `/v1`, Envoy logs the path as it was rewritten for that server."""
+    plain = path.partition("?")[0].partition("#")[0]
+    if by_model_server and plain not in names.ENDPOINTS:
+        plain = next((endpoint for endpoint in names.ENDPOINTS if plain.endswith(endpoint)), plain)
+    return _cut(plain, MAX_ENDPOINT)
+
+
 def _fields(metadata: Any, namespace: str) -> Mapping[str, Any]:
-    fields: Mapping[str, Any] = metadata[namespace].fields if namespace in metadata else {}
-    return fields
+    found = metadata.get(namespace)
+    return _NOTHING if found is None else found.fields
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str | None:
-    return fields[key].string_value or None if key in fields else None
+    value = fields.get(key)
+    return None if value is None else value.string_value or None
+
+
+def _is_true(fields: Mapping[str, Any], key: str) -> bool:
+    value = fields.get(key)
+    return value is not None and value.bool_value
 
 
 def _count(fields: Mapping[str, Any], key: str) -> int | None:
-    if key not in fields or fields[key].WhichOneof("kind") != "number_value":
+    value = fields.get(key)
+    if value is None:
         return None
-    number = fields[key].number_value
+    number = value.number_value
+    if not number and value.WhichOneof("kind") != "number_value":
+        return None
     return int(number) if 0 <= number <= MAX_COUNT else None
 
 
-def _prompt_tokens(llm: Mapping[str, Any]) -> int | None:
-    """All tokens of the prompt. Anthropic's messages count those of the cache apart from `input_tokens`."""
-    fresh = _count(llm, "input_tokens")
-    if fresh is None:
-        return None
-    return fresh + (_count(llm, "cache_read_tokens") or 0) + (_count(llm, "cache_written_tokens") or 0)
+class _Tokens(NamedTuple):
+    """What the model server has counted. `cached` is part of `prompt`, reasoning is part of `completion`."""
+
+    prompt: int | None
+    completion: int | None
+    cached: int | None
 
 
-def _cached_tokens(llm: Mapping[str, Any]) -> int | None:
-    read = _count(llm, "cache_read_tokens")
-    return _count(llm, "cached_tokens") if read is None else read
+_UNCOUNTED = _Tokens(None, None, None)
+
+
+def _tokens(llm: Mapping[str, Any]) -> _Tokens:
+    """Anthropic's messages count those of the cache apart from `input_tokens`."""
+    if not llm:
+        return _UNCOUNTED
+    fresh, read = _count(llm, "input_tokens"), _count(llm, "cache_read_tokens")
+    prompt = None if fresh is None else fresh + (read or 0) + (_count(llm, "cache_written_tokens") or 0)
+    cached = _count(llm, "cached_tokens") if read is None else read
+    return _Tokens(prompt, _count(llm, "output_tokens"), cached)
 
 
 def _model(llm: Mapping[str, Any], default_model: str | None) -> str | None:
@@ -167,11 +195,11 @@ def _trace_id(tags: Mapping[str, str], headers: Mapping[str, str]) -> str | None
     return match[1] if match else None
 
 
-def _backend(common: Any) -> str:
+def _backend(common: Any, cluster: str) -> str:
     """`address:port` of the replica that the request went to, or its cluster when it came to none."""
     address = common.upstream_remote_address.socket_address
     host = f"[{address.address}]" if ":" in address.address else address.address
-    return f"{host}:{address.port_value}" if host else common.upstream_cluster
+    return f"{host}:{address.port_value}" if host else cluster
 
 
 def _instant(timestamp: Any) -> datetime:
@@ -198,11 +226,10 @@ def _ttft_ms(common: Any, metadata: Any) -> float | None:
     return None
 
 
-def _cost_usd(llm: Mapping[str, Any], price: Price | None) -> float | None:
-    prompt = _prompt_tokens(llm)
-    if price is None or prompt is None:
+def _cost_usd(tokens: _Tokens, price: Price | None) -> float | None:
+    if price is None or tokens.prompt is None:
         return None
-    return cost_micro_usd(price, prompt, _count(llm, "output_tokens") or 0, _cached_tokens(llm) or 0) / 1e6
+    return cost_micro_usd(price, tokens.prompt, tokens.completion or 0, tokens.cached or 0) / 1e6
 
 
 def _aborted(status: int, flags: Collection[str]) -> bool:

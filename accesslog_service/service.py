@@ -1,7 +1,12 @@
 """ALS (`envoy.service.accesslog.v3`): Envoy streams its access log here, and gets no answer until the stream ends."""
 
 import asyncio
+import logging
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
 
 from accesslog_service.departure import Departure
 from accesslog_service.entry import is_final
@@ -10,8 +15,20 @@ from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from gatehouse.rpc import ClientStream, Code, Context, Health, Service
 
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 1000
+"""Records that sinks are given at a time."""
+
 Sink = Callable[[Sequence[Record]], None]
 ToRecord = Callable[[HTTPAccessLogEntry], Record]
+
+
+class Losses(Protocol):
+    """Who counts what came, and what was lost and where; `accesslog_service.sinks.prometheus.RequestMetrics` does."""
+
+    def received(self, count: int) -> None: ...
+    def lost(self, where: str, count: int) -> None: ...
 
 
 class ForeignStreamError(Exception):
@@ -19,19 +36,30 @@ class ForeignStreamError(Exception):
 
 
 class Receiver:
-    """Hands the records of every stream to `sinks`, in order, before it reads on. Streams end as `departure` says."""
+    """Hands the records of every stream to `sinks`, in order. Streams end as `departure` says."""
 
-    def __init__(self, sinks: Iterable[Sink], running: Sink | None, to_record: ToRecord, departure: Departure) -> None:
+    def __init__(
+        self, sinks: Iterable[Sink], running: Sink | None, to_record: ToRecord, departure: Departure, losses: Losses
+    ) -> None:
         """`running`, if any, is told of requests that are still under way, by what is known of them so far."""
         self._sinks = tuple(sinks)
         self._running = running
         self._record = to_record
         self._departure = departure
+        self._losses = losses
+        self._ended: list[Record] = []
+        self._under_way: list[Record] = []
+        self._handing_on = False
 
     def service(self, health: Health) -> Service:
-        decode, encode = StreamAccessLogsMessage.FromString, StreamAccessLogsResponse.SerializeToString
-        method = ClientStream(self._stream_access_logs, decode, encode)
+        method = ClientStream(self._stream_access_logs, self._decode, StreamAccessLogsResponse.SerializeToString)
         return Service({"envoy.service.accesslog.v3.AccessLogService": {"StreamAccessLogs": method}}, health)
+
+    def _decode(self, message: bytes) -> StreamAccessLogsMessage:
+        try:
+            return StreamAccessLogsMessage.FromString(message)
+        except DecodeError:
+            raise ForeignStreamError("the message can't be read") from None
 
     async def _stream_access_logs(
         self, messages: AsyncIterator[StreamAccessLogsMessage], context: Context
@@ -40,6 +68,7 @@ class Receiver:
         try:
             await self._departure.end_of(self._read(messages, arrived), arrived)
         except ForeignStreamError as error:
+            self._losses.lost("message", 1)
             await context.abort(Code.INVALID_ARGUMENT, str(error))
         return StreamAccessLogsResponse()
 
@@ -48,21 +77,49 @@ class Receiver:
         async for message in messages:
             identified = identified or message.HasField("identifier")
             _check(message, identified)
-            self._hand_on(message.http_logs.log_entry)
+            self._sort(message.http_logs.log_entry)
+            self._hand_on_soon()
             arrived.set()
 
-    def _hand_on(self, entries: Iterable[HTTPAccessLogEntry]) -> None:
+    def _sort(self, entries: Sequence[HTTPAccessLogEntry]) -> None:
         """Entries of streams that still run are no records: they say that a request is alive."""
-        ended: list[HTTPAccessLogEntry] = []
-        running: list[HTTPAccessLogEntry] = []
+        self._losses.received(len(entries))
         for entry in entries:
-            (ended if is_final(entry) else running).append(entry)
+            try:
+                (self._ended if is_final(entry) else self._under_way).append(self._record(entry))
+            except Exception as error:
+                self._lose("entry", 1, error)
+
+    def _hand_on_soon(self) -> None:
+        """When all that has come by now is read: sinks do much at once in little more time than one."""
+        if len(self._ended) >= MOST_AT_ONCE:
+            self._hand_on()
+        if not self._handing_on:
+            self._handing_on = True
+            asyncio.get_running_loop().call_soon(self._hand_on)
+
+    def _hand_on(self) -> None:
+        self._handing_on = False
+        ended, self._ended = self._ended, []
+        under_way, self._under_way = self._under_way, []
         if ended:
-            records = [self._record(entry) for entry in ended]
             for sink in self._sinks:
-                sink(records)
-        if running and self._running:
-            self._running([self._record(entry) for entry in running])
+                self._fill(sink, ended)
+        if under_way and self._running:
+            self._fill(self._running, under_way)
+
+    def _fill(self, sink: Sink, records: Sequence[Record]) -> None:
+        """A sink that fails keeps nothing from the others."""
+        try:
+            sink(records)
+        except Exception as error:
+            self._lose("sink", len(records), error)
+
+    def _lose(self, where: str, count: int, error: Exception) -> None:
+        """The text of an error may quote what a client sent, so it is not logged."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%d entries lost: %s in %s, line %s", count, type(error).__name__, frame.name, frame.lineno)
+        self._losses.lost(where, count)
 
 
 def _check(message: StreamAccessLogsMessage, identified: bool) -> None:

@@ -14,6 +14,7 @@ import aiohttp
 
 from gatehouse.config.model import Config
 from gatehouse.envoy import merged, render
+from gatehouse.envoy.access_log import FILE_NAME
 from gatehouse.proxy.admin import Admin, drain
 from gatehouse.proxy.binary import envoy_path, validate, write
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
@@ -42,7 +43,7 @@ class Gateway:
     @property
     def access_log(self) -> Path:
         """Envoy's own log of requests, the durable copy."""
-        return Path(self.config.logging.dir).absolute() / "envoy_access.log"
+        return Path(self.config.logging.dir).absolute() / FILE_NAME
 
 
 def local_url(config: Config) -> str:

@@ -1,16 +1,30 @@
 """The run directory: the sockets and files by which the processes of one gateway find each other."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from gatehouse.config.model import Config
 
+log = logging.getLogger(__name__)
+
 Service = Literal["authz", "ratelimit", "accesslog"]
 SERVICES: tuple[Service, ...] = ("authz", "ratelimit", "accesslog")
 
 ACCESSLOG_RECEIVERS = 2
 """Envoy drops entries while its only receiver is down, so there are always two."""
+
+
+DEFAULT_RUN_DIR = Path("/run/gatehouse")
+_WORD = ".run_dir"
+
+
+def found_run_dir(log_directory: Path) -> Path | None:
+    """The run directory of the gateway that writes its logs to `log_directory`; None when none runs."""
+    word = log_directory / _WORD
+    candidates = [Path(word.read_text())] if word.exists() else []
+    return next((path for path in (*candidates, DEFAULT_RUN_DIR) if path.is_dir()), None)
 
 
 def workers(config: Config, service: Service) -> int:
@@ -49,6 +63,14 @@ class RunDir:
         it goes by that."""
         return self.path / f"authz-{index}.restrictions.jsonl"
 
+    def leave_word(self, log_directory: Path) -> None:
+        """Let those who only know where the logs are find this directory; they can be told otherwise if it fails."""
+        try:
+            log_directory.mkdir(parents=True, exist_ok=True)
+            (log_directory / _WORD).write_text(str(self.path.absolute()))
+        except OSError as error:
+            log.warning("can't say in %s where the run directory is: %s", log_directory, error)
+
     @property
     def cut(self) -> Path:
         """The ids of revoked keys whose running streams are to end, one a line: from authz_service to Envoy."""
@@ -58,6 +80,11 @@ class RunDir:
     def metrics(self) -> Path:
         """Samples of every process, merged when Prometheus scrapes."""
         return self.path / "metrics"
+
+    @property
+    def bodies(self) -> Path:
+        """Bodies that Envoy has tapped and that are not in their log yet, a file a request."""
+        return self.path / "bodies"
 
     @property
     def envoy(self) -> Path:

@@ -18,10 +18,9 @@ from gatehouse import app_log, metrics
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.files import Files
 from gatehouse.config.key_table import Keep
-from gatehouse.run_dir import RunDir, Service, workers
+from gatehouse.run_dir import DEFAULT_RUN_DIR, RunDir, Service, workers
 from gatehouse.supervise import Program, supervise
 
-DEFAULT_RUN_DIR = Path("/run/gatehouse")
 GRACE_S = 10.0
 """How long a worker finishes what it has begun after SIGTERM."""
 

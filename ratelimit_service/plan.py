@@ -68,12 +68,12 @@ class Plans:
         charges = tuple(self._charges(applied, self._hits(caller, estimate(caller)), capped=True))
         return Plan(Ask(caller.request_id, charges, tuple(self._leases(applied))), rules, concurrency)
 
-    def settlement(self, caller: Caller, true: Tokens | None) -> Settlement:
+    def settlement(self, caller: Caller, true: Tokens | None, *, late: bool = False) -> Settlement:
         """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""
         applied = self._applied(caller)
         charges = () if true is None else tuple(self._charges(applied, self._hits(caller, true)))
         reserved = tuple(charge for charge in charges if charge.reserve)
-        return Settlement(caller.request_id, reserved, tuple(lease.key for lease in self._leases(applied)))
+        return Settlement(caller.request_id, reserved, tuple(lease.key for lease in self._leases(applied)), late)
 
     def renewals(self, caller: Caller) -> list[Renewal]:
         """The same request, seen running: its leases hold on."""

@@ -46,6 +46,7 @@ def split_settlement(settlement: Settlement) -> list[Settlement]:
             settlement.request_id,
             tuple(settlement.charges[i] for i in _places(tag, charge_tags)),
             tuple(settlement.leases[i] for i in _places(tag, lease_tags)),
+            settlement.late,
         )
         for tag in _distinct(charge_tags, lease_tags)
     ]

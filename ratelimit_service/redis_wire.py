@@ -76,7 +76,7 @@ class Wire:
         if settlement.charges:
             keys.append(self._reservations(settlement.request_id, settlement.charges[0].key))
         arguments = self._arguments(settlement.request_id, settlement.charges, len(settlement.leases))
-        return Command(SETTLE, keys, arguments)
+        return Command(SETTLE, keys, [*arguments, int(settlement.late)])
 
     def renew(self, renewal: Renewal) -> Command:
         return Command(RENEW, self._keys((), [renewal.key]), [self.now, renewal.request_id, renewal.ttl_ms])

@@ -71,7 +71,8 @@ class RateLimits:
         running = [entry for entry in request.settlements if entry.kind == Settled.RENEW]
         try:
             if done:
-                await self._store.settle([self._plans.settlement(_ended(entry), _tokens(entry)) for entry in done])
+                plans = [self._plans.settlement(_ended(entry), _tokens(entry), late=entry.late) for entry in done]
+                await self._store.settle(plans)
             if running:
                 await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
         except StoreUnavailable as error:

@@ -131,11 +131,15 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The true counts of a request that ended, in `charges[].hits`, and the keys of the leases it gives back."""
+    """The true counts of a request that ended, in `charges[].hits`, and the keys of the leases it gives back.
+
+    `late`: it may have been settled before, longer ago than that is remembered.
+    """
 
     request_id: str
     charges: tuple[Charge, ...] = ()
     leases: tuple[str, ...] = ()
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,8 @@ class Store(Protocol):
         """Put the true counts in the place of the reserved ones and give the leases back, in one round trip.
 
         A difference goes to the window of the reservation while that still counts; later only what is missing is
-        charged, to the current window. What was never reserved (the limiter was down at admission) is charged in full.
+        charged, to the current window. What was never reserved (the limiter was down at admission) is charged in full,
+        unless the settlement is `late`: then it charges nothing.
         Charges of a settled id are ignored for `SETTLED_TTL_MS`, so a settlement may be repeated until it is
         acknowledged. A reservation that no settlement mentions stays charged until its window ends. Leases that the
         request does not hold are no error, and no count ever falls below zero.

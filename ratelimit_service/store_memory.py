@@ -143,7 +143,7 @@ class MemoryStore:
 
     def _settle_charges(self, settlement: Settlement, now: int) -> None:
         reservations = self._reservations.get(settlement.request_id, now)
-        if reservations is not None and not reservations:
+        if reservations == {} or (reservations is None and settlement.late):
             return
         unsettled = dict(reservations or {})
         for charge in settlement.charges:

@@ -1,5 +1,8 @@
 """What Prometheus sees of the requests."""
 
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,6 +16,9 @@ DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20,
 """Seconds: from a refusal at the gate to a long answer of a large model."""
 TOKEN_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 """Seconds a token: 200 a second down to slower than anyone reads."""
+
+LOST_WHERE = ("message", "entry", "sink", "queue", "disk")
+"""Where records are lost: messages and entries that can't be read, sinks that fail, a queue or a disk that is full."""
 
 Metric = TypeVar("Metric")
 
@@ -53,40 +59,73 @@ class RequestMetrics:
         for code in CODES:  # from 0, so that the first of a kind shows as an increase
             _ = self._errors[code,]
         self._lost = _counter("api_access_log_lost_total", "Records that did not get into the request log.")
-
+        by_place = _counter("api_access_log_lost_by_place_total", "The same, by where they were lost.", "where")
+        self._lost_at = {where: by_place.labels(where) for where in LOST_WHERE}
+        self._received = _counter("api_access_log_entries_total", "Entries that Envoy's access log has sent.")
         self._unsettled = _counter("api_settlements_lost_total", "Ends of requests that the limiter did not hear of.")
 
     def take(self, records: Sequence[Record]) -> None:
+        """Count `records`; the more at a time, the cheaper each."""
+        alike: defaultdict[_Alike, list[Record]] = defaultdict(list)
         for record in records:
-            self._count(record)
+            alike[record.endpoint, record.model, record.user_id, record.tier, record.status].append(record)
+        by_model: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
+        for group in alike.values():
+            by_model[self._count(group)] += group
+        for (endpoint, model), group in by_model.items():
+            self._time(endpoint, model, group)
 
-    def lost(self, count: int) -> None:
-        """`count` records did not get into the request log; they are counted in the other metrics all the same."""
+    def lost(self, where: str, count: int) -> None:
+        """So many records did not get into the request log; those lost at its `queue` or `disk` are counted in the
+        other metrics all the same.
+        """
         self._lost.inc(count)
+        self._lost_at[where].inc(count)
+
+    def received(self, count: int) -> None:
+        """Envoy has sent so many entries: of ends of requests, and of requests that still run."""
+        self._received.inc(count)
 
     def unsettled(self, count: int) -> None:
         """`count` requests ended, or ran on, without the limiter hearing of it."""
         self._unsettled.inc(count)
 
-    def _count(self, record: Record) -> None:
-        endpoint, model, user = self._labels.endpoint(record), self._labels.model(record), self._labels.user(record)
-        self._requests[endpoint, model, user, self._labels.tier(record), str(record.status)].inc()
-        self._duration[endpoint, model].observe(record.duration_ms / 1000)
+    def _count(self, records: Sequence[Record]) -> tuple[str, str]:
+        """Records that have all their labels in common. Returns their endpoint and model, as labels."""
+        first = records[0]
+        endpoint, model, user = self._labels.endpoint(first), self._labels.model(first), self._labels.user(first)
+        self._requests[endpoint, model, user, self._labels.tier(first), str(first.status)].inc(len(records))
         for kind, tokens in (
-            ("prompt", record.prompt_tokens),
-            ("completion", record.completion_tokens),
-            ("cached", record.cached_tokens),
+            ("prompt", sum([record.prompt_tokens or 0 for record in records])),
+            ("completion", sum([record.completion_tokens or 0 for record in records])),
+            ("cached", sum([record.cached_tokens or 0 for record in records])),
         ):
             if tokens:
                 self._tokens[kind, user, model].inc(tokens)
-        if record.cost_usd:
-            self._cost[user, model].inc(record.cost_usd)
-        if record.error_code in CODES:
-            self._errors[record.error_code,].inc()
-        if record.stream and record.ttft_ms is not None:
-            self._ttft[model,].observe(record.ttft_ms / 1000)
-        if (tpot_ms := record.tpot_ms) is not None:
-            self._tpot[model,].observe(tpot_ms / 1000)
+        if cost := sum([record.cost_usd or 0 for record in records]):
+            self._cost[user, model].inc(cost)
+        for code, count in Counts(record.error_code for record in records).items():
+            if code in CODES:
+                self._errors[code,].inc(count)
+        return endpoint, model
+
+    def _time(self, endpoint: str, model: str, records: Sequence[Record]) -> None:
+        _observe(self._duration[endpoint, model], [record.duration_ms / 1000 for record in records])
+        if first := [record.ttft_ms / 1000 for record in records if record.stream and record.ttft_ms is not None]:
+            _observe(self._ttft[model,], first)
+        if paces := [pace / 1000 for record in records if (pace := record.tpot_ms) is not None]:
+            _observe(self._tpot[model,], paces)
+
+
+_Alike = tuple[str, str | None, str | None, str | None, int]
+
+
+def _observe(histogram: Histogram, values: Sequence[float]) -> None:
+    """`Histogram.observe` for many: each bucket, and the sum, is written once."""
+    bounds = histogram._upper_bounds
+    histogram._sum.inc(sum(values))
+    for bucket, count in Counts(bisect_left(bounds, value) for value in values).items():
+        histogram._buckets[bucket].inc(count)
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:

@@ -3,7 +3,7 @@
 import typer
 
 from gatehouse import __version__
-from gatehouse.cli import check, explain, keys, render, schema, simulate, up, usage
+from gatehouse.cli import check, explain, keys, reconcile, render, schema, simulate, up, usage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +32,7 @@ app.command("render")(render.render_files)
 app.command("explain")(explain.explain)
 app.command("schema")(schema.schema)
 app.add_typer(keys.app, name="keys")
+usage.app.command("reconcile")(reconcile.reconcile)
 app.add_typer(usage.app, name="usage")
 app.command("simulate")(simulate.simulate)
 

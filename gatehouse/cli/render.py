@@ -8,8 +8,7 @@ import typer
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, loaded_or_exit, out, print_json
 from gatehouse.envoy import render
 from gatehouse.proxy.binary import write
-from gatehouse.run_dir import RunDir
-from gatehouse.worker import DEFAULT_RUN_DIR
+from gatehouse.run_dir import DEFAULT_RUN_DIR, RunDir
 
 
 def render_files(

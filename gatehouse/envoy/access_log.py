@@ -1,8 +1,15 @@
-"""What Envoy says of each request: to accesslog_service over gRPC, and to a JSON file that is the durable copy."""
+"""What Envoy says of each request: to accesslog_service over gRPC, and to a JSON file that is the durable copy.
+
+The file holds whatever a record is made of (`accesslog_service.reconcile.envoy_line` reads it), to the millisecond.
+"""
 
 from gatehouse.config.model import Config
 from gatehouse.envoy import names, tracing
 from gatehouse.envoy.message import Message, extension
+
+FILE_NAME = "envoy_access.log"
+"""In `logging.dir`. Once a day it gets the name of its day: `envoy_access_2026-11-01.log`."""
+DAILY_STEM = "envoy_access"
 
 FLUSH_INTERVAL_S = 0.05
 """Entries reach accesslog_service within this time; limits on concurrent requests wait for them."""
@@ -12,6 +19,9 @@ PERIOD_S = 5
 
 _CALLER = ("user", "team", "tier", "key_id", "key_limits", "key_family", "error_code", "ext_authz_duration")
 """What the file says of the caller: not the models, which may be hundreds."""
+
+_MAX_PATH, _MAX_USER_AGENT = 512, 1028
+"""Bytes; records hold 128 and 256 characters of them."""
 
 _FINAL = {"log_type_filter": {"types": ["DownstreamEnd"]}}
 
@@ -40,12 +50,12 @@ def _service(config: Config) -> Message:
 
 def _file(config: Config, path: str) -> Message:
     line = {
-        "time": "%START_TIME%",
+        "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
         "request_id": "%STREAM_ID%",
         **tracing.line_fields(config),
         "traceparent": "%REQ(TRACEPARENT)%",
         "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ)%",
+        "path": f"%PATH(NQ):{_MAX_PATH}%",
         "status": "%RESPONSE_CODE%",
         "details": "%RESPONSE_CODE_DETAILS%",
         "flags": "%RESPONSE_FLAGS%",
@@ -58,10 +68,11 @@ def _file(config: Config, path: str) -> Message:
         "bytes_in": "%BYTES_RECEIVED%",
         "bytes_out": "%BYTES_SENT%",
         "client_ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-        "user_agent": "%REQ(USER-AGENT):256%",
+        "user_agent": f"%REQ(USER-AGENT):{_MAX_USER_AGENT}%",
         "caller": {field: f"%DYNAMIC_METADATA({names.AUTHZ}:{field})%" for field in _CALLER},
         "llm": f"%DYNAMIC_METADATA({names.LLM})%",
         "limits": f"%DYNAMIC_METADATA({names.LIMITS})%",
+        "stream": f"%DYNAMIC_METADATA({names.STREAM})%",
     }
     return {
         "filter": _FINAL,

@@ -6,15 +6,16 @@
 4. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
 5. RBAC: may this caller use this model?
 6. ratelimit: one call with everything the limits depend on.
-7. Lua, with a key store: end streams of revoked keys.
-8. Lua: ask for usage on streams, hide it again.
-9. sse_to_metadata: the usage of a stream.
-10. router.
+   tap, where `logging.bodies` asks for it: bodies of chosen requests.
+   Lua, where there is a key store: end streams of revoked keys.
+7. Lua: ask for usage on streams, hide it again.
+8. sse_to_metadata: the usage of a stream.
+9. router.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from gatehouse.envoy import cutting, model_access, names, usage
+from gatehouse.envoy import model_access, names, usage
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
@@ -27,10 +28,10 @@ _OTHER_HOST = extension(
 )
 
 
-def chain(max_body_bytes: int, cut_file: Path | None = None) -> list[Message]:
-    """Every HTTP filter. Nothing in it depends on models or keys, so that changing those leaves the listener alone.
+def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
+    """Every HTTP filter; `wanted` are those between ratelimit and usage that not every configuration asks for.
 
-    `cut_file`: where authz_service keeps the ids of keys whose streams are to end.
+    Nothing in it depends on models or keys, so that changing those leaves the listener alone.
     """
     return [
         extension(
@@ -43,7 +44,7 @@ def chain(max_body_bytes: int, cut_file: Path | None = None) -> list[Message]:
         _body(),
         model_access.by_requested_name(),
         _limits(),
-        *([cutting.stream_filter(cut_file)] if cut_file else []),
+        *wanted,
         usage.request_filter(),
         usage.event_filter(),
         extension(

@@ -1,10 +1,8 @@
 """The listener and its connection manager: what Envoy accepts from the outside, and on what terms."""
 
-from pathlib import Path
-
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy import access_log, filters, local_replies, names, tracing
+from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies, names, tracing
 from gatehouse.envoy.message import Message, extension, seconds
 from gatehouse.run_dir import RunDir
 
@@ -30,7 +28,7 @@ def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specif
         access_log=access_log.loggers(config, access_log_file),
         access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
         local_reply_config=local_replies.config(),
-        http_filters=filters.chain(config.server.max_body_bytes, _cut_file(config, run_dir)),
+        http_filters=filters.chain(config.server.max_body_bytes, _wanted(config, run_dir)),
         **route_specifier,
     )
     return {
@@ -41,9 +39,11 @@ def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specif
     }
 
 
-def _cut_file(config: Config, run_dir: RunDir) -> Path | None:
-    """Keys are revoked in a key store; where there is none, no stream need be looked at."""
-    return None if config.key_store.type == "none" else run_dir.cut
+def _wanted(config: Config, run_dir: RunDir) -> list[Message]:
+    """Filters that cost nothing where nobody asks for them. Keys are revoked in a key store: without one, no stream
+    need be looked at."""
+    cutting_streams = [] if config.key_store.type == "none" else [cutting.stream_filter(run_dir.cut)]
+    return [*bodies.tap(config.logging, str(run_dir.bodies)), *cutting_streams]
 
 
 def rds(routes_file: str, watched_directory: str) -> Message:

@@ -106,7 +106,10 @@ class Calls:
         call: _Call | None = stream.call
         if call is not None:
             self._drop(stream, call)
-            self._cancel(call)
+            if call.inbox is not None:
+                call.inbox.end()  # what came before is whole, and is read
+            else:
+                self._cancel(call)
 
     def _request_came(self, stream: Stream, call: _Call, request: bytes) -> None:
         """All that a client sends in a unary call: one message."""
@@ -154,7 +157,7 @@ class Calls:
     def _make_room(self, stream: Stream, call: _Call) -> None:
         """Let the peer send as much again, unless so much waits to be read that it had better wait too."""
         waiting = call.inbox.waiting if call.inbox is not None else 0
-        if call.owed >= WINDOW // 2 and waiting < WINDOW:
+        if stream.call is call and call.owed >= WINDOW // 2 and waiting < WINDOW:
             self.connection.taken(stream, call.owed)
             call.owed = 0
 

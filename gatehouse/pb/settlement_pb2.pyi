@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Settlement(_message.Message):
-    __slots__ = ("request_id", "kind", "user", "team", "tier", "key_id", "model", "input_tokens", "output_tokens", "cached_tokens", "counted", "status", "key_limits", "key_family")
+    __slots__ = ("request_id", "kind", "user", "team", "tier", "key_id", "model", "input_tokens", "output_tokens", "cached_tokens", "counted", "status", "key_limits", "key_family", "late")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Settlement.Kind]
@@ -31,6 +31,7 @@ class Settlement(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     KEY_LIMITS_FIELD_NUMBER: _ClassVar[int]
     KEY_FAMILY_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     kind: Settlement.Kind
     user: str
@@ -45,7 +46,8 @@ class Settlement(_message.Message):
     status: int
     key_limits: str
     key_family: str
-    def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[_Union[Settlement.Kind, str]] = ..., user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., counted: _Optional[bool] = ..., status: _Optional[int] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ...) -> None: ...
+    late: bool
+    def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[_Union[Settlement.Kind, str]] = ..., user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., counted: _Optional[bool] = ..., status: _Optional[int] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ..., late: _Optional[bool] = ...) -> None: ...
 
 class SettleRequest(_message.Message):
     __slots__ = ("settlements",)

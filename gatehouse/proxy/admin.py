@@ -1,4 +1,4 @@
-"""Envoy's admin interface over its unix socket: what a shutdown needs."""
+"""Envoy's admin interface over its unix socket: what a shutdown needs, and the rotation of its logs."""
 
 import asyncio
 import logging
@@ -23,6 +23,14 @@ class Admin:
     async def post(self, path: str) -> None:
         async with self._session() as session, session.post(f"http://envoy{path}") as answer:
             answer.raise_for_status()
+
+    async def ready(self) -> None:
+        """Return if Envoy answers, be it ready for requests or not."""
+        await self.gauge("server.live")
+
+    async def reopen_logs(self) -> None:
+        """Close every log file and open it again by its name: it may have been renamed."""
+        await self.post("/reopen_logs")
 
     async def gauge(self, name: str) -> int:
         """The value of one gauge or counter; 0 when Envoy has none of that name."""

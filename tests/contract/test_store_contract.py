@@ -1,6 +1,7 @@
 """What every store promises: one suite, run against the memory and a real Redis."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -72,6 +73,11 @@ def estimate(hits: int, limit: Limit, request_id: str = "r1") -> Ask:
 
 def truth(hits: int, limit: Limit, request_id: str = "r1") -> list[Settlement]:
     return [Settlement(request_id, (Charge("{alice}:tokens", limit, hits),))]
+
+
+def late(hits: int, limit: Limit, request_id: str = "r1") -> list[Settlement]:
+    """The same, from whom it may have come before."""
+    return [replace(settlement, late=True) for settlement in truth(hits, limit, request_id)]
 
 
 def leased(request_id: str, limit: int = 1, ttl_ms: int = 1_000, *, shadow: bool = False) -> Ask:
@@ -256,6 +262,27 @@ async def test_request_that_was_never_admitted_is_charged_in_full_once(store: St
     tokens = requests(1_000, algorithm)
     await store.settle(truth(300, tokens))
     await store.settle(truth(300, tokens))
+    assert await left(store, tokens) == 700
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_late_word_of_what_was_settled_long_ago_changes_nothing(
+    store: Store, clock: Clock, algorithm: Algorithm
+) -> None:
+    tokens = Limit("tokens_per_day", 1_000_000, 86_400, algorithm)
+    await store.decide(estimate(800, tokens))
+    await store.settle(truth(300, tokens))
+    clock.now += SETTLED_TTL_MS + 2_000
+    before = await left(store, tokens)
+    await store.settle(late(300, tokens))
+    assert await left(store, tokens) == before
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_late_word_takes_the_place_of_what_is_reserved_still(store: Store, algorithm: Algorithm) -> None:
+    tokens = requests(1_000, algorithm)
+    await store.decide(estimate(800, tokens))
+    await store.settle(late(300, tokens) * 2)
     assert await left(store, tokens) == 700
 
 

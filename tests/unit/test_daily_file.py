@@ -203,3 +203,28 @@ def test_what_is_closed_opens_again(tmp_path: Path) -> None:
     file.close()
     file.append(b"two\n", NOON)
     assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"one\ntwo\n"
+
+
+def test_what_a_crash_has_cut_short_does_not_spoil_what_follows(tmp_path: Path) -> None:
+    path = tmp_path / "requests_2026-11-01.log"
+    path.write_bytes(b"one\ntw")
+    daily(tmp_path).append(b"three\n", NOON)
+    assert path.read_bytes() == b"one\ntw\nthree\n"
+
+
+def test_what_a_full_disk_has_cut_short_does_not_spoil_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, write, room = daily(tmp_path), os.write, [2]
+
+    def full(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[: room.pop()])
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            file.append(b"one\n", NOON)
+    file.append(b"two\n", NOON)
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"on\ntwo\n"

@@ -16,9 +16,10 @@ from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
 from accesslog_service.record import Record
+from accesslog_service.sinks import jsonl
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import MAX_MODELS, MAX_USERS, Labels, Names
-from accesslog_service.sinks.prometheus import RequestMetrics
+from accesslog_service.sinks.prometheus import LOST_WHERE, RequestMetrics
 from gatehouse import metrics
 from gatehouse.config import Config
 from gatehouse.daily_file import DailyFile
@@ -73,21 +74,31 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+class Lost:
+    """Notes what it is told of losses."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def take(self, where: str, count: int) -> None:
+        self.seen.append((where, count))
+
+
 @pytest.mark.asyncio
 async def test_f08_everything_taken_is_synced_to_the_disk_at_the_end() -> None:
-    disk, lost = Disk(), list[int]()
-    requests = RequestLog(disk, lost.append)
+    disk, lost = Disk(), Lost()
+    requests = RequestLog(disk, lost.take)
     async with requests.writing():
         requests.take(records(3))
     assert ids(disk.written) == ["r-0", "r-1", "r-2"]
     assert disk.calls == ["append", "sync", "close"]
-    assert lost == []
+    assert lost.seen == []
 
 
 @pytest.mark.asyncio
 async def test_records_are_written_without_waiting_for_more() -> None:
     disk = Disk()
-    requests = RequestLog(disk, lambda count: None)
+    requests = RequestLog(disk, lambda where, count: None)
     async with requests.writing():
         requests.take(records(1))
         await until(lambda: disk.writes == 1)
@@ -96,15 +107,28 @@ async def test_records_are_written_without_waiting_for_more() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_was_written_is_brought_to_the_disk_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "SYNC_EVERY_S", 0.02)
+    disk = Disk()
+    requests = RequestLog(disk, Lost().take)
+    async with requests.writing():
+        requests.take(records(1))
+        await until(lambda: disk.calls == ["append", "sync"])
+        await asyncio.sleep(0.1)
+        assert disk.calls == ["append", "sync"], "what is there already is not synced again"
+
+
+@pytest.mark.asyncio
 async def test_f09_a_blocked_disk_costs_a_bounded_backlog_and_the_rest_is_counted() -> None:
-    disk, lost = Disk(), list[int]()
-    requests = RequestLog(disk, lost.append, max_pending_bytes=10 * len(RECORD.line()))
+    disk, lost = Disk(), Lost()
+    requests = RequestLog(disk, lost.take, max_pending_bytes=10 * len(RECORD.line()))
     disk.open.clear()
     async with requests.writing():
         for record in records(100):
             requests.take([record])
             await asyncio.sleep(0)
-        assert sum(lost) == 90
+        assert set(lost.seen) == {("queue", 1)}
+        assert len(lost.seen) == 90
         disk.open.set()
     assert ids(disk.written) == [f"r-{number}" for number in range(10)]
 
@@ -112,7 +136,7 @@ async def test_f09_a_blocked_disk_costs_a_bounded_backlog_and_the_rest_is_counte
 @pytest.mark.asyncio
 async def test_f09_what_waited_for_a_blocked_disk_goes_out_in_one_write() -> None:
     disk = Disk()
-    requests = RequestLog(disk, lambda count: None)
+    requests = RequestLog(disk, lambda where, count: None)
     disk.open.clear()
     async with requests.writing():
         requests.take(records(1))
@@ -128,16 +152,16 @@ async def test_f09_what_waited_for_a_blocked_disk_goes_out_in_one_write() -> Non
 async def test_records_a_full_disk_refuses_are_counted_and_later_ones_are_written(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    disk, lost = Disk(), list[int]()
-    requests = RequestLog(disk, lost.append)
+    disk, lost = Disk(), Lost()
+    requests = RequestLog(disk, lost.take)
     disk.failure = OSError(28, "No space left on device")
     async with requests.writing():
         for refused in (1, 2):
             requests.take(records(2))
-            await until(lambda refused=refused: len(lost) == refused)  # type: ignore[misc]
+            await until(lambda refused=refused: len(lost.seen) == refused)  # type: ignore[misc]
         disk.failure = None
         requests.take(records(1))
-    assert lost == [2, 2]
+    assert lost.seen == [("disk", 2), ("disk", 2)]
     assert ids(disk.written) == ["r-0"]
     assert [record.getMessage() for record in caplog.records if "No space left" in record.getMessage()] != []
     assert len(caplog.records) == 1
@@ -145,7 +169,7 @@ async def test_records_a_full_disk_refuses_are_counted_and_later_ones_are_writte
 
 @pytest.mark.asyncio
 async def test_the_request_log_is_a_file_a_day(tmp_path: Path) -> None:
-    requests = RequestLog(DailyFile(tmp_path, "requests", 30), lambda count: None)
+    requests = RequestLog(DailyFile(tmp_path, "requests", 30), lambda where, count: None)
     async with requests.writing():
         requests.take(records(2))
     [file] = os.listdir(tmp_path)
@@ -268,13 +292,14 @@ def test_the_first_token_of_an_answer_in_one_piece_is_not_timed(samples: Callabl
 
 def test_losses_are_visible_before_there_are_any(samples: Callable[[], dict[str, float]]) -> None:
     counted = RequestMetrics(Labels(LONG))
-    assert samples()["api_access_log_lost_total{}"] == 0
-    counted.lost(3)
-    assert samples()["api_access_log_lost_total{}"] == 3
+    names = [f"api_access_log_lost_by_place_total{{where={where}}}" for where in LOST_WHERE]
+    assert [samples()[name] for name in names] == [0] * len(names)
+    counted.lost("disk", 3)
+    assert samples()["api_access_log_lost_by_place_total{where=disk}"] == 3
 
 
 def test_a_process_that_starts_again_goes_on_counting(samples: Callable[[], dict[str, float]], tmp_path: Path) -> None:
-    RequestMetrics(Labels(LONG)).lost(3)
+    RequestMetrics(Labels(LONG)).lost("queue", 3)
     metrics.share(tmp_path, "accesslog-0")
-    RequestMetrics(Labels(LONG)).lost(1)
-    assert samples()["api_access_log_lost_total{}"] == 4
+    RequestMetrics(Labels(LONG)).lost("queue", 1)
+    assert samples()["api_access_log_lost_by_place_total{where=queue}"] == 4

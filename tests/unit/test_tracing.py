@@ -105,7 +105,7 @@ def test_pages_for_probes_and_scrapes_begin_no_trace() -> None:
     (resource,) = rendered(CONFIGS["traced"])["routes.yaml"]["resources"]
     routes = resource["virtual_hosts"][0]["routes"]
     untraced = [route["name"] for route in routes if route.get("tracing") == {"overall_sampling": {"numerator": 0}}]
-    assert untraced == ["/health", "/", "/metrics"]
+    assert untraced == ["/health", "/", "/metrics", *names.USAGE_PAGE]
 
 
 def test_both_logs_are_told_the_trace() -> None:
