@@ -59,7 +59,7 @@ def test_canaries_appear_in_nothing_that_is_written_or_shown(backend: FakeVllm, 
         run_dir = running.run_dir()
         rendered = {str(path): path.read_text() for path in run_dir.envoy.iterdir()}
         samples = {str(path): path.read_bytes().decode("latin-1") for path in run_dir.metrics.iterdir()}
-    written = {str(path): path.read_text() for path in (tmp_path / "logs").iterdir()}
+    written = {str(path): path.read_text("latin-1") for path in (tmp_path / "logs").iterdir()}
     written["stderr"] = (tmp_path / "stderr.log").read_text()
     assert any("requests_" in name for name in written)
     leaks = [
