@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+from accesslog_service.bodies import collecting
 from accesslog_service.departure import Departure
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
@@ -54,6 +55,8 @@ async def main(worker: Worker) -> None:
             rotation = Rotation(directory, config.logging.retention_days, admin.ready, admin.reopen_logs)
             rotating = tasks.create_task(rotation.run())
             stack.callback(rotating.cancel)
+            if config.logging.bodies != "off":
+                await stack.enter_async_context(collecting(run_dir.bodies, config.logging))
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
 
 

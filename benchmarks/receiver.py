@@ -1,9 +1,9 @@
 """How many access-log entries one receiver takes: `python benchmarks/receiver.py [--entries 400000] [--profile FILE]`.
 
-A receiver runs as it does in a gateway, on CPU 0: it reads messages from its unix socket as Envoy batches them (16 KiB),
-makes records, writes them, counts them. From CPU 1 they are sent as fast as it takes them. What counts is the CPU time
-of the receiver, so other work on the machine matters little. Everything sent must be in the request log and in
-/metrics, else the run fails.
+A receiver runs as it does in a gateway, on CPU 0: it reads messages from its unix socket as Envoy makes them (16 KiB),
+makes records, writes and counts them. From CPU 1 they are sent as fast as it takes them. What counts is the CPU time of
+the receiver: other work on the machine matters less then. Everything sent must be in the request log and in /metrics,
+else the run fails.
 """
 
 import argparse

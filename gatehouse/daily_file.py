@@ -14,16 +14,19 @@ class DailyFile:
 
     Each call of `append` is one `write(2)` to a descriptor opened with O_APPEND: on a local file system lines of
     different processes never mix. What a full disk or a crash has cut short stays a line of its own, and what follows
-    is whole. Files are 0640: records name people.
+    is whole. Files are 0640 unless said: records name
+    people.
     """
 
-    def __init__(self, directory: Path, stem: str, retention_days: int) -> None:
+    def __init__(self, directory: Path, stem: str, retention_days: int, mode: int = 0o640) -> None:
+        """`mode`: the permissions of new files."""
         self._directory = directory
         self._stem = stem
         self._retention = timedelta(days=retention_days)
         self._day: date | None = None
         self._descriptor = -1
         self._torn = False
+        self._mode = mode
 
     def append(self, lines: bytes, now: datetime | None = None) -> None:
         """Write `lines` (each ending in a newline) to today's file. Raises `OSError` when the disk refuses."""
@@ -52,7 +55,7 @@ class DailyFile:
         self.close()
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"{self._stem}_{today}.log"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
         self._day, self._torn = today, _torn(self._descriptor)
         forget(self._directory, self._stem, today - self._retention)
 

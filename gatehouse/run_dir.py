@@ -1,7 +1,6 @@
 """The run directory: the sockets and files by which the processes of one gateway find each other."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,13 +17,14 @@ ACCESSLOG_RECEIVERS = 2
 
 
 DEFAULT_RUN_DIR = Path("/run/gatehouse")
-_LINK = ".run"
+_WORD = ".run_dir"
 
 
 def found_run_dir(log_directory: Path) -> Path | None:
     """The run directory of the gateway that writes its logs to `log_directory`; None when none runs."""
-    candidates = (log_directory / _LINK, DEFAULT_RUN_DIR)
-    return next((path.resolve() for path in candidates if path.is_dir()), None)
+    word = log_directory / _WORD
+    candidates = [Path(word.read_text())] if word.exists() else []
+    return next((path for path in (*candidates, DEFAULT_RUN_DIR) if path.is_dir()), None)
 
 
 def workers(config: Config, service: Service) -> int:
@@ -65,13 +65,9 @@ class RunDir:
 
     def leave_word(self, log_directory: Path) -> None:
         """Let those who only know where the logs are find this directory; they can be told otherwise if it fails."""
-        link = log_directory / _LINK
-        new = link.with_name(f"{_LINK}.{os.getpid()}")
         try:
             log_directory.mkdir(parents=True, exist_ok=True)
-            new.unlink(missing_ok=True)
-            new.symlink_to(self.path.absolute())
-            new.replace(link)
+            (log_directory / _WORD).write_text(str(self.path.absolute()))
         except OSError as error:
             log.warning("can't say in %s where the run directory is: %s", log_directory, error)
 
@@ -79,6 +75,11 @@ class RunDir:
     def metrics(self) -> Path:
         """Samples of every process, merged when Prometheus scrapes."""
         return self.path / "metrics"
+
+    @property
+    def bodies(self) -> Path:
+        """Bodies that Envoy has tapped and that are not in their log yet, a file a request."""
+        return self.path / "bodies"
 
     @property
     def envoy(self) -> Path:

@@ -354,6 +354,8 @@ class Logging(Strict):
     dir: str = "logs"
     level: Literal["debug", "info", "warning", "error"] = "info"
     retention_days: int = Field(30, ge=1)
+    bodies: Literal["off", "errors", "sampled"] = "off"
+    body_sample: float = Field(0.01, strict=False, gt=0, le=1)
 
 
 class Redis(Strict):

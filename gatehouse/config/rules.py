@@ -158,6 +158,9 @@ def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
         yield ("api_keys",), "there is no key: every request will be answered 401", None
     if not config.rate_limits:
         yield ("rate_limits",), "there are no limits: every key may use everything", None
+    if config.logging.bodies != "off":
+        where = f"what people ask and are answered is written to {config.logging.dir}/bodies_*.log"
+        yield ("logging", "bodies"), where, "let those whom it concerns know, or set it to off"
     yield from _jwt_advice(config)
     used = {key.tier for key in keys.records.values()} | {issuer.tier for issuer in config.jwt}
     if any(issuer.tier_claim for issuer in config.jwt):

@@ -1,6 +1,7 @@
 """The Envoy process: admin interface, overload limits, the listener and the sidecars."""
 
 from gatehouse.config.model import Config
+from gatehouse.envoy import bodies
 from gatehouse.envoy.clusters import sidecars
 from gatehouse.envoy.listener import listener
 from gatehouse.envoy.message import Message, extension
@@ -12,11 +13,12 @@ MAX_HEAP_BYTES = 4 * 1024**3
 
 def bootstrap(config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message) -> Message:
     """What Envoy starts with."""
+    taps = bodies.tap(config.logging, str(run_dir.bodies))
     return {
         "node": {"id": "gatehouse", "cluster": "gatehouse"},
         "admin": {"address": {"pipe": {"path": str(run_dir.admin_socket), "mode": 0o600}}},
         "static_resources": {
-            "listeners": [listener(config, access_log_file, route_specifier)],
+            "listeners": [listener(config, access_log_file, taps, route_specifier)],
             "clusters": sidecars(config, run_dir),
         },
         "overload_manager": _overload(),

@@ -6,10 +6,13 @@
 4. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
 5. RBAC: may this caller use this model?
 6. ratelimit: one call with everything the limits depend on.
+   tap, where `logging.bodies` asks for it: bodies of chosen requests.
 7. Lua: ask for usage on streams, hide it again.
 8. sse_to_metadata: the usage of a stream.
 9. router.
 """
+
+from collections.abc import Sequence
 
 from gatehouse.envoy import model_access, names, usage
 from gatehouse.envoy.message import Message, extension, header, seconds
@@ -24,8 +27,11 @@ _OTHER_HOST = extension(
 )
 
 
-def chain(max_body_bytes: int) -> list[Message]:
-    """Every HTTP filter. Nothing in it depends on models or keys, so that changing those leaves the listener alone."""
+def chain(max_body_bytes: int, taps: Sequence[Message] = ()) -> list[Message]:
+    """Every HTTP filter; `taps` is the one for bodies, if they are wanted.
+
+    Nothing in it depends on models or keys, so that changing those leaves the listener alone.
+    """
     return [
         extension(
             "envoy.filters.http.body_size_limit",
@@ -37,6 +43,7 @@ def chain(max_body_bytes: int) -> list[Message]:
         _body(),
         model_access.by_requested_name(),
         _limits(),
+        *taps,
         usage.request_filter(),
         usage.event_filter(),
         extension(

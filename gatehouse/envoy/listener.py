@@ -1,5 +1,7 @@
 """The listener and its connection manager: what Envoy accepts from the outside, and on what terms."""
 
+from collections.abc import Sequence
+
 from gatehouse import __version__
 from gatehouse.config.model import Config
 from gatehouse.envoy import access_log, filters, local_replies, names
@@ -11,8 +13,11 @@ CONNECTION_BUFFER_BYTES = 1024 * 1024
 _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
 
-def listener(config: Config, access_log_file: str, route_specifier: Message) -> Message:
-    """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`."""
+def listener(config: Config, access_log_file: str, taps: Sequence[Message], route_specifier: Message) -> Message:
+    """The public listener. `taps` is the filter for bodies, if there is one.
+
+    `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`.
+    """
     address: Message = {"address": config.server.host, "port_value": config.server.port}
     if config.server.host == "::":
         address["ipv4_compat"] = True  # all of this machine, whichever kind of address clients have
@@ -26,7 +31,7 @@ def listener(config: Config, access_log_file: str, route_specifier: Message) -> 
         access_log=access_log.loggers(access_log_file),
         access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
         local_reply_config=local_replies.config(),
-        http_filters=filters.chain(config.server.max_body_bytes),
+        http_filters=filters.chain(config.server.max_body_bytes, taps),
         **route_specifier,
     )
     return {

@@ -19,6 +19,7 @@ BODY = "envoy.filters.http.json_to_metadata"
 MODEL_ACCESS = "envoy.filters.http.rbac"
 LIMITS = "envoy.filters.http.ratelimit"
 USAGE_REQUEST = "envoy.filters.http.lua"
+TAP = "envoy.filters.http.tap"
 EVENTS = "envoy.filters.http.sse_to_metadata"
 
 DOMAIN = "gatehouse"
