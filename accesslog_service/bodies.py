@@ -28,7 +28,7 @@ WRITTEN_WITHIN_S = 5.0
 @asynccontextmanager
 async def collecting(directory: Path, settings: Logging) -> AsyncIterator[None]:
     """Collect what Envoy puts into `directory` while the block runs, and what is there in the end."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at the start
+    await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
     days = DailyFile(Path(settings.dir), "bodies", settings.retention_days, mode=0o600)
     over = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

@@ -57,6 +57,10 @@ def write(document: Message, file: Path) -> None:
     temporary.rename(file)
 
 
+_BOOLEANS = ("y", "n")
+"""Envoy's reader takes these for true and false, and PyYAML's writer does not know that (YAML 1.1, bool)."""
+
+
 class _Readable(SafeDumper):
     """For people as well as for Envoy: no anchors, and a text of several lines as it is."""
 
@@ -64,7 +68,8 @@ class _Readable(SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+        style = "|" if "\n" in text else "'" if text.lower() in _BOOLEANS else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Readable.add_representer(str, _Readable.represent_text)

@@ -39,6 +39,11 @@ def test_c04_envoy_accepts_500_valid_configurations(config: Config) -> None:
     accepted(config)
 
 
+@pytest.mark.parametrize("name", ["N", "y", "no", "on", "null", "1e3", "~", "0x10"])
+def test_a_model_may_have_a_name_that_looks_like_something_else(name: str) -> None:
+    accepted(Config.model_validate({"vllm": {"base_url": "http://gpu", "default_model": name}}))
+
+
 def test_what_envoy_refuses_is_told_in_its_own_words(tmp_path: Path) -> None:
     document = merged(CONFIGS["short"], RUN_DIR, "/dev/null")
     document["static_resources"]["clusters"][0]["lb_policy"] = "NO_SUCH"
