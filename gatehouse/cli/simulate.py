@@ -56,8 +56,9 @@ def _replayed(config: Path, files: Sequence[Path], *, refusals: bool) -> Iterato
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
             yield _found(process)
-        finally:
+        except BaseException:
             process.terminate()
+            raise
 
 
 def _found(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:

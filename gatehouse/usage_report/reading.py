@@ -3,9 +3,9 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from gatehouse.usage_report import sql
@@ -94,26 +94,16 @@ def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
 
 def _execute(connection: "duckdb.DuckDBPyConnection", statement: Statement, on_progress: OnProgress) -> None:
     """In a thread of its own, so that progress can be told meanwhile, and Ctrl-C be heard."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(connection.execute, statement.text, dict(statement.parameters))
         try:
-            connection.execute(statement.text, dict(statement.parameters))
-        except BaseException as error:
-            failures.append(error)
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_LOOK_S)
-            on_progress(max(0.0, connection.query_progress()))
-    except BaseException:
-        connection.interrupt()
-        thread.join()
-        raise
-    if failures:
-        raise failures[0]
+            while not running.done():
+                wait([running], _LOOK_S)
+                on_progress(max(0.0, connection.query_progress()))
+            running.result()
+        except BaseException:
+            connection.interrupt()
+            raise
 
 
 def _batched(connection: "duckdb.DuckDBPyConnection", statement: Statement) -> Iterator[tuple[Any, ...]]:

@@ -7,6 +7,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ PROGRESS_S = 0.25
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay as the command line says; returns the exit status."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and not without what was put aside in files being removed
     try:
         config = load(options.config)
         keys = _key_limits(config, options.config)

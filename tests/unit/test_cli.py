@@ -57,10 +57,12 @@ def test_version_is_one_line() -> None:
 def test_without_a_command_it_says_what_there_is() -> None:
     result = gatehouse()
     assert result.exit_code == 2
-    assert [name for name in ("up", "check", "render", "schema", "keys") if name not in result.output] == []
+    assert [
+        name for name in ("up", "check", "render", "schema", "keys", "usage", "simulate") if name not in result.output
+    ] == []
 
 
-@pytest.mark.parametrize("command", ["up", "check", "render", "schema", "keys"])
+@pytest.mark.parametrize("command", ["up", "check", "render", "schema", "keys", "usage", "simulate"])
 def test_every_command_has_help(command: str) -> None:
     result = gatehouse(command, "--help")
     assert result.exit_code == 0

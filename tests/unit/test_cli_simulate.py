@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,32 @@ def test_programs_get_refusals_and_sums_as_json(new: str, tmp_path: Path) -> Non
     assert [refusal["request_id"] for refusal in said["refusals"]] == ["r2", "r3", "r4"]
     assert (said["requests"], said["refused"], said["newly_refused"], said["no_more_refused"]) == (6, 3, 2, 0)
     assert (list(said["skipped"].values()), said["tiers_without_limits"]) == ([1], {"gold": 1})
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_nothing_is_left_behind(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    left = tmp_path / "tmp"
+    left.mkdir()
+    monkeypatch.setenv("TMPDIR", str(left))
+    assert simulate("-c", new, "--format", form).returncode == 0
+    assert list(left.iterdir()) == []
+
+
+def test_nothing_is_left_behind_by_a_replay_that_is_stopped(tmp_path: Path) -> None:
+    left = tmp_path / "tmp"
+    left.mkdir()
+    log = written(tmp_path / "many.log", [record(i, user_id=f"u{i % 50}") for i in range(30_000)])
+    command = [sys.executable, "-m", "ratelimit_service.simulate", "-c", config(tmp_path, "{requests_per_day: 9}")]
+    environment = {**os.environ, "TMPDIR": str(left)}
+    with subprocess.Popen(
+        [*command, "--log", str(log)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert "progress" in process.stdout.readline()
+        assert list(left.iterdir()) != []
+        process.terminate()
+        assert process.wait(30) == 1
+    assert list(left.iterdir()) == []
 
 
 def test_limits_of_keys_come_from_the_new_configuration(tmp_path: Path) -> None:
