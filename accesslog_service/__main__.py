@@ -30,7 +30,7 @@ async def main(worker: Worker) -> None:
     config, run_dir = worker.config, worker.run_dir
     directory = Path(config.logging.dir)
     file = DailyFile(directory, "requests", config.logging.retention_days)
-    metrics = RequestMetrics(Labels(config))
+    metrics = RequestMetrics(Labels(config), run_dir.metrics)
     requests = RequestLog(file, metrics.lost)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
     limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())
