@@ -37,7 +37,7 @@ async def main(worker: Worker) -> None:
     book = Book(logs / "tally.sqlite")
     models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
     labels = Labels(config)
-    metrics = RequestMetrics(labels)
+    metrics = RequestMetrics(labels, run_dir.metrics)
     requests = RequestLog(file, metrics.lost)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
     limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())

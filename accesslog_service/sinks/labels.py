@@ -43,6 +43,7 @@ class Labels:
 
     def __init__(self, config: Config) -> None:
         """In the short form the model server answers for any name, so those it has answered for become known."""
+        self.known_models = len(config.known_models())
         self._models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
         self._users = Names((), MAX_USERS)
         self._backends = Names((), MAX_BACKENDS)

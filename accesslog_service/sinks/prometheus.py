@@ -3,13 +3,15 @@
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 
 from accesslog_service.record import Record
 from accesslog_service.sinks.labels import Labels
+from accesslog_service.sinks.series import Admission, Series
 from gatehouse.errors import CODES
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -20,44 +22,38 @@ TOKEN_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0
 LOST_WHERE = ("message", "entry", "sink", "queue", "disk")
 """Where records are lost: messages and entries that can't be read, sinks that fail, a queue or a disk that is full."""
 
-Metric = TypeVar("Metric")
-
-
-class Series(dict[tuple[str, ...], Metric]):
-    """The series of a metric by their label values. `make` makes one, once: its look-up costs more than counting."""
-
-    def __init__(self, make: Callable[..., Metric]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, labels: tuple[str, ...]) -> Metric:
-        series = self[labels] = self._make(*labels)
-        return series
+MOST = {"requests": 1200, "tokens": 1200, "cost": 400, "duration": 40, "first_token": 20, "per_token": 20}
+"""Series that a metric may have; those of times are 20 samples each. All in all below 5,000 samples."""
 
 
 class RequestMetrics:
     """The metrics of requests, in seconds and tokens. Make it after `gatehouse.metrics.share`, once a process."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, directory: Path | None = None) -> None:
+        """`directory`: where the receivers of a gateway agree on their series."""
         self._labels = labels
+
+        def series(metric: Counter | Histogram, kind: str) -> "Series[Any]":
+            # Models that the configuration knows have their times, however many they are.
+            most = MOST[kind] + (labels.known_models if isinstance(metric, Histogram) else 0)
+            admission = Admission(most, directory / f"{kind}.series" if directory else None)
+            return Series(metric.labels, metric._labelnames, admission)
+
         by_request = ("endpoint", "model", "user", "tier", "status")
-        self._requests = Series(_counter("api_requests_total", "Requests answered.", *by_request).labels)
-        self._duration = Series(
-            _histogram("api_request_duration_seconds", "Time to the end of the answer.", "endpoint", "model").labels
-        )
-        self._tokens = Series(
-            _counter("api_tokens_total", "Tokens, as the model server counts.", "type", "user", "model").labels
-        )
+        self._requests = series(_counter("api_requests_total", "Requests answered.", *by_request), "requests")
+        duration = "Time to the end of the answer."
+        self._duration = series(_histogram("api_request_duration_seconds", duration, "endpoint", "model"), "duration")
+        tokens = "Tokens, as the model server counts."
+        self._tokens = series(_counter("api_tokens_total", tokens, "type", "user", "model"), "tokens")
         first = "Time to the first token of streamed answers."
-        self._ttft = Series(_histogram("api_time_to_first_token_seconds", first, "model").labels)
+        self._ttft = series(_histogram("api_time_to_first_token_seconds", first, "model"), "first_token")
         per_token = "Time per output token after the first, of streamed answers."
-        self._tpot = Series(
-            _histogram("api_time_per_output_token_seconds", per_token, "model", buckets=TOKEN_BUCKETS).labels
+        self._tpot = series(
+            _histogram("api_time_per_output_token_seconds", per_token, "model", buckets=TOKEN_BUCKETS), "per_token"
         )
-        self._cost = Series(_counter("api_cost_usd_total", "Cost, in US dollars.", "user", "model").labels)
-        self._errors = Series(_counter("api_errors_total", "Errors the gateway answered with.", "code").labels)
-        for code in CODES:  # from 0, so that the first of a kind shows as an increase
-            _ = self._errors[code,]
+        self._cost = series(_counter("api_cost_usd_total", "Cost, in US dollars.", "user", "model"), "cost")
+        errors = _counter("api_errors_total", "Errors the gateway answered with.", "code")
+        self._errors = {code: errors.labels(code) for code in CODES}  # from 0: the first of a kind is an increase
         self._lost = _counter("api_access_log_lost_total", "Records that did not get into the request log.")
         by_place = _counter("api_access_log_lost_by_place_total", "The same, by where they were lost.", "where")
         self._lost_at = {where: by_place.labels(where) for where in LOST_WHERE}
@@ -106,7 +102,7 @@ class RequestMetrics:
             self._cost[user, model].inc(cost)
         for code, count in Counts(record.error_code for record in records).items():
             if code in CODES:
-                self._errors[code,].inc(count)
+                self._errors[code].inc(count)
         return endpoint, model
 
     def _time(self, endpoint: str, model: str, records: Sequence[Record]) -> None:

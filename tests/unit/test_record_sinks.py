@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from accesslog_service.record import Record
 from accesslog_service.sinks import jsonl
 from accesslog_service.sinks.jsonl import RequestLog
-from accesslog_service.sinks.labels import MAX_MODELS, MAX_USERS, Labels, Names
+from accesslog_service.sinks.labels import ENDPOINTS, MAX_MODELS, MAX_USERS, Labels, Names
 from accesslog_service.sinks.prometheus import LOST_WHERE, RequestMetrics
 from gatehouse import metrics
 from gatehouse.config import Config
@@ -303,3 +303,43 @@ def test_a_process_that_starts_again_goes_on_counting(samples: Callable[[], dict
     metrics.share(tmp_path, "accesslog-0")
     RequestMetrics(Labels(LONG)).lost("queue", 1)
     assert samples()["api_access_log_lost_by_place_total{where=queue}"] == 4
+
+
+def attack(prefix: str, count: int = 10_000) -> list[Record]:
+    """Every model, user and path another one, and all of it answered."""
+    return [
+        replace(
+            RECORD,
+            model=f"{prefix}-m-{number}",
+            user_id=f"{prefix}-u-{number}",
+            endpoint=(*ENDPOINTS, f"/v1/{prefix}/{number}")[number % (len(ENDPOINTS) + 1)],
+            status=(200, 404, 429, 503)[number % 4],
+            cost_usd=0.01,
+            stream=True,
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("config", [SHORT, LONG], ids=["short", "long"])
+def test_under_attack_the_receivers_together_stay_below_5000_series(
+    samples: Callable[[], dict[str, float]], tmp_path: Path, config: Config
+) -> None:
+    for name in ("accesslog-0", "accesslog-1", "accesslog-0"):  # which starts again
+        metrics.share(tmp_path, name)
+        RequestMetrics(Labels(config), tmp_path).take(attack(name))
+    assert len(samples()) < 5000
+    total = sum(value for name, value in samples().items() if name.startswith("api_requests_total"))
+    assert total == 30_000, "none is left out"
+
+
+def test_models_that_are_configured_have_their_times_however_many(
+    samples: Callable[[], dict[str, float]], tmp_path: Path
+) -> None:
+    backends = [{"url": "http://gpu-a:8100/v1"}]
+    models = [f"m-{number}" for number in range(60)]
+    config = Config.model_validate({"models": {model: {"backends": backends} for model in models}})
+    RequestMetrics(Labels(config), tmp_path).take([replace(RECORD, model=model, stream=True) for model in models])
+    timed = [name for name in samples() if name.startswith("api_time_to_first_token_seconds_count")]
+    assert len(timed) == 60
+    assert not [name for name in timed if "other" in name]
