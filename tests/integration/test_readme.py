@@ -111,6 +111,7 @@ def test_every_setting_that_is_described_exists() -> None:
         "info",
         "logs",
         "none",
+        "off",
         "true",
         "false",
         "local",
