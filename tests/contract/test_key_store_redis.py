@@ -290,6 +290,7 @@ async def test_100_000_keys_are_kept_loaded_and_followed(store: RedisKeyStore, s
     await other.close()
 
 
+@pytest.mark.slow
 async def test_100_000_keys_take_little_memory(store: RedisKeyStore) -> None:
     await store.put(many())
     gc.collect()

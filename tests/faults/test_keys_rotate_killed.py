@@ -16,7 +16,7 @@ KILLS = 20
 CODE = "import sys; from gatehouse.cli import app; print('ready', flush=True); app(sys.argv[1:])"
 
 
-@pytest.fixture(params=["file", "redis"])
+@pytest.fixture(params=[pytest.param("file", marks=pytest.mark.slow), "redis"])
 def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
     if request.param == "file":
         desk = Desk(tmp_path)

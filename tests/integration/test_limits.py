@@ -18,7 +18,7 @@ CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.slow), "redis"])
 def fresh(request: pytest.FixtureRequest, backend: FakeVllm, tmp_path: Path) -> Iterator[RunningGateway]:
     """A gateway whose counters start at zero, with each store."""
     config = short_form(backend)

@@ -24,7 +24,7 @@ ALICE, BOB = "sk-llm-limits-alice-1", "sk-llm-limits-bob-001"
 Start = Callable[..., RunningGateway]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.slow), "redis"])
 def start(request: pytest.FixtureRequest, backend: FakeVllm, tmp_path: Path) -> Iterator[Start]:
     """Starts a gateway with the given limits for the only tier, `paid`."""
     with ExitStack() as stack:
@@ -225,7 +225,7 @@ def test_nothing_is_charged_for_what_the_model_server_refused(start: Start, back
     until(lambda: remaining(chat(gateway, 1)) > 9_000, 3, "the reservation of a failed request is still charged")
 
 
-@pytest.mark.parametrize("victim", ["accesslog-0", "accesslog-1"])
+@pytest.mark.parametrize("victim", ["accesslog-0", pytest.param("accesslog-1", marks=pytest.mark.slow)])
 def test_a_killed_receiver_leaves_no_lease_behind_for_long(start: Start, backend: FakeVllm, victim: str) -> None:
     gateway = start({"concurrent_requests": 1})
     backend.script = Script(event_delay_s=0.02)

@@ -247,6 +247,7 @@ def test_metrics_are_the_conventions_and_equal_the_records(
         assert re.fullmatch(r".+:\d+/accesslog-[01]", point.resource["service.instance.id"])
 
 
+@pytest.mark.slow
 def test_without_a_receiver_requests_go_on_and_one_line_says_so(backend: FakeVllm, tmp_path: Path) -> None:
     port = free_port()
     tracing = {"otlp_endpoint": f"http://127.0.0.1:{port}", "sample": 1, "metrics_interval_s": 1}

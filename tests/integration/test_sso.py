@@ -215,6 +215,7 @@ def test_a_token_is_good_to_the_end_of_the_leeway_and_no_longer(gateway: Running
     assert_refused(ask(gateway, mine))
 
 
+@pytest.mark.slow
 def test_without_jwt_a_token_is_a_wrong_key(backend: FakeVllm, idp: IdentityProvider, tmp_path: Path) -> None:
     with running_gateway(tmp_path, short_form(backend)) as running:
         assert_refused(ask(running, token(idp)))
@@ -266,6 +267,7 @@ def test_a_token_of_a_new_key_does_not_wait_for_the_next_refresh(backend: FakeVl
         assert idp.fetched <= 2 * WORKERS, "all waited for one fetch a worker"
 
 
+@pytest.mark.slow
 def test_made_up_keys_do_not_make_the_gateway_hammer_the_issuer(backend: FakeVllm, tmp_path: Path) -> None:
     with IdentityProvider() as idp, running_gateway(tmp_path, with_sso(backend, trusted(idp))) as running:
         before, start = idp.fetched, time.monotonic()
@@ -278,6 +280,7 @@ def test_made_up_keys_do_not_make_the_gateway_hammer_the_issuer(backend: FakeVll
         assert idp.fetched - before <= WORKERS * (3 + seconds / 4)
 
 
+@pytest.mark.slow
 def test_an_issuer_that_goes_down_later_changes_nothing_for_its_users(backend: FakeVllm, tmp_path: Path) -> None:
     with IdentityProvider() as idp, running_gateway(tmp_path, with_sso(backend, trusted(idp, refresh_s=1))) as running:
         known = idp.token(sub="known")
@@ -293,6 +296,7 @@ def test_an_issuer_that_goes_down_later_changes_nothing_for_its_users(backend: F
         eventually(lambda: ask(running, idp.token(sub="again")).status_code == 200, within_s=10)
 
 
+@pytest.mark.slow
 def test_a_broken_key_set_keeps_the_old_keys(backend: FakeVllm, tmp_path: Path) -> None:
     failed = 'api_jwks_refreshes_total{issuer="sso",result="failed"}'
     with IdentityProvider() as idp, running_gateway(tmp_path, with_sso(backend, trusted(idp, refresh_s=1))) as running:
@@ -303,6 +307,7 @@ def test_a_broken_key_set_keeps_the_old_keys(backend: FakeVllm, tmp_path: Path) 
                 assert ask(running, idp.token(jti=str(before))).status_code == 200
 
 
+@pytest.mark.slow
 def test_keys_that_are_too_old_are_trusted_no_more(backend: FakeVllm, tmp_path: Path) -> None:
     settings = {"refresh_s": 1, "max_stale_s": 2}
     with IdentityProvider() as idp, running_gateway(tmp_path, with_sso(backend, trusted(idp, **settings))) as running:
