@@ -79,8 +79,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 def eventually_logged(gateway: RunningGateway, count: int) -> list[dict[str, Any]]:
     deadline = time.monotonic() + 10
-    [request_log] = gateway.logs("requests_*.log")
-    while len(found := entries(request_log)) < count:
+    while len(found := [entry for log in gateway.logs("requests_*.log") for entry in entries(log)]) < count:
         assert time.monotonic() < deadline, f"{len(found)} lines, not {count}"
         time.sleep(0.05)
     return found
