@@ -13,6 +13,7 @@ from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
 from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver
+from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.prometheus import RequestMetrics
@@ -30,7 +31,8 @@ async def main(worker: Worker) -> None:
     config, run_dir = worker.config, worker.run_dir
     directory = Path(config.logging.dir)
     file = DailyFile(directory, "requests", config.logging.retention_days)
-    metrics = RequestMetrics(Labels(config), run_dir.metrics)
+    exemplars = Exemplars(run_dir.metrics, f"accesslog-{worker.index}")
+    metrics = RequestMetrics(Labels(config), run_dir.metrics, exemplars)
     requests = RequestLog(file, metrics.lost)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
     limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())
@@ -46,6 +48,7 @@ async def main(worker: Worker) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(requests.writing())
         await stack.enter_async_context(limiter.telling())
+        await stack.enter_async_context(exemplars.writing())
         await stack.enter_async_context(serving(config, run_dir, worker.index))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())

@@ -3,7 +3,7 @@
 - `pages`      what each answers
 - `health`     is any model server alive
 - `catalogue`  which models a key sees
-- `in_flight`  requests that are running, read from Envoy
+- `envoy_stats`, `in_flight`, `entries_sent`  what Envoy counts: requests that are running, entries it has sent
 - `backends`   questions to the model servers
 - `kept`       one answer for everyone who asks at the same time
 - `serving`    the two applications, their routes, errors and sockets

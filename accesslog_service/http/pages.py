@@ -3,13 +3,16 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import ClientSession
 from aiohttp.web import Request, Response, json_response
 
 from accesslog_service.allowance import Allowance, LimiterUnavailableError
-from accesslog_service.http import backends, catalogue, health, in_flight
+from accesslog_service.http import backends, catalogue, envoy_stats, health
+from accesslog_service.http.entries_sent import EntriesSent
+from accesslog_service.http.in_flight import InFlight, requests_by_model
 from accesslog_service.http.kept import Kept
 from gatehouse import __version__, metrics
 from gatehouse.config.model import Config
@@ -30,6 +33,7 @@ IDENTITY_HEADERS = {
 _CALLER_HEADER = {field: header for header, field in CALLER_HEADERS.items()}
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TEXT = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Pages:
@@ -42,7 +46,9 @@ class Pages:
         self._session = session
         self._started = int(time.time())
         self._health = Kept(self._probe, HEALTH_KEPT_S)
-        self._metrics = Kept(self._exposition, METRICS_KEPT_S)
+        self._metrics = {
+            openmetrics: Kept(partial(self._exposition, openmetrics), METRICS_KEPT_S) for openmetrics in (False, True)
+        }
         self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
 
     async def front(self, _request: Request) -> Response:
@@ -57,8 +63,10 @@ class Pages:
             return json_response(report)
         return json_response(report, status=503, headers={"Retry-After": "1"})
 
-    async def metrics(self, _request: Request) -> Response:
-        return Response(body=await self._metrics.get(), headers={"Content-Type": PROMETHEUS_TEXT})
+    async def metrics(self, request: Request) -> Response:
+        openmetrics = OPENMETRICS_TEXT.partition(";")[0] in request.headers.get("Accept", "")
+        content_type = OPENMETRICS_TEXT if openmetrics else PROMETHEUS_TEXT
+        return Response(body=await self._metrics[openmetrics].get(), headers={"Content-Type": content_type})
 
     async def models(self, request: Request) -> Response:
         may_use = _usable(request)
@@ -86,10 +94,11 @@ class Pages:
         answers = await asyncio.gather(*(backends.alive(self._session, url) for url in urls))
         return health.report(self._config, dict(zip(urls, answers, strict=True)))
 
-    async def _exposition(self) -> bytes:
-        requests = await in_flight.read(self._run_dir.admin_socket, self._config.known_models())
-        shared = await asyncio.to_thread(metrics.exposition, self._run_dir.metrics)
-        return shared + in_flight.exposition(requests)
+    async def _exposition(self, openmetrics: bool) -> bytes:
+        stats = await envoy_stats.read(self._run_dir.admin_socket)
+        running = InFlight(requests_by_model(stats, self._config.known_models()))
+        others = running, EntriesSent(stats)
+        return await asyncio.to_thread(metrics.exposition, self._run_dir.metrics, *others, openmetrics=openmetrics)
 
     async def _catalogue(self) -> list[catalogue.Entry]:
         """The short form serves what its model server says it serves; while that can't be asked, the default model."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from accesslog_service.http import in_flight
+from accesslog_service.http import envoy_stats, in_flight
 from accesslog_service.http.kept import Kept
 from accesslog_service.http.serving import serving
 from gatehouse import __version__
@@ -315,12 +315,12 @@ async def test_in_flight_requests_go_by_the_names_of_the_configuration() -> None
         b'{"stats":[{"name":"cluster.model_llama-3.1:8b.upstream_rq_active","value":2},'
         b'{"name":"cluster.model_a_b.upstream_rq_active","value":1},{"name":"cluster.authz.upstream_rq_active","value":7}]}'
     )
-    assert in_flight.requests_by_model(stats, ["a:b"]) == {"llama-3.1:8b": 2, "a:b": 1}
+    assert in_flight.requests_by_model(envoy_stats.parsed(stats), ["a:b"]) == {"llama-3.1:8b": 2, "a:b": 1}
 
 
 @pytest.mark.parametrize("stats", [b"", b"no json", b"[]", b'{"stats":[{}]}', b'{"stats":[{"name":1,"value":2}]}'])
 async def test_statistics_that_cannot_be_read_say_nothing(stats: bytes) -> None:
-    assert in_flight.requests_by_model(stats, []) == {}
+    assert envoy_stats.parsed(stats) == {}
 
 
 async def test_what_is_kept_is_fetched_again_when_its_time_is_over() -> None:
