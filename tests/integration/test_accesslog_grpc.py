@@ -210,6 +210,36 @@ def test_f45_what_is_no_access_log_is_refused(
     assert "foreign" not in shared.request_ids()
 
 
+def test_f07_messages_that_cannot_be_read_are_counted_as_lost(shared: Service) -> None:
+    before = shared.sample("api_access_log_lost_total", where="message")
+    with grpc.insecure_channel(f"unix:{shared.run_dir.socket('accesslog', 0)}") as channel:
+        call = channel.stream_unary(STREAM_ACCESS_LOGS)
+        with pytest.raises(grpc.RpcError):
+            call(iter([b"\x0a\xff not a message"]), timeout=10)
+    until(lambda: shared.sample("api_access_log_lost_total", where="message") == before + 1)
+
+
+def test_what_came_before_a_stream_broke_off_is_recorded(shared: Service) -> None:
+    sent = [f"broken-{number}" for number in range(400)]
+
+    def then_gone() -> Iterator[StreamAccessLogsMessage]:
+        yield from messages(sent)
+        arrived.wait(10)
+        raise ConnectionError
+
+    arrived = threading.Event()
+    with grpc.insecure_channel(f"unix:{shared.run_dir.socket('accesslog', 0)}") as channel:
+        call = channel.stream_unary(
+            STREAM_ACCESS_LOGS,
+            request_serializer=StreamAccessLogsMessage.SerializeToString,
+            response_deserializer=StreamAccessLogsResponse.FromString,
+        ).future(then_gone())
+        until(lambda: "broken-0" in shared.request_ids())
+        arrived.set()
+        call.cancel()
+    until(lambda: sum(each.startswith("broken-") for each in shared.request_ids()) == len(sent))
+
+
 def test_secrets_in_an_entry_reach_no_file_and_no_metric(shared: Service) -> None:
     [message] = messages(["canary"])
     [leaky] = message.http_logs.log_entry
