@@ -61,8 +61,9 @@ test-vllm: $(VENV)/.dev  ## end to end against real vLLM on the CPU (installs se
 	$(BIN)/python scripts/vllm_env.py
 	$(BIN)/python -m pytest -m vllm tests/vllm
 
-bench: $(VENV)/.dev  ## measure the limiter, beside envoyproxy/ratelimit where Go is at hand (docs/benchmarks.md)
+bench: $(VENV)/.dev  ## measure the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver (docs/benchmarks.md)
 	$(BIN)/python benchmarks/limiter.py
+	$(BIN)/python benchmarks/receiver.py
 
 clean:           ## remove what was installed and generated
 	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
 from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver, Sink
+from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.gen_ai import GenAiMetrics
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import MAX_MODELS, Labels, Names
@@ -37,7 +38,8 @@ async def main(worker: Worker) -> None:
     book = Book(logs / "tally.sqlite")
     models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
     labels = Labels(config)
-    metrics = RequestMetrics(labels, run_dir.metrics)
+    exemplars = Exemplars(run_dir.metrics, f"accesslog-{worker.index}")
+    metrics = RequestMetrics(labels, run_dir.metrics, exemplars)
     requests = RequestLog(file, metrics.lost)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
     limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())
@@ -57,6 +59,7 @@ async def main(worker: Worker) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(requests.writing())
         await stack.enter_async_context(limiter.telling())
+        await stack.enter_async_context(exemplars.writing())
         if gen_ai:
             await stack.enter_async_context(sender(config, gen_ai, f"accesslog-{worker.index}").sending())
         await stack.enter_async_context(serving(config, run_dir, worker.index, book))

@@ -5,11 +5,20 @@ crash, a restarted worker goes on counting where it stopped, and the number of f
 prometheus_client's multiprocess mode with identities of our own.
 """
 
+import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest, values
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest, samples, values
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 
 def share(directory: Path, process: str) -> None:
@@ -24,11 +33,80 @@ def started(worker: str, registry: CollectorRegistry = REGISTRY) -> None:
     Counter("api_worker_starts_total", "Starts of workers.", ["worker"], registry=registry).labels(worker).inc()
 
 
-def exposition(directory: Path) -> bytes:
-    """The merged samples of every process that shares `directory`, in Prometheus' text format."""
+class Exemplar(NamedTuple):
+    """A trace in which `value` was observed, at `time` (Unix seconds), for the bucket of `metric` up to `bound`."""
+
+    metric: str
+    labels: Mapping[str, str]
+    bound: float
+    trace_id: str
+    value: float
+    time: float
+
+
+def exemplar_file(directory: Path, process: str) -> Path:
+    """Where `process` keeps its exemplars, as a JSON list."""
+    return directory / f"{process}.exemplars.json"
+
+
+def exposition(directory: Path, beside: bytes = b"", *, openmetrics: bool = False) -> bytes:
+    """The merged samples of every process that shares `directory`, and those `beside`, in Prometheus' text format.
+
+    Or all of them, with exemplars, as OpenMetrics 1.0.
+    """
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    registry.register(_Shared(directory, exemplars=openmetrics))
+    if not openmetrics:
+        return generate_latest(registry) + beside
+    registry.register(_Beside(beside.decode()))
+    return openmetrics_text(registry)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Shared(Collector):
+    def __init__(self, directory: Path, *, exemplars: bool) -> None:
+        self._directory = directory
+        self._exemplars = exemplars
+
+    def collect(self) -> Iterator[Metric]:
+        newest = _newest(self._directory) if self._exemplars else {}
+        collector = MultiProcessCollector(None, path=str(self._directory))  # type: ignore[no-untyped-call]
+        for family in collector.collect():  # type: ignore[no-untyped-call]
+            if newest:
+                family.samples = [_with_exemplar(sample, newest) for sample in family.samples]
+            yield family
+
+
+class _Beside(Collector):
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def collect(self) -> Iterator[Metric]:
+        yield from text_string_to_metric_families(self._text)
+
+
+_Bucket = tuple[str, frozenset[tuple[str, str]], float]
+
+
+def _newest(directory: Path) -> dict[_Bucket, Exemplar]:
+    """By bucket. A file that can't be read has none."""
+    found: dict[_Bucket, Exemplar] = {}
+    for path in directory.glob("*.exemplars.json"):
+        with suppress(OSError, ValueError, TypeError):
+            for each in map(Exemplar._make, json.loads(path.read_bytes())):
+                bucket = each.metric, frozenset(each.labels.items()), each.bound
+                if bucket not in found or found[bucket].time < each.time:
+                    found[bucket] = each
+    return found
+
+
+def _with_exemplar(sample: Sample, newest: Mapping[_Bucket, Exemplar]) -> Sample:
+    if "le" not in sample.labels:
+        return sample
+    labels = frozenset((name, value) for name, value in sample.labels.items() if name != "le")
+    each = newest.get((sample.name.removesuffix("_bucket"), labels, float(sample.labels["le"])))
+    if each is None:
+        return sample
+    return sample._replace(exemplar=samples.Exemplar({"trace_id": each.trace_id}, each.value, each.time))
 
 
 class Reloads:

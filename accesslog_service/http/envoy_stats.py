@@ -28,6 +28,7 @@ class Told:
 
 
 IN_FLIGHT = "upstream_rq_active"
+_LOG = "access_logs.grpc_access_log"
 _HEALTHY, _ALL = "membership_healthy", "membership_total"
 _BY_MODEL = (
     Told(IN_FLIGHT, "api_requests_in_flight", "Requests at the model servers now.", GaugeMetricFamily),
@@ -41,6 +42,9 @@ _BY_MODEL = (
 _OF_GATEWAY = (
     Told("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
     Told("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
+    # What is sent and not in `api_access_log_entries_total` is on its way or, after a moment, lost.
+    Told(f"{_LOG}.logs_written", "api_access_log_sent", "Entries of its log that Envoy has sent.", CounterMetricFamily),
+    Told(f"{_LOG}.logs_dropped", "api_access_log_dropped", "Entries that Envoy has dropped.", CounterMetricFamily),
 )
 _FILTER = "|".join(
     [rf"cluster\.model_.*\.({'|'.join(re.escape(s) for s in (*(t.stat for t in _BY_MODEL), _HEALTHY, _ALL))})"]

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from aiohttp import ClientSession
@@ -39,6 +40,7 @@ IDENTITY_HEADERS = {
 _CALLER_HEADER = {field: header for header, field in CALLER_HEADERS.items()}
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TEXT = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Pages:
@@ -61,7 +63,9 @@ class Pages:
         self._session = session
         self._started = int(time.time())
         self._health = Kept(self._probe, HEALTH_KEPT_S)
-        self._metrics = Kept(self._exposition, METRICS_KEPT_S)
+        self._metrics = {
+            openmetrics: Kept(partial(self._exposition, openmetrics), METRICS_KEPT_S) for openmetrics in (False, True)
+        }
         self._teams = Kept(self._ask_for_teams, TEAMS_KEPT_S)
         self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
 
@@ -81,8 +85,10 @@ class Pages:
         """The body of `/health`."""
         return await self._health.get()
 
-    async def metrics(self, _request: Request) -> Response:
-        return Response(body=await self._metrics.get(), headers={"Content-Type": PROMETHEUS_TEXT})
+    async def metrics(self, request: Request) -> Response:
+        openmetrics = OPENMETRICS_TEXT.partition(";")[0] in request.headers.get("Accept", "")
+        content_type = OPENMETRICS_TEXT if openmetrics else PROMETHEUS_TEXT
+        return Response(body=await self._metrics[openmetrics].get(), headers={"Content-Type": content_type})
 
     async def models(self, request: Request) -> Response:
         may_use = _usable(request)
@@ -119,11 +125,11 @@ class Pages:
         answers = await asyncio.gather(*(backends.alive(self._session, url) for url in urls))
         return health.report(self._config, dict(zip(urls, answers, strict=True)))
 
-    async def _exposition(self) -> bytes:
+    async def _exposition(self, openmetrics: bool) -> bytes:
         stats, near = await asyncio.gather(envoy_stats.read(self._run_dir.admin_socket), self._near.now())
-        shared = await asyncio.to_thread(metrics.exposition, self._run_dir.metrics)
         told = envoy_stats.exposition(stats, self._config.known_models())
-        return shared + told + near_limits.exposition(near) + await self._teams.get()
+        beside = told + near_limits.exposition(near) + await self._teams.get()
+        return await asyncio.to_thread(metrics.exposition, self._run_dir.metrics, beside, openmetrics=openmetrics)
 
     async def _ask_for_teams(self) -> bytes:
         return await asyncio.to_thread(teams.exposition, self._book, datetime.now(UTC).date())

@@ -20,6 +20,8 @@ from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 AT_ONCE = 1_000_000
 """Requests whose identities are in memory at a time: about 100 MB."""
 RESTORE_AT_ONCE = 500
+SHOW_EVERY = 20_000
+"""Lines from one word of progress to the next."""
 LATE = timedelta(seconds=30)
 """Envoy writes its file once a second, and a receiver whose disk is slow may be behind."""
 
@@ -63,6 +65,18 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
+class _Shares:
+    """How far it is, from how far a file is read; compressed files are longer than they look."""
+
+    progress: Callable[[float], None]
+    before: int
+    total: int
+
+    def read(self, stop: int) -> None:
+        self.progress(min(1.0, (self.before + stop) / max(1, self.total)))
+
+
+@dataclass(frozen=True, slots=True)
 class Reconciliation:
     """How to compare. `tell` settles restored requests with the limiter, and says how many it could and could not."""
 
@@ -79,19 +93,21 @@ class Reconciliation:
         report, paths = Report(), files(self.directory)
         sizes = [path.stat().st_size for path in paths]
         for number, path in enumerate(paths):
-            for part in self._parts(path, now - LATE, report):
+            read = _Shares(self.progress, sum(sizes[:number]), sum(sizes)).read
+            for part in self._parts(path, now - LATE, report, read):
                 for day in part.request_log_days():
                     part.missing.difference_update(known(self.directory, day))
                 self._restore(path, part, report)
-                self.progress(min(1.0, (sum(sizes[:number]) + part.stop) / max(1, sum(sizes))))
         self.request_log.sync()
         return report
 
-    def _parts(self, path: Path, before: datetime, report: Report) -> Iterator[_Part]:
-        """The lines of a file, so many at a time."""
+    def _parts(self, path: Path, before: datetime, report: Report, read: Callable[[int], None]) -> Iterator[_Part]:
+        """The lines of a file, so many at a time; `read` hears how far it is read."""
         part = _Part(0, 0)
-        for account in accounts(path):
+        for number, account in enumerate(accounts(path), 1):
             part.stop = account.stop
+            if number % SHOW_EVERY == 0:
+                read(part.stop)
             if isinstance(account, Unreadable):
                 report.unreadable += 1
             elif account.ended >= before:
@@ -104,6 +120,7 @@ class Reconciliation:
                 yield part
                 part = _Part(part.stop, part.stop)
         yield part
+        read(part.stop)
 
     def _restore(self, path: Path, part: _Part, report: Report) -> None:
         lacking = self._lacking(path, part, report)

@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 
 from accesslog_service.record import Record
+from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.series import Admission, Series
 from gatehouse.errors import CODES
@@ -29,8 +30,9 @@ MOST = {"requests": 1200, "tokens": 1200, "cost": 400, "duration": 40, "first_to
 class RequestMetrics:
     """The metrics of requests, in seconds and tokens. Make it after `gatehouse.metrics.share`, once a process."""
 
-    def __init__(self, labels: Labels, directory: Path | None = None) -> None:
+    def __init__(self, labels: Labels, directory: Path | None = None, exemplars: Exemplars | None = None) -> None:
         """`directory`: where the receivers of a gateway agree on their series."""
+        self._exemplars = exemplars or Exemplars()
         self._labels = labels
 
         def series(metric: Counter | Histogram, kind: str) -> "Series[Any]":
@@ -107,10 +109,23 @@ class RequestMetrics:
 
     def _time(self, endpoint: str, model: str, records: Sequence[Record]) -> None:
         _observe(self._duration[endpoint, model], [record.duration_ms / 1000 for record in records])
+        traced = next((record for record in reversed(records) if record.trace_id), None)
+        if traced:
+            self._note(self._duration[endpoint, model], traced, traced.duration_ms)
+            if traced.stream and traced.ttft_ms is not None:
+                self._note(self._ttft[model,], traced, traced.ttft_ms)
         if first := [record.ttft_ms / 1000 for record in records if record.stream and record.ttft_ms is not None]:
             _observe(self._ttft[model,], first)
         if paces := [pace / 1000 for record in records if (pace := record.tpot_ms) is not None]:
             _observe(self._tpot[model,], paces)
+
+    def _note(self, histogram: Histogram, traced: Record, milliseconds: float) -> None:
+        """One exemplar for all that came at once."""
+        labels = dict(zip(histogram._labelnames, histogram._labelvalues, strict=True))
+        ended = traced.time.timestamp() + traced.duration_ms / 1000
+        self._exemplars.note(
+            histogram._name, labels, histogram._upper_bounds, milliseconds / 1000, traced.trace_id or "", ended
+        )
 
 
 _Alike = tuple[str, str | None, str | None, str | None, int]

@@ -210,6 +210,15 @@ def test_f45_what_is_no_access_log_is_refused(
     assert "foreign" not in shared.request_ids()
 
 
+def test_f07_messages_that_cannot_be_read_are_counted_as_lost(shared: Service) -> None:
+    before = shared.sample("api_access_log_lost_by_place_total", where="message")
+    with grpc.insecure_channel(f"unix:{shared.run_dir.socket('accesslog', 0)}") as channel:
+        call = channel.stream_unary(STREAM_ACCESS_LOGS)
+        with pytest.raises(grpc.RpcError):
+            call(iter([b"\x0a\xff not a message"]), timeout=10)
+    until(lambda: shared.sample("api_access_log_lost_by_place_total", where="message") == before + 1)
+
+
 def test_secrets_in_an_entry_reach_no_file_and_no_metric(shared: Service) -> None:
     [message] = messages(["canary"])
     [leaky] = message.http_logs.log_entry

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from accesslog_service.rotation import Rotation
 from gatehouse.proxy.admin import Admin
@@ -93,6 +94,27 @@ def test_f07_receivers_killed_three_times_cost_no_record(limited: RunningGateway
     assert (again["restored"], again["unreadable"], report["untold"]) == (0, 0, 0)
     spent = sum(record["prompt_tokens"] + record["completion_tokens"] for record in records)
     assert used(limited) == spent
+
+
+def test_what_envoy_has_sent_and_receivers_got_can_be_compared(gateway: RunningGateway) -> None:
+    with gateway.client() as client:
+        for _ in range(5):
+            client.get("/v1/nowhere")
+    openmetrics = {"accept": "application/openmetrics-text; version=1.0.0"}
+    deadline = time.monotonic() + 5
+    while True:
+        answer = httpx.get(gateway.metrics_url, headers=openmetrics)
+        assert answer.headers["content-type"].startswith("application/openmetrics-text")
+        families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+        sent, dropped, got = (
+            sum(sample.value for sample in families[f"api_access_log_{name}"].samples)
+            for name in ("sent", "dropped", "entries")
+        )
+        if sent == got >= 5:
+            assert dropped == 0
+            return
+        assert time.monotonic() < deadline, f"{sent} sent, but {got} came"
+        time.sleep(0.2)
 
 
 def test_a_real_envoy_goes_on_in_a_new_file_after_the_rotation(gateway: RunningGateway) -> None:

@@ -110,6 +110,12 @@ def test_everything_known_of_a_streamed_answer_is_recorded() -> None:
     )
 
 
+@pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+def test_the_endpoint_is_that_of_the_client_where_the_model_servers_url_has_a_path(endpoint: str) -> None:
+    assert made(path=f"/llm{endpoint}?x=1").endpoint == endpoint
+    assert made(path=f"/llm{endpoint}", cluster="", status=404).endpoint == f"/llm{endpoint}"
+
+
 @pytest.mark.parametrize("kind", [AccessLogType.DownstreamEnd, AccessLogType.NotSet])
 def test_the_end_of_a_request_is_final(kind: AccessLogType) -> None:
     entry = make()

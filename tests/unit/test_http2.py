@@ -50,6 +50,7 @@ class Pair:
             self.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.events: list[Any] = []
         self.cancelled = 0
+        self.counted: list[int] = []
         self.go = asyncio.Event()
         self.exchange()
 
@@ -65,7 +66,8 @@ class Pair:
         return request
 
     async def _count(self, requests: AsyncIterator[bytes], _context: Context) -> bytes:
-        return str([len(request) async for request in requests]).encode()
+        self.counted = [len(request) async for request in requests]
+        return str(self.counted).encode()
 
     def exchange(self) -> None:
         """Let both read what the other has sent, until neither has more to say."""
@@ -394,3 +396,17 @@ def test_answers_do_not_depend_on_how_the_bytes_arrive(cuts: list[int], text: by
             rest, turn = rest[size:], turn + 1
         outputs.append(b"".join(sent))
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("lost", [False, True], ids=["reset", "connection lost"])
+async def test_what_a_client_streamed_before_it_broke_off_is_read(lost: bool) -> None:
+    pair = Pair()
+    number = pair.ask(message(b"a") + message(b"bc") + message(b"def")[:6], "/t.Echo/Count", end=False)
+    if lost:
+        pair.server.lost()
+    else:
+        pair.client.reset_stream(number)
+        pair.exchange()
+    await pair.settle()
+    assert pair.counted == [1, 2], "what is whole"

@@ -74,7 +74,8 @@ def reconciled(directory: Path, *, now: datetime = LATER, told: list[Record] | N
 
     days = DailyFile(directory, "requests", 30)
     to_record = partial(record, default_model=None)
-    report = Reconciliation(directory, days, to_record, tell, lambda share: None, **options).run(now)
+    options.setdefault("progress", lambda share: None)
+    report = Reconciliation(directory, days, to_record, tell, **options).run(now)
     days.close()
     return report
 
@@ -150,6 +151,15 @@ def test_memory_is_bounded_by_working_in_parts(tmp_path: Path, at_once: int) -> 
     known(tmp_path, *range(0, 20, 3))
     assert reconciled(tmp_path, at_once=at_once).restored == 13
     assert sorted(ids(tmp_path)) == [request_id(number) for number in range(20)]
+
+
+def test_progress_goes_from_file_to_file_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "SHOW_EVERY", 2)
+    write(tmp_path, *map(line, range(4)), name="envoy_access_2026-10-31.log")
+    write(tmp_path, *map(line, range(4, 8)))
+    shares: list[float] = []
+    assert reconciled(tmp_path, progress=shares.append).compared == 8
+    assert shares == pytest.approx([0.25, 0.5, 0.5, 0.75, 1.0, 1.0], abs=0.01)
 
 
 def test_each_record_goes_to_the_day_on_which_its_request_ended(tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import values
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from accesslog_service.record import Record
 from accesslog_service.sinks import jsonl
+from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import ENDPOINTS, MAX_MODELS, MAX_USERS, Labels, Names
 from accesslog_service.sinks.prometheus import LOST_WHERE, RequestMetrics
@@ -343,3 +346,33 @@ def test_models_that_are_configured_have_their_times_however_many(
     timed = [name for name in samples() if name.startswith("api_time_to_first_token_seconds_count")]
     assert len(timed) == 60
     assert not [name for name in timed if "other" in name]
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_who_scrapes_openmetrics_is_shown_a_trace_for_each_bucket(
+    samples: Callable[[], dict[str, float]], tmp_path: Path
+) -> None:
+    traced = replace(RECORD, trace_id=TRACE, stream=True, duration_ms=900.0, ttft_ms=300.0)
+    for name in ("accesslog-0", "accesslog-1"):
+        metrics.share(tmp_path, name)
+        exemplars = Exemplars(tmp_path, name)
+        counted = RequestMetrics(Labels(LONG), tmp_path, exemplars)
+        counted.take(
+            [replace(traced, trace_id=name, time=traced.time - timedelta(seconds=9)), replace(traced, trace_id=None)]
+        )
+        counted.take([traced])
+        exemplars.write()
+    text = metrics.exposition(tmp_path, openmetrics=True).decode()
+    found = {
+        (sample.name, sample.labels["le"]): sample.exemplar
+        for family in openmetrics_families(text)
+        for sample in family.samples
+        if sample.exemplar
+    }
+    assert {key: (each.labels, each.value) for key, each in found.items()} == {
+        ("api_request_duration_seconds_bucket", "1.0"): ({"trace_id": TRACE}, 0.9),
+        ("api_time_to_first_token_seconds_bucket", "0.5"): ({"trace_id": TRACE}, 0.3),
+    }
+    assert "trace_id" not in metrics.exposition(tmp_path).decode()
