@@ -5,7 +5,8 @@ and since Envoy's calls of one method carry the same headers again and again, mo
 """
 
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
+from urllib.parse import quote
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
@@ -16,6 +17,9 @@ MAX_LIST_BYTES = 64 * 1024
 """Of all headers of a request together, as RFC 9113 section 6.5.2 counts them."""
 
 _MOST_KNOWN = 512
+_MAX_MESSAGE = 1024
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+"""What a `grpc-message` holds as it is (gRPC over HTTP/2, Percent-Encoded)."""
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -65,14 +69,19 @@ def _resizes_table(block: bytes) -> bool:
 
 
 def literal(name: str, value: str) -> bytes:
-    """A header that neither side remembers (RFC 7541 section 6.2.2). Not for texts of 127 bytes and more."""
-    return b"\x00" + _short(name.encode()) + _short(value.encode())
+    """A header that neither side remembers (RFC 7541 section 6.2.2)."""
+    return b"\x00" + _string(name.encode()) + _string(value.encode())
 
 
-def _short(text: bytes) -> bytes:
-    if len(text) >= 127:
-        raise ValueError("longer texts need a longer length")
-    return bytes([len(text)]) + text
+def _string(text: bytes) -> bytes:
+    """Not in Huffman code, after its length: an integer with a prefix of seven bits (sections 5.1 and 5.2)."""
+    if len(text) < 0x7F:
+        return bytes([len(text)]) + text
+    length, rest = bytearray([0x7F]), len(text) - 0x7F
+    while rest >= 0x80:
+        length.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([*length, rest]) + text
 
 
 ANSWER = b"\x88" + literal("content-type", "application/grpc")
@@ -82,8 +91,8 @@ NOT_GRPC = b"\x08\x03415"
 """The whole answer to what is not gRPC: `:status`, by its name in the static table."""
 
 
-@cache
+@lru_cache(64)
 def trailers(status: int, message: str = "") -> bytes:
-    """How a gRPC answer ends. `message` is plain ASCII, at most 126 bytes, and one of few."""
-    said = literal("grpc-message", message) if message else b""
+    """How a gRPC answer ends. `message` may be any text; of a long one the beginning is sent, percent-encoded."""
+    said = literal("grpc-message", quote(message[:_MAX_MESSAGE], _PLAIN, "utf-8", "replace")) if message else b""
     return literal("grpc-status", str(status)) + said

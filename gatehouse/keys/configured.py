@@ -4,7 +4,6 @@ What keys have in common is kept once: of 100,000 keys most share a tier, a team
 """
 
 import math
-from collections.abc import Mapping
 from functools import lru_cache
 from sys import intern
 
@@ -28,11 +27,6 @@ def record_of(digest: str, key: ApiKey) -> KeyRecord:
         allowed_ips=_shared(key.allowed_ips),
         limits=intern(canonical(key.limits)),
     )
-
-
-def records_of(keys: Mapping[str, ApiKey]) -> dict[str, KeyRecord]:
-    """By digest."""
-    return {digest: record_of(digest, key) for digest, key in keys.items()}
 
 
 @lru_cache(4096)

@@ -17,7 +17,7 @@ from grpc import aio
 
 from gatehouse.grpc_tcp import Tcp
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from gatehouse.rpc import MAX_MESSAGE_BYTES, ClientStream, Context, Service, Unary
+from gatehouse.rpc import MAX_MESSAGE_BYTES, ClientStream, Code, Context, Service, Unary
 from gatehouse.server import serve
 from tests.running_gateway import free_port
 
@@ -51,7 +51,8 @@ class Shell:
         say = Unary(self._say, decode=bytes, encode=bytes)
         count = ClientStream(self._count, decode=bytes, encode=bytes)
         fail = Unary(self._fail, decode=bytes, encode=bytes)
-        self.service = Service({"test.Echo": {"Say": say, "Count": count, "Fail": fail}})
+        refuse = Unary(self._refuse, decode=bytes, encode=bytes)
+        self.service = Service({"test.Echo": {"Say": say, "Count": count, "Fail": fail, "Refuse": refuse}})
 
     async def _say(self, request: bytes, _context: Context) -> bytes:
         self.begun.release()
@@ -60,6 +61,9 @@ class Shell:
 
     async def _fail(self, _request: bytes, _context: Context) -> bytes:
         raise LookupError("what only the operator should see")
+
+    async def _refuse(self, request: bytes, context: Context) -> bytes:
+        await context.abort(Code.INVALID_ARGUMENT, request.decode())
 
     async def _count(self, requests: AsyncIterator[bytes], _context: Context) -> bytes:
         sizes = []
@@ -211,6 +215,21 @@ async def test_a_method_that_fails_fails_its_own_call_alone(tmp_path: Path, capl
     async with running(tmp_path / "s.sock") as (_, channel):
         assert await refusal(channel, b"x", "/test.Echo/Fail") is grpc.StatusCode.UNKNOWN
         assert await say(channel, b"still here") == b"still here"
+
+
+@pytest.mark.parametrize("said", ["plain", "100 % größer\n", "x" * 126, "x" * 127, "y" * 1000], ids=len)
+async def test_a_refusal_says_why_in_any_text(tmp_path: Path, said: str) -> None:
+    async with running(tmp_path / "s.sock") as (_, channel):
+        with pytest.raises(aio.AioRpcError) as refused:
+            await say(channel, said.encode(), "/test.Echo/Refuse")
+        assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, said)
+
+
+async def test_a_refusal_that_never_ends_says_its_beginning(tmp_path: Path) -> None:
+    async with running(tmp_path / "s.sock") as (_, channel):
+        with pytest.raises(aio.AioRpcError) as refused:
+            await say(channel, b"z" * 100_000, "/test.Echo/Refuse")
+        assert set(refused.value.details() or "") == {"z"}
 
 
 async def test_it_answers_on_tcp_too_and_shares_its_port_with_nobody() -> None:
