@@ -259,7 +259,7 @@ URLS = [
 @pytest.mark.parametrize(("host", "url"), URLS)
 def test_the_address_that_is_shown_is_one_to_go_to(host: str, url: str) -> None:
     config = Config.model_validate({"vllm": {"base_url": "http://h/v1"}, "server": {"host": host}})
-    assert Gateway(config, Path("gatehouse.yaml")).url == url
+    assert Gateway(config, Path("gatehouse.yaml"), b"").url == url
 
 
 @pytest.mark.parametrize("host", ["example.com", "", "1.2.3", "localhost:8000"])
