@@ -2,6 +2,10 @@
 
 START = "vllm: {base_url: 'http://localhost:8100/v1'}\n"
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{outer}: &{outer} [{', '.join([f'*{inner}'] * 10)}]\n" for inner, outer in zip("abcdefg", "bcdefgh", strict=True)
+)
+
 BAD: dict[str, tuple[str, str]] = {
     "no YAML": (START + "a: [1, 2\n", "not valid YAML"),
     "a tab": (START + "server:\n\tport: 1\n", "not valid YAML"),
@@ -36,13 +40,7 @@ BAD: dict[str, tuple[str, str]] = {
         "gatehouse.yaml:3: models.n: two models answer to the name 'x'",
     ),
     "a bad network": (START + "users: {u: {allowed_ips: [10.0.0.0/33]}}\n", "is not an address or a network"),
-    "an alias bomb": (
-        START
-        + "a: &a [x,x,x,x,x,x,x,x,x,x]\n".join(
-            f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
-        ),
-        "aliases expand to more than a configuration can hold",
-    ),
+    "an alias bomb": (START + BOMB, "aliases expand to more than a configuration can hold"),
     "an issuer whose tokens anyone can make": (
         START + "jwt: [{issuer: 'https://i', audience: a, algorithms: [HS256]}]\n",
         "is symmetric",

@@ -150,7 +150,19 @@ def test_an_added_model_is_there_for_everyone_and_the_listener_is_left_alone(hou
     within(lambda: {entry["id"] for entry in house.get("/v1/models").json()["data"]} == {"alpha", "beta", "b-too"})
     within(lambda: all(set(said["models"]) == {"alpha", "beta"} for said in house.receivers("/health")))
     explained = subprocess.run(
-        [sys.executable, *"-m gatehouse.cli explain --json --model b-too --key".split(), MAIN, "-c", house.file],
+        [
+            sys.executable,
+            "-m",
+            "gatehouse.cli",
+            "explain",
+            "--json",
+            "--key",
+            MAIN,
+            "--model",
+            "b-too",
+            "-c",
+            house.file,
+        ],
         cwd=ROOT,
         capture_output=True,
         check=True,
@@ -390,6 +402,40 @@ def test_what_dies_while_the_file_is_bad_comes_back_by_what_is_in_force(house: H
     until(works, 15)
 
 
+@pytest.mark.slow
+def test_200_streams_do_not_notice_50_changes_good_and_bad(house: House) -> None:
+    """Of models, backends, keys and limits, in turn with bad ones; the clients lose no token of any stream."""
+    before, listeners = (house.reloads("applied"), house.reloads("rejected")), house.stats(LISTENERS)
+    bad = [text for name, (text, _) in BAD.items() if "that is not there" not in name]
+    in_force = house.gateway.run_dir().accepted
+
+    with Streams(house, "alpha", 200, tokens=150, delay_s=0.3) as streams:
+        for number in range(25):
+            was, refused = in_force.read_bytes(), house.reloads("rejected")
+            house.changed(_good(house, number))
+            until(lambda was=was: in_force.read_bytes() != was, 10)  # type: ignore[misc]
+            house.put(bad[number])
+            until(lambda refused=refused: house.reloads("rejected") == refused + 1, 10)  # type: ignore[misc]
+        running = streams.running()
+    assert running == 200, "they have to run while all changes are made"
+    assert streams.ended_well() == 200
+    assert house.reloads("rejected") == before[1] + 25
+    assert house.reloads("applied") > before[0]
+    assert house.stats(LISTENERS) == listeners
+    assert house.one.aborted == house.two.aborted == 0
+
+
+def _good(house: House, number: int) -> Callable[[Document], object]:
+    kinds: list[Callable[[Document], object]] = [
+        beta(house),
+        lambda c: c["models"]["alpha"].update(backends=[{"url": f"{house.two.url}/v1"}]),
+        lambda c: c["rate_limits"].update(free={"requests_per_hour": 10_000 + number}),
+        lambda c: c["api_keys"].update({f"sk-reload-more-{number:04}": {"user_id": "m", "tier": "free"}}),
+        lambda c: c["models"].update(gamma=c["models"].pop("alpha")),
+    ]
+    return kinds[number % 5]
+
+
 class Streams:
     """Streams that run while the block does, and to their end."""
 
@@ -430,6 +476,9 @@ class Streams:
         except httpx.HTTPError as error:
             self._failures.append(repr(error))
         self._texts.append(text)
+
+    def running(self) -> int:
+        return self._count - len(self._texts)
 
     def ended_well(self) -> int:
         """How many came to their end with every token."""
