@@ -411,11 +411,11 @@ def test_200_streams_do_not_notice_50_changes_good_and_bad(house: House) -> None
 
     with Streams(house, "alpha", 200, tokens=150, delay_s=0.3) as streams:
         for number in range(25):
-            was, refused = in_force.read_bytes(), house.reloads("rejected")
+            was, told = in_force.read_bytes(), len(house.log())
             house.changed(_good(house, number))
             until(lambda was=was: in_force.read_bytes() != was, 10)  # type: ignore[misc]
             house.put(bad[number])
-            until(lambda refused=refused: house.reloads("rejected") == refused + 1, 10)  # type: ignore[misc]
+            until(lambda told=told: "is not taken up" in house.log()[told:], 10)  # type: ignore[misc]
         running = streams.running()
     assert running == 200, "they have to run while all changes are made"
     assert streams.ended_well() == 200
@@ -465,7 +465,7 @@ class Streams:
         told, text = False, ""
         try:
             with (
-                httpx.Client(timeout=60) as client,
+                httpx.Client(timeout=60, verify=False) as client,
                 client.stream("POST", self._house.gateway.url + CHAT, json=body, headers=bearer(MAIN)) as answer,
             ):
                 for line in answer.iter_lines():
