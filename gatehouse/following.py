@@ -47,7 +47,9 @@ class Target:
     def check(self, config: Config) -> None:
         """Raises `EnvoyRejectsError` for what Envoy would not run."""
         with tempfile.TemporaryDirectory(prefix="gatehouse-") as directory:
-            validate(merged(config, self.run_dir, self.access_log), Path(directory))
+            here = Path(self.access_log).parent.is_dir()  # where Envoy runs elsewhere, its log may be elsewhere, too
+            access_log = self.access_log if here else f"{directory}/access.log"
+            validate(merged(config, self.run_dir, access_log), Path(directory))
 
     def publish(self, text: bytes) -> None:
         if self.accepted:
