@@ -14,6 +14,7 @@ from gatehouse.config import ConfigError
 from gatehouse.config.key_file import check_key_files
 from gatehouse.config.key_table import Keep, KeyTable
 from gatehouse.config.load import Loaded, advised
+from gatehouse.envoy import upstream_keys
 from gatehouse.keys.peppers import hasher
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
@@ -30,7 +31,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -> Loaded:
     """The checked configuration; on faults, says them all and exits with status 2.
 
-    `to_run`: its key files and peppers are checked too, and no keys are kept.
+    `to_run`: its key files and secrets are checked too, and no keys are kept.
     """
     keys = KeyTable(Keep.RECORDS if to_run else Keep.EVERYTHING)
     try:
@@ -38,6 +39,7 @@ def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -
         if to_run:
             check_key_files(file, loaded.config, keys)
             hasher(loaded.config.keys)
+            upstream_keys.check(loaded.config)
         return loaded
     except ConfigError as error:
         if as_json:

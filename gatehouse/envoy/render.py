@@ -1,43 +1,50 @@
-"""The config model -> the three files Envoy reads."""
+"""The config model -> the files Envoy reads."""
 
 import json
 from dataclasses import dataclass
 from hashlib import sha256
 
 from gatehouse.config.model import Config
+from gatehouse.envoy import upstream_keys
+from gatehouse.envoy.backends import model_clusters
 from gatehouse.envoy.bootstrap import bootstrap
-from gatehouse.envoy.clusters import model_clusters
 from gatehouse.envoy.listener import rds
 from gatehouse.envoy.message import Message, typed
 from gatehouse.envoy.routes import routes
 from gatehouse.run_dir import RunDir
 
-BOOTSTRAP, ROUTES, CLUSTERS = "envoy.yaml", "routes.yaml", "clusters.yaml"
+BOOTSTRAP, SECRETS, ROUTES, CLUSTERS = "envoy.yaml", "secrets.yaml", "routes.yaml", "clusters.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Envoy's configuration: what it starts with, and what it watches for changes."""
+    """Envoy's configuration: what it starts with, and what it watches for changes.
+
+    `secrets` says where credentials for model servers are; None where no model server wants one.
+    """
 
     bootstrap: Message
     routes: Message
     clusters: Message
+    secrets: Message | None
 
     def files(self) -> dict[str, Message]:
-        """File name -> content."""
-        return {BOOTSTRAP: self.bootstrap, ROUTES: self.routes, CLUSTERS: self.clusters}
+        """File name -> content, in the order in which they are to be written: a cluster needs its secret."""
+        secrets = {SECRETS: self.secrets} if self.secrets else {}
+        return {BOOTSTRAP: self.bootstrap, **secrets, ROUTES: self.routes, CLUSTERS: self.clusters}
 
 
 def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     """Envoy's configuration for `config`, for sockets in `run_dir` and files in `run_dir.envoy`."""
     directory = str(run_dir.envoy)
-    source = {"path": f"{directory}/{CLUSTERS}", "watched_directory": {"path": directory}}
-    dynamic = {"cds_config": {"path_config_source": source, "resource_api_version": "V3"}}
+    dynamic = {"cds_config": _watched(directory, CLUSTERS)}
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
+    secrets = upstream_keys.secrets(config)
     return Rendered(
         bootstrap={**bootstrap(config, run_dir, access_log_file, route_specifier), "dynamic_resources": dynamic},
         routes=_resources("envoy.config.route.v3.RouteConfiguration", [routes(config)]),
-        clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config)),
+        clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config, _watched(directory, SECRETS))),
+        secrets=_resources("envoy.extensions.transport_sockets.tls.v3.Secret", secrets) if secrets else None,
     )
 
 
@@ -45,7 +52,14 @@ def merged(config: Config, run_dir: RunDir, access_log_file: str) -> Message:
     """The same, as one static file: `envoy --mode validate` does not look into files that Envoy watches."""
     document = bootstrap(config, run_dir, access_log_file, {"route_config": routes(config)})
     document["static_resources"]["clusters"] += model_clusters(config)
+    document["static_resources"]["secrets"] = upstream_keys.placeholders(config)
     return document
+
+
+def _watched(directory: str, file: str) -> Message:
+    """A source of configuration: `file`, read anew whenever it is replaced."""
+    source = {"path": f"{directory}/{file}", "watched_directory": {"path": directory}}
+    return {"path_config_source": source, "resource_api_version": "V3"}
 
 
 def _resources(type_name: str, resources: list[Message]) -> Message:
