@@ -60,20 +60,20 @@ def _of_weight(config: Config, weight: int) -> Iterator[str]:
 
 def breakers(config: Config, model: Model) -> Message:
     """How many requests a model's replicas are given at a time, and how many wait."""
-    priorities = ["DEFAULT", "HIGH"] if classes(config) else ["DEFAULT"]
+    priorities: list[Message] = [{}, {"priority": "HIGH"}] if classes(config) else [{}]
     slots = model.concurrent_requests_per_backend
     waiting = _MOST if slots is None else model.queued_requests
     thresholds = [_threshold(priority, waiting) for priority in priorities]
     if slots is None:
         return {"thresholds": thresholds}
     shares = divided(config, slots)
-    per_host = [{"priority": each, "max_connections": share} for each, share in zip(priorities, shares, strict=True)]
+    per_host = [{**each, "max_connections": share} for each, share in zip(priorities, shares, strict=True)]
     return {"thresholds": thresholds, "per_host_thresholds": per_host}
 
 
-def _threshold(priority: str, waiting: int) -> Message:
+def _threshold(priority: Message, waiting: int) -> Message:
     most = {"max_connections": _MOST, "max_pending_requests": waiting, "max_requests": _MOST}
-    return {"priority": priority, **most, "retry_budget": _RETRIES}
+    return {**priority, **most, "retry_budget": _RETRIES}
 
 
 def divided(config: Config, slots: int) -> tuple[int, ...]:

@@ -126,18 +126,18 @@ def test_a_model_is_balanced_as_it_says(balance: str, policy: str) -> None:
 def test_slots_bound_each_replica_and_the_queue_before_it() -> None:
     model = {"backends": [{"url": "http://a"}], "concurrent_requests_per_backend": 8, "queued_requests": 30}
     breakers = clusters(Config.model_validate({"models": {"m": model}}))["model:m"]["circuit_breakers"]
-    assert breakers["per_host_thresholds"] == [{"priority": "DEFAULT", "max_connections": 8}]
+    assert breakers["per_host_thresholds"] == [{"max_connections": 8}]
     assert [each["max_pending_requests"] for each in breakers["thresholds"]] == [30]
 
 
 def test_slots_are_divided_by_weight() -> None:
     breakers = clusters(CONFIGS["replicas"])["model:llama"]["circuit_breakers"]
     assert breakers["per_host_thresholds"] == [
-        {"priority": "DEFAULT", "max_connections": 1},
+        {"max_connections": 1},
         {"priority": "HIGH", "max_connections": 15},
     ]
-    assert [(each["priority"], each["max_pending_requests"]) for each in breakers["thresholds"]] == [
-        ("DEFAULT", 20),
+    assert [(each.get("priority"), each["max_pending_requests"]) for each in breakers["thresholds"]] == [
+        (None, 20),
         ("HIGH", 20),
     ]
 
@@ -155,7 +155,7 @@ def test_every_class_has_a_slot_and_together_they_have_all(weights: list[int], s
 def test_without_slots_and_weights_nothing_is_bounded() -> None:
     breakers = clusters(CONFIGS["long"])["model:llama"]["circuit_breakers"]
     assert "per_host_thresholds" not in breakers
-    assert [(each["priority"], each["max_pending_requests"]) for each in breakers["thresholds"]] == [("DEFAULT", 16384)]
+    assert [(each.get("priority"), each["max_pending_requests"]) for each in breakers["thresholds"]] == [(None, 16384)]
 
 
 def test_no_rendered_file_holds_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
