@@ -13,8 +13,16 @@ def backends(config: Config) -> dict[str, tuple[Backend, ...]]:
     return {name: model.backends for name, model in served(config).items()}
 
 
-def report(config: Config, alive: Mapping[str, bool]) -> dict[str, Any]:
-    """The body of `/health`. `alive` tells of each base URL whether it answered."""
+Place = tuple[str, str | None]
+"""Where a model server is, and who vouches for it."""
+
+
+def place(backend: Backend) -> Place:
+    return backend.url, backend.ca_file
+
+
+def report(config: Config, alive: Mapping[Place, bool]) -> dict[str, Any]:
+    """The body of `/health`. `alive` tells of each place whether a model server answered there."""
     healthy = any(alive.values())
     return {
         "status": "healthy" if healthy else "unhealthy",
@@ -25,12 +33,12 @@ def report(config: Config, alive: Mapping[str, bool]) -> dict[str, Any]:
     }
 
 
-def _model(group: tuple[Backend, ...], alive: Mapping[str, bool]) -> dict[str, Any]:
+def _model(group: tuple[Backend, ...], alive: Mapping[Place, bool]) -> dict[str, Any]:
     """A model is `degraded` while some of its replicas are down and others serve it."""
-    up = [alive[backend.url] for backend in group]
+    up = [alive[place(backend)] for backend in group]
     return {
         "status": "healthy" if all(up) else "degraded" if any(up) else "unhealthy",
         "backends": [
-            {"url": backend.url, "status": "healthy" if alive[backend.url] else "unhealthy"} for backend in group
+            {"url": backend.url, "status": "healthy" if alive[place(backend)] else "unhealthy"} for backend in group
         ],
     }

@@ -121,7 +121,7 @@ class Pages:
             return dict.fromkeys(("today", "month", "days", "key"))
 
     async def _probe(self) -> dict[str, Any]:
-        each = {backend.url: backend for group in health.backends(self._config).values() for backend in group}
+        each = {health.place(backend): backend for group in health.backends(self._config).values() for backend in group}
         answers = await asyncio.gather(*(backends.alive(self._session, backend) for backend in each.values()))
         return health.report(self._config, dict(zip(each, answers, strict=True)))
 

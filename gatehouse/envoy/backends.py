@@ -4,12 +4,12 @@ What is promised of them, with the times, stands in docs/models.md.
 """
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from gatehouse.config.model import Backend, Config, Model, base_path
 from gatehouse.envoy import names, saturation, upstream_keys
-from gatehouse.envoy.endpoints import encrypted, endpoint, options, tls
+from gatehouse.envoy.endpoints import address, encrypted, endpoint, options, tls
 from gatehouse.envoy.message import Message
+from gatehouse.envoy.upstream_keys import Source
 
 _IDLE = "4s"
 """uvicorn closes idle connections after 5 s; closing first avoids sending a request into a closing one."""
@@ -27,12 +27,13 @@ def served(config: Config) -> dict[str, Model]:
     return config.models
 
 
-def model_clusters(config: Config, secrets: Message | None = None) -> list[Message]:
-    """One cluster a model, that CDS serves. `secrets`: where Envoy finds credentials, if not in its static ones."""
+def model_clusters(config: Config, secrets: Source | None = None) -> list[Message]:
+    """One cluster a model, that CDS serves. `secrets`: in which file Envoy finds each model's
+    credential, if not among its static ones."""
     return [_cluster(config, name, model, secrets) for name, model in served(config).items()]
 
 
-def _cluster(config: Config, model_name: str, model: Model, secrets: Message | None) -> Message:
+def _cluster(config: Config, model_name: str, model: Model, secrets: Source | None) -> Message:
     name = names.model_cluster(model_name)
     return {
         "name": name,
@@ -69,15 +70,16 @@ def _endpoint(backend: Backend) -> Message:
 
 
 def _trust(backend: Backend) -> dict[str, Any]:
-    return {"tls": True, "ca_file": backend.ca_file or ""}
+    """Backends that may share a transport socket are alike in this."""
+    return {"tls": address(backend) or "by name", "ca_file": backend.ca_file or ""}
 
 
 def _transport(backends: tuple[Backend, ...]) -> Message:
-    """A transport socket for each set of authorities; backends that match none are spoken to in the clear."""
-    found = {backend.ca_file: backend for backend in backends if encrypted(backend)}
+    """Transport sockets for those that are spoken to by TLS; the others match none."""
+    found = {tuple(_trust(backend).values()): backend for backend in backends if encrypted(backend)}
     matches = [
-        {"name": ca_file or "system", "match": _trust(backend), "transport_socket": tls(ca_file)}
-        for ca_file, backend in found.items()
+        {"name": " ".join(trust), "match": _trust(backend), "transport_socket": tls(backend)}
+        for trust, backend in found.items()
     ]
     return {"transport_socket_matches": matches} if matches else {}
 
@@ -136,9 +138,4 @@ def hashed(model: Model) -> Message:
 
 def host_named(model: Model) -> Message:
     """A server that is one of many at its address is told which one is meant."""
-    return {"auto_host_rewrite": True} if any(not _is_address(backend) for backend in model.backends) else {}
-
-
-def _is_address(backend: Backend) -> bool:
-    host = urlsplit(backend.url).hostname or ""
-    return ":" in host or host.replace(".", "").isdigit()
+    return {"auto_host_rewrite": True} if any(address(backend) is None for backend in model.backends) else {}

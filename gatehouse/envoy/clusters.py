@@ -74,7 +74,7 @@ def receiver(config: Config) -> list[Message]:
         "load_assignment": assignment(names.OTLP, [endpoint(target)]),
         **options(explicit_http_config={"http2_protocol_options": {}}),
     }
-    return [{**cluster, "transport_socket": tls(None)} if encrypted(target) else cluster]
+    return [{**cluster, "transport_socket": tls(target)} if encrypted(target) else cluster]
 
 
 def _breakers() -> Message:

@@ -1,5 +1,6 @@
 """The parts of which clusters are made, whoever they lead to."""
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from gatehouse.config.model import Backend
@@ -35,13 +36,29 @@ def encrypted(backend: Backend) -> bool:
     return urlsplit(backend.url).scheme == "https"
 
 
-def tls(ca_file: str | None) -> Message:
-    """TLS to whoever proves, by a certificate of an authority in `ca_file`, to be the host that was called."""
-    trusted = {"trusted_ca": {"filename": ca_file or SYSTEM_AUTHORITIES}}
-    context = typed(
-        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        auto_host_sni=True,
-        auto_sni_san_validation=True,
-        common_tls_context={"validation_context": trusted},
-    )
+def address(backend: Backend) -> str | None:
+    """The address in a URL that names none but an address."""
+    host = urlsplit(backend.url).hostname or ""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None
+
+
+def tls(backend: Backend) -> Message:
+    """TLS to whoever proves to be the host that was called, by a certificate of an authority that is trusted."""
+    trusted: Message = {"trusted_ca": {"filename": backend.ca_file or SYSTEM_AUTHORITIES}}
+    ip = address(backend)
+    if ip is None:
+        return _tls(trusted, auto_host_sni=True, auto_sni_san_validation=True)
+    name = {
+        "san_type": "IP_ADDRESS",
+        "matcher": {"exact": ip},
+    }  # TLS has no server name that is an address (RFC 6066 §3)
+    return _tls({**trusted, "match_typed_subject_alt_names": [name]})
+
+
+def _tls(validation: Message, **fields: bool) -> Message:
+    kind = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    context = typed(kind, common_tls_context={"validation_context": validation}, **fields)
     return {"name": "envoy.transport_sockets.tls", "typed_config": context}

@@ -1,7 +1,9 @@
 """The config model -> the files Envoy reads."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from gatehouse.config.model import Config
@@ -13,25 +15,24 @@ from gatehouse.envoy.message import Message, typed
 from gatehouse.envoy.routes import routes
 from gatehouse.run_dir import RunDir
 
-BOOTSTRAP, SECRETS, ROUTES, CLUSTERS = "envoy.yaml", "secrets.yaml", "routes.yaml", "clusters.yaml"
+BOOTSTRAP, ROUTES, CLUSTERS = "envoy.yaml", "routes.yaml", "clusters.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """Envoy's configuration: what it starts with, and what it watches for changes.
 
-    `secrets` says where credentials for model servers are; None where no model server wants one.
+    `secrets` are files that say where credentials for model servers are.
     """
 
     bootstrap: Message
     routes: Message
     clusters: Message
-    secrets: Message | None
+    secrets: Mapping[str, Message]
 
     def files(self) -> dict[str, Message]:
         """File name -> content, in the order in which they are to be written: a cluster needs its secret."""
-        secrets = {SECRETS: self.secrets} if self.secrets else {}
-        return {BOOTSTRAP: self.bootstrap, **secrets, ROUTES: self.routes, CLUSTERS: self.clusters}
+        return {BOOTSTRAP: self.bootstrap, **self.secrets, ROUTES: self.routes, CLUSTERS: self.clusters}
 
 
 def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
@@ -39,12 +40,12 @@ def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     directory = str(run_dir.envoy)
     dynamic = {"cds_config": _watched(directory, CLUSTERS)}
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
-    secrets = upstream_keys.secrets(config)
+    secret = "envoy.extensions.transport_sockets.tls.v3.Secret"
     return Rendered(
         bootstrap={**bootstrap(config, run_dir, access_log_file, route_specifier), "dynamic_resources": dynamic},
         routes=_resources("envoy.config.route.v3.RouteConfiguration", [routes(config)]),
-        clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config, _watched(directory, SECRETS))),
-        secrets=_resources("envoy.extensions.transport_sockets.tls.v3.Secret", secrets) if secrets else None,
+        clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config, partial(_watched, directory))),
+        secrets={file: _resources(secret, [each]) for file, each in upstream_keys.secrets(config).items()},
     )
 
 

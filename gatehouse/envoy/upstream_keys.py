@@ -3,7 +3,8 @@
 Envoy's admin interface shows them as `[redacted]`, and no command line holds them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 from gatehouse.config.model import Config, Model
 from gatehouse.config.problem import ConfigError, Problem
@@ -15,6 +16,10 @@ _GENERIC = "envoy.extensions.http.injected_credentials.generic.v3.Generic"
 _CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
 
+Source = Callable[[str], Message]
+"""File name -> the configuration source that Envoy reads it by."""
+
+
 def check(config: Config, environment: Mapping[str, str] | None = None) -> None:
     """Raises `ConfigError`, which shows no secret, for a key that is missing or could stand in no header."""
     for name, reference in _references(config).items():
@@ -24,11 +29,11 @@ def check(config: Config, environment: Mapping[str, str] | None = None) -> None:
             raise ConfigError([Problem(reference, None, field, "holds characters that no header may have", None)])
 
 
-def injected(name: str, model: Model, source: Message | None) -> Message:
+def injected(name: str, model: Model, source: Source | None) -> Message:
     """The filters of a cluster whose servers want a credential. The client's own never gets this far."""
     if model.upstream_api_key is None:
         return {}
-    secret = {"name": _secret(name), **({"sds_config": source} if source else {})}
+    secret = {"name": _secret(name), **({"sds_config": source(file_of(name))} if source else {})}
     bearer = extension(
         "envoy.http.injected_credentials.generic", _GENERIC, credential=secret, header_value_prefix="Bearer "
     )
@@ -36,18 +41,23 @@ def injected(name: str, model: Model, source: Message | None) -> Message:
     return {"http_filters": [injector, {"name": "envoy.filters.http.upstream_codec", "typed_config": typed(_CODEC)}]}
 
 
-def secrets(config: Config) -> list[Message]:
-    """What SDS serves: where each secret is."""
-    return [
-        {"name": _secret(name), "generic_secret": {"secret": _source(reference)}}
+def secrets(config: Config) -> dict[str, Message]:
+    """File name -> the secret that SDS serves from it, which says where the credential is. Envoy takes one a file."""
+    return {
+        file_of(name): {"name": _secret(name), "generic_secret": {"secret": _source(reference)}}
         for name, reference in _references(config).items()
-    ]
+    }
 
 
 def placeholders(config: Config) -> list[Message]:
     """Secrets to validate a configuration with, on a machine that has not the real ones."""
     nothing = {"secret": {"inline_string": "-"}}
     return [{"name": _secret(name), "generic_secret": nothing} for name in _references(config)]
+
+
+def file_of(model: str) -> str:
+    """The name of the file for a model, which may be called anything."""
+    return f"secret-{sha256(model.encode()).hexdigest()[:12]}.yaml"
 
 
 def _references(config: Config) -> dict[str, str]:

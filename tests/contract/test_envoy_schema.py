@@ -102,7 +102,7 @@ def spelled(value: object) -> str:
 def rendered(config: Config) -> Iterator[tuple[str, Any]]:
     files = render(config, RunDir(Path("/run/gatehouse")), "/dev/null")
     yield from messages(files.bootstrap, BOOTSTRAP)
-    secrets = files.secrets["resources"] if files.secrets else ()
+    secrets = [each for file in files.secrets.values() for each in file["resources"]]
     for resource in (*files.routes["resources"], *files.clusters["resources"], *secrets):
         kind, fields = unpacked(resource)
         yield from messages(fields, kind)

@@ -75,13 +75,25 @@ def test_each_backend_has_a_transport_and_authorities_of_its_own() -> None:
         for each in cluster["transport_socket_matches"]
     }
     trusted = {"trusted_ca": {"filename": SYSTEM_AUTHORITIES}}
-    assert authorities == {SYSTEM_AUTHORITIES: trusted, "system": trusted}
+    assert authorities == {f"by name {SYSTEM_AUTHORITIES}": trusted, "by name ": trusted}
     (first, second) = cluster["load_assignment"]["endpoints"]
     wanted = [each.get("metadata", {}).get("filter_metadata", {}) for each in first["lb_endpoints"]]
-    assert wanted == [{}, {"envoy.transport_socket_match": {"tls": True, "ca_file": SYSTEM_AUTHORITIES}}]
+    assert wanted == [{}, {"envoy.transport_socket_match": {"tls": "by name", "ca_file": SYSTEM_AUTHORITIES}}]
     assert second["lb_endpoints"][0]["metadata"]["filter_metadata"] == {
-        "envoy.transport_socket_match": {"tls": True, "ca_file": ""}
+        "envoy.transport_socket_match": {"tls": "by name", "ca_file": ""}
     }
+
+
+def test_an_https_address_is_looked_for_in_the_certificate() -> None:
+    model = {"backends": [{"url": "https://10.0.0.5"}, {"url": "https://[fd00::05]"}, {"url": "https://gpu"}]}
+    cluster = clusters(Config.model_validate({"models": {"m": model}}))["model:m"]
+    contexts = [each["transport_socket"]["typed_config"] for each in cluster["transport_socket_matches"]]
+    names_ = [
+        [each["matcher"]["exact"] for each in validation.get("match_typed_subject_alt_names", ())]
+        for validation in (context["common_tls_context"]["validation_context"] for context in contexts)
+    ]
+    assert names_ == [["10.0.0.5"], ["fd00::5"], []]
+    assert [context.get("auto_sni_san_validation") for context in contexts] == [None, None, True]
 
 
 def test_plain_http_is_not_encrypted() -> None:
@@ -164,10 +176,9 @@ def test_no_rendered_file_holds_a_secret(monkeypatch: pytest.MonkeyPatch) -> Non
     config = Config.model_validate({"models": {"m": model, "n": {"backends": [{"url": "http://b"}]}}})
     rendered = render(config, RUN_DIR, "/dev/null")
     assert "canary" not in str(rendered.files())
-    assert rendered.secrets is not None
-    (secret,) = rendered.secrets["resources"]
-    assert secret["generic_secret"] == {"secret": {"environment_variable": "UPSTREAM"}}
-    assert list(rendered.files()).index("secrets.yaml") < list(rendered.files()).index("clusters.yaml")
+    ((name, file),) = rendered.secrets.items()
+    assert [each["generic_secret"] for each in file["resources"]] == [{"secret": {"environment_variable": "UPSTREAM"}}]
+    assert list(rendered.files()).index(name) < list(rendered.files()).index("clusters.yaml")
     wanted = {name: "credential_injector" in str(each) for name, each in clusters(config).items()}
     assert [name for name, wants in wanted.items() if wants] == ["model:m"]
 

@@ -310,7 +310,7 @@ def test_what_envoy_validates_is_what_it_is_served(config: Config) -> None:
     assert [untyped(rendered.routes)] == [[manager["typed_config"]["route_config"]]]
     served = rendered.bootstrap["static_resources"]["clusters"] + untyped(rendered.clusters)
     assert without_source_of_secrets(served) == clusters
-    asked_for = {each["name"] for each in (rendered.secrets or {"resources": ()})["resources"]}
+    asked_for = {each["name"] for file in rendered.secrets.values() for each in file["resources"]}
     assert {each["name"] for each in whole["static_resources"]["secrets"]} == asked_for
 
 
