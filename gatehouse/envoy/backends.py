@@ -17,6 +17,10 @@ _IDLE = "4s"
 _TLS_MATCH = "envoy.transport_socket_match"
 """Metadata of an endpoint, by which it finds its transport socket (Envoy, `transport_socket_matches`)."""
 
+_AT_ONCE = {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"}
+"""Nobody who is down is called for want of a better, and Envoy's threads hear of who is down or back as soon as it is
+known, where by default they may wait a second for more of the like."""
+
 _BALANCERS = {"least_request": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "session_affinity": "MAGLEV"}
 
 
@@ -50,7 +54,7 @@ def _cluster(config: Config, model_name: str, model: Model, secrets: Source | No
         "circuit_breakers": saturation.breakers(config, model),
         "health_checks": [_health_check(model.backends[0])],
         "outlier_detection": _ejection(),
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": _AT_ONCE,
         **_transport(model.backends),
     }
 

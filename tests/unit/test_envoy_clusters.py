@@ -115,6 +115,7 @@ def test_health_is_asked_where_the_server_answers_it(model: str, path: str) -> N
 def test_no_host_that_is_down_is_called_for_want_of_a_better() -> None:
     for name, cluster in clusters(CONFIGS["long"]).items():
         assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}, name
+        assert cluster["common_lb_config"].get("update_merge_window") == ("0s" if name.startswith("model:") else None)
         for threshold in cluster["circuit_breakers"]["thresholds"]:
             assert threshold.get("max_retries", 0) > 3 or threshold["retry_budget"]["min_retry_concurrency"] > 3, name
 
