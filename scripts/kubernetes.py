@@ -20,7 +20,7 @@ NOT_IN_CHART = {"kustomization.yaml", "gatehouse.yaml", "rules.yaml"}
 PARTS = ("base", *(f"components/{name}" for name in ("redis", "vllm", "monitoring", "keda", "gateway-api", "ingress")))
 """What of the tree is in the chart; components/kept-logs patches others, and is not."""
 
-_INSTEAD = re.compile(r"(?P<key>\s*(- )?[\w./-]+:)(?P<value>.*?) # (?P<expression>\{\{.*\}\})$")
+_INSTEAD = re.compile(r"(?P<key>\s*(- )?[\w./-]+:|\s*-)(?P<value>.*?) # (?P<expression>\{\{.*\}\})$")
 _LINE = re.compile(r"(?P<indent>\s*)# (?P<line>.*\{\{.*\}\}.*)$")
 _MADE = "# Made from deploy/kubernetes/{}: change that, then `make manifests`.\n"
 
@@ -34,7 +34,7 @@ def template(manifest: str) -> str:
         inside = -1
         if found := _INSTEAD.match(line):
             lines.append(f"{found['key']} {found['expression']}")
-            inside = _indent(line) if not found["value"].strip() else -1
+            inside = _column(found["key"]) if not found["value"].strip() else -1
         elif found := _LINE.match(line):
             lines.append(found["indent"] + found["line"])
         else:
@@ -44,6 +44,11 @@ def template(manifest: str) -> str:
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
+
+
+def _column(key: str) -> int:
+    """Where a key stands, after the dash of a list if there is one: its block is what stands further right."""
+    return len(key) - len(key.lstrip(" -"))
 
 
 def templates() -> dict[Path, str]:
