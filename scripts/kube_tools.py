@@ -46,7 +46,9 @@ def build(name: str, package: str, requirement: str, replacements: str = "") -> 
 
 def kube_apiserver() -> None:
     """Its go.mod has the parts of Kubernetes beside it; as modules they bear versions of their own."""
-    parts = re.findall(r"^\s*(k8s\.io/\S+) => \./staging", (downloaded(f"k8s.io/kubernetes@{KUBERNETES}") / "go.mod").read_text(), re.M)
+    parts = re.findall(
+        r"^\s*(k8s\.io/\S+) => \./staging", (downloaded(f"k8s.io/kubernetes@{KUBERNETES}") / "go.mod").read_text(), re.M
+    )
     replacements = "".join(f"replace {part} => {part} {STAGING}\n" for part in parts)
     build("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", f"k8s.io/kubernetes {KUBERNETES}", replacements)
 

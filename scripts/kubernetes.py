@@ -72,7 +72,9 @@ def prometheus_rule(groups: str) -> str:
     labels = "{app.kubernetes.io/name: gatehouse, app.kubernetes.io/part-of: gatehouse}"
     head = "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gatehouse\n"
     body = "".join(f"  {line}\n" for line in groups.splitlines())
-    return f"# Made from deploy/prometheus: change that, then `make manifests`.\n{head}  labels: {labels}\nspec:\n{body}"
+    return (
+        f"# Made from deploy/prometheus: change that, then `make manifests`.\n{head}  labels: {labels}\nspec:\n{body}"
+    )
 
 
 def made() -> dict[Path, str]:

@@ -1,0 +1,149 @@
+"""The pod's own commands, in the pod's own order, make a gateway that serves, follows changes and drains."""
+
+import base64
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+import yaml
+
+from gatehouse.gateway import Gateway, _envoy
+from gatehouse.run_dir import RunDir
+from tests.deploy.kubelet import Kubelet
+from tests.deploy.kubernetes import Manifest, built, configuration, named
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
+from tests.redis_server import redis_server
+from tests.running_gateway import free_port
+
+KEY = {"Authorization": "Bearer sk-internal-dev-key-001"}
+
+
+def has(*command: str, word: str = "--help") -> bool:
+    done = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True, text=True, check=False)
+    return done.returncode == 0 and word in done.stdout
+
+
+@pytest.fixture(scope="module")
+def overlay() -> list[Manifest]:
+    missing = [
+        name
+        for name, there in {
+            "gatehouse render --watch": has("gatehouse.cli", "render", word="--accepted"),
+            "gatehouse drain": has("gatehouse.cli", "drain"),
+            "gatehouse.probe": has("gatehouse.probe"),
+        }.items()
+        if not there
+    ]
+    if missing:
+        pytest.skip(f"this version has no {', '.join(missing)}")
+    return built("overlays/dev")
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    kubelet: Kubelet
+    vllm: FakeVllm
+    config: Path
+
+
+@pytest.fixture
+def pod(overlay: list[Manifest]) -> Iterator[Served]:
+    with running(overlay) as served:
+        yield served
+
+
+@contextmanager
+def running(overlay: list[Manifest]) -> Iterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="pod-") as name, FakeVllm(("demo",)) as vllm, redis_server() as redis:
+        root = Path(name)
+        places = [
+            "/run/gatehouse",
+            "/var/log/gatehouse",
+            "/etc/gatehouse",
+            "/run/secrets/gatehouse",
+            "/run/secrets/redis",
+        ]
+        mounts = {inside: root / str(number) for number, inside in enumerate(places)}
+        for folder in mounts.values():
+            folder.mkdir()
+        secret = named(overlay, "Secret", "gatehouse-keys")["data"]
+        (mounts["/run/secrets/gatehouse"] / "keys.yaml").write_bytes(base64.b64decode(secret["keys.yaml"]))
+        (mounts["/run/secrets/redis"] / "url").write_text(redis.url)
+        ports = {"http": free_port(), "metrics": free_port()}
+        config = mounts["/etc/gatehouse"] / "gatehouse.yaml"
+        config.write_text(written(overlay, vllm, ports, mounts))
+        kubelet = Kubelet(mounts, ports, root)
+        with kubelet.running(named(overlay, "Deployment", "gatehouse")["spec"]["template"]):
+            yield Served(f"http://127.0.0.1:{ports['http']}", kubelet, vllm, config)
+
+
+def written(overlay: list[Manifest], vllm: FakeVllm, ports: dict[str, int], mounts: dict[str, Path]) -> str:
+    """The overlay's gatehouse.yaml, for this machine."""
+    text = configuration(overlay)
+    for inside, here in mounts.items():
+        text = text.replace(inside, str(here))
+    config = yaml.safe_load(text)
+    config["server"] |= {"host": "127.0.0.1", "port": ports["http"], "metrics_port": ports["metrics"]}
+    config["models"]["demo"]["backends"] = [{"url": f"{vllm.url}/v1"}]
+    return yaml.safe_dump(config)
+
+
+def ask(url: str, model: str = "demo") -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=20)
+
+
+def test_the_pod_serves_and_its_probes_tell_of_it_alone(overlay: list[Manifest], pod: Served) -> None:
+    assert ask(pod.url).status_code == 200
+    pod.vllm.down()
+    assert httpx.get(f"{pod.url}/", timeout=5).status_code == 200
+    template = named(overlay, "Deployment", "gatehouse")["spec"]["template"]
+    for container in template["spec"]["initContainers"]:
+        for kind in ("readinessProbe", "livenessProbe"):
+            assert kind not in container or pod.kubelet.succeeds(container[kind]), (container["name"], kind)
+
+
+def test_a_stream_survives_the_end_of_its_pod(overlay: list[Manifest]) -> None:
+    got: list[str] = []
+    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    begun = threading.Event()
+
+    def stream(url: str) -> None:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=60) as answer:
+            for line in answer.iter_lines():
+                got.append(line)
+                begun.set()
+
+    with running(overlay) as served:
+        served.vllm.script = Script(event_delay_s=0.7)
+        reader = threading.Thread(target=stream, args=(served.url,))
+        reader.start()
+        assert begun.wait(20)
+        before = len(got)
+    reader.join(30)
+    assert "data: [DONE]" in got[before:]
+
+
+def test_envoy_is_started_as_gatehouse_up_starts_it(tmp_path: Path) -> None:
+    """But for its log, which is the container's, and its threads, which are the pod's."""
+    from gatehouse.config import load
+
+    overlay = built("base")
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text(configuration(overlay))
+    spec = named(overlay, "Deployment", "gatehouse")["spec"]["template"]["spec"]
+    given = next(c for c in spec["initContainers"] if c["name"] == "envoy")["command"]
+    wanted = list(_envoy(Gateway(load(file), file), RunDir(Path("/run/gatehouse"))).command)
+    del wanted[wanted.index("--log-path") : wanted.index("--log-path") + 2]
+    for command in (given, wanted):
+        command[0], command[command.index("--concurrency") + 1] = "envoy", "N"
+    assert sorted(given) == sorted(wanted)
