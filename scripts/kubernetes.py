@@ -1,4 +1,4 @@
-"""`python -m scripts.kubernetes`: write what is made from other files in deploy/kubernetes; `--check`: is it as it would be?
+"""`python -m scripts.kubernetes`: write the manifests that are made from others; `--check`: say whether they are so.
 
 The Helm chart's templates are the manifests of the kustomize tree. A comment in these says what stands in the chart:
 

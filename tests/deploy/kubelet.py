@@ -1,4 +1,4 @@
-"""What a kubelet does with a pod's containers, without a container runtime: their own commands as processes, in order."""
+"""What a kubelet does with a pod's containers, without containers: their own commands as processes, in order."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ class Kubelet:
 
     @contextmanager
     def running(self, pod: Manifest) -> Iterator[None]:
-        """The pod, ready. In the end it is stopped as a deleted one is: hooks, containers, sidecars in opposite order."""
+        """The pod, ready. It ends as a deleted one does: hooks, containers, then sidecars in the opposite order."""
         spec = pod["spec"]
         with ExitStack() as stack:
             for container in spec["initContainers"]:

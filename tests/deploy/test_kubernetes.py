@@ -1,5 +1,6 @@
-"""The manifests fit together, fit the API of the last three versions of Kubernetes, and are as locked down as can be."""
+"""The manifests fit together and the API of the last three versions of Kubernetes, and are as locked down as can be."""
 
+import base64
 import functools
 import re
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_pods_are_restricted(overlay: list[Manifest]) -> None:
     beyond it: a read-only root, no token, memory within bounds."""
     for name, pod in templates(overlay).items():
         spec, context = pod["spec"], pod["spec"]["securityContext"]
-        assert context["runAsNonRoot"] is True and context["runAsUser"] > 0, name
+        assert (context["runAsNonRoot"], context["runAsUser"] > 0) == (True, True), name
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert spec["automountServiceAccountToken"] is False, name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
@@ -159,7 +160,7 @@ def test_the_configuration_is_good(folder: str, tmp_path: Path) -> None:
 def test_the_dev_overlays_keys_are_good(tmp_path: Path) -> None:
     keys = manifests("overlays/dev")
     secret = named(keys, "Secret", "gatehouse-keys")["data"]
-    (tmp_path / "keys.yaml").write_bytes(__import__("base64").b64decode(secret["keys.yaml"]))
+    (tmp_path / "keys.yaml").write_bytes(base64.b64decode(secret["keys.yaml"]))
     (tmp_path / "gatehouse.yaml").write_text(
         configuration(keys).replace("/run/secrets/gatehouse/keys.yaml", str(tmp_path / "keys.yaml"))
     )
@@ -192,7 +193,8 @@ def test_envoy_sheds_load_before_it_is_killed(production: list[Manifest]) -> Non
     pod = named(production, "Deployment", "gatehouse")["spec"]["template"]
     envoy = next(c for c in containers(pod) if c["name"] == "envoy")
     limit = re.fullmatch(r"(\d+)Mi", envoy["resources"]["limits"]["memory"])
-    assert limit and int(limit[1]) * 1024**2 > bootstrap.MAX_HEAP_BYTES
+    assert limit
+    assert int(limit[1]) * 1024**2 > bootstrap.MAX_HEAP_BYTES
 
 
 def test_every_pod_has_its_share_of_the_limits_when_redis_is_gone(production: list[Manifest]) -> None:
