@@ -5,15 +5,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import httpx2 as httpx
 import pytest
 import yaml
 
+from gatehouse.atomic_file import replace_file
+from gatehouse.config import load
 from gatehouse.gateway import Gateway, _envoy
 from gatehouse.run_dir import RunDir
 from tests.deploy.kubelet import Kubelet
@@ -53,12 +58,6 @@ class Served:
     kubelet: Kubelet
     vllm: FakeVllm
     config: Path
-
-
-@pytest.fixture
-def pod(overlay: list[Manifest]) -> Iterator[Served]:
-    with running(overlay) as served:
-        yield served
 
 
 @contextmanager
@@ -102,47 +101,62 @@ def ask(url: str, model: str = "demo") -> httpx.Response:
     return httpx.post(f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=20)
 
 
-def test_the_pod_serves_and_its_probes_tell_of_it_alone(overlay: list[Manifest], pod: Served) -> None:
-    assert ask(pod.url).status_code == 200
-    pod.vllm.down()
-    assert httpx.get(f"{pod.url}/", timeout=5).status_code == 200
-    template = named(overlay, "Deployment", "gatehouse")["spec"]["template"]
-    for container in template["spec"]["initContainers"]:
-        for kind in ("readinessProbe", "livenessProbe"):
-            assert kind not in container or pod.kubelet.succeeds(container[kind]), (container["name"], kind)
-
-
-def test_a_stream_survives_the_end_of_its_pod(overlay: list[Manifest]) -> None:
-    got: list[str] = []
-    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+def test_the_pods_commands_make_a_gateway_that_follows_changes_and_drains(overlay: list[Manifest]) -> None:
+    """One start for three promises: it takes a while."""
+    events: list[str] = []
     begun = threading.Event()
-
-    def stream(url: str) -> None:
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=60) as answer:
-            for line in answer.iter_lines():
-                got.append(line)
-                begun.set()
-
     with running(overlay) as served:
+        assert ask(served.url).status_code == 200
+        served.vllm.down()
+        probes_succeed(overlay, served.kubelet)
+        served.vllm.up()
+
+        changed = yaml.safe_load(served.config.read_text())
+        changed["models"]["demo"]["aliases"] = ["other"]
+        replace_file(served.config, yaml.safe_dump(changed).encode())
+        eventually(lambda: ask(served.url, "other").status_code == 200)
+
         served.vllm.script = Script(event_delay_s=0.7)
-        reader = threading.Thread(target=stream, args=(served.url,))
+        reader = threading.Thread(target=stream, args=(served.url, events, begun))
         reader.start()
         assert begun.wait(20)
-        before = len(got)
+        so_far = len(events)
     reader.join(30)
-    assert "data: [DONE]" in got[before:]
+    assert "data: [DONE]" in events[so_far:]
+
+
+def probes_succeed(overlay: list[Manifest], kubelet: Kubelet) -> None:
+    """Whatever the model servers do."""
+    template = named(overlay, "Deployment", "gatehouse")["spec"]["template"]
+    for container in template["spec"]["initContainers"]:
+        for kind in {"readinessProbe", "livenessProbe"} & container.keys():
+            assert kubelet.succeeds(container[kind]), (container["name"], kind)
+
+
+def stream(url: str, events: list[str], begun: threading.Event) -> None:
+    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=60) as answer:
+        for line in answer.iter_lines():
+            events.append(line)
+            begun.set()
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_envoy_is_started_as_gatehouse_up_starts_it(tmp_path: Path) -> None:
     """But for its log, which is the container's, and its threads, which are the pod's."""
-    from gatehouse.config import load
-
     overlay = built("base")
     file = tmp_path / "gatehouse.yaml"
     file.write_text(configuration(overlay))
     spec = named(overlay, "Deployment", "gatehouse")["spec"]["template"]["spec"]
     given = next(c for c in spec["initContainers"] if c["name"] == "envoy")["command"]
-    wanted = list(_envoy(Gateway(load(file), file), RunDir(Path("/run/gatehouse"))).command)
+    gateway = cast(Gateway, SimpleNamespace(config=load(file)))
+    wanted = list(_envoy(gateway, RunDir(Path("/run/gatehouse"))).command)
     del wanted[wanted.index("--log-path") : wanted.index("--log-path") + 2]
     for command in (given, wanted):
         command[0], command[command.index("--concurrency") + 1] = "envoy", "N"
