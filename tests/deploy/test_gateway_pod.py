@@ -10,17 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import httpx2 as httpx
 import pytest
 import yaml
 
 from gatehouse.atomic_file import replace_file
-from gatehouse.config import load
-from gatehouse.gateway import Gateway, _envoy
-from gatehouse.run_dir import RunDir
 from tests.deploy.kubelet import Kubelet
 from tests.deploy.kubernetes import Manifest, built, configuration, named
 from tests.fakes.fake_vllm import FakeVllm
@@ -146,18 +141,3 @@ def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.5)
-
-
-def test_envoy_is_started_as_gatehouse_up_starts_it(tmp_path: Path) -> None:
-    """But for its log, which is the container's, and its threads, which are the pod's."""
-    overlay = built("base")
-    file = tmp_path / "gatehouse.yaml"
-    file.write_text(configuration(overlay))
-    spec = named(overlay, "Deployment", "gatehouse")["spec"]["template"]["spec"]
-    given = next(c for c in spec["initContainers"] if c["name"] == "envoy")["command"]
-    gateway = cast(Gateway, SimpleNamespace(config=load(file)))
-    wanted = list(_envoy(gateway, RunDir(Path("/run/gatehouse"))).command)
-    del wanted[wanted.index("--log-path") : wanted.index("--log-path") + 2]
-    for command in (given, wanted):
-        command[0], command[command.index("--concurrency") + 1] = "envoy", "N"
-    assert sorted(given) == sorted(wanted)

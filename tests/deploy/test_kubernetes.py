@@ -197,6 +197,14 @@ def test_envoy_sheds_load_before_it_is_killed(production: list[Manifest]) -> Non
     assert int(limit[1]) * 1024**2 > bootstrap.MAX_HEAP_BYTES
 
 
+def test_envoy_drains_at_once_and_writes_its_log_every_second(production: list[Manifest]) -> None:
+    """As `gatehouse up` starts it: reconciliation takes a line that is half a minute late for a lost one."""
+    pod = named(production, "Deployment", "gatehouse")["spec"]["template"]
+    command = next(c for c in containers(pod) if c["name"] == "envoy")["command"]
+    given = dict(zip(command, command[1:], strict=False))
+    assert (given["--drain-strategy"], given["--file-flush-interval-msec"]) == ("immediate", "1000")
+
+
 def test_every_pod_has_its_share_of_the_limits_when_redis_is_gone(production: list[Manifest]) -> None:
     most = named(production, "HorizontalPodAutoscaler", "gatehouse")["spec"]["maxReplicas"]
     assert yaml.safe_load(configuration(production))["redis"]["gateways"] == most
