@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def test_envoy_drains_at_once_and_writes_its_log_every_second(production: list[M
     """As `gatehouse up` starts it: reconciliation takes a line that is half a minute late for a lost one."""
     pod = named(production, "Deployment", "gatehouse")["spec"]["template"]
     command = next(c for c in containers(pod) if c["name"] == "envoy")["command"]
-    given = dict(zip(command, command[1:], strict=False))
+    given = dict(itertools.pairwise(command))
     assert (given["--drain-strategy"], given["--file-flush-interval-msec"]) == ("immediate", "1000")
 
 
