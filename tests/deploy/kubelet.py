@@ -1,111 +1,92 @@
-"""What a kubelet does with a pod's containers, without containers: their own commands as processes, in order."""
+"""What a kubelet does with the containers of a pod, in its order; how they run is the business of a `Runtime`."""
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-from gatehouse.proxy.binary import envoy_path
 from tests.deploy.kubernetes import Manifest
-from tests.running_gateway import ROOT
 
 PATIENCE_S = 60
-_BIN = Path(sys.executable).parent
 
 
-@dataclass(frozen=True)
-class Kubelet:
-    """`mounts`: path in the containers -> folder here. `ports`: name of a port -> its number here."""
+class Runtime(Protocol):
+    """Runs containers of one pod. `start` and `run_to_the_end` raise when one fails."""
 
-    mounts: Mapping[str, Path]
-    ports: Mapping[str, int]
-    logs: Path
+    host: str
 
-    @contextmanager
-    def running(self, pod: Manifest) -> Iterator[None]:
-        """The pod, ready. It ends as a deleted one does: hooks, containers, then sidecars in the opposite order."""
-        spec = pod["spec"]
-        with ExitStack() as stack:
-            for container in spec["initContainers"]:
-                if container.get("restartPolicy") == "Always":
-                    stack.enter_context(self._kept(container))
-                    self.until(container, "startupProbe")
-                else:
-                    self.run(container["name"], container["command"])
-            for container in spec["containers"]:
-                stack.enter_context(self._kept(container))
-            for container in [*spec["initContainers"], *spec["containers"]]:
-                self.until(container, "readinessProbe")
-            yield
-            for container in spec["containers"]:
-                if hook := container.get("lifecycle", {}).get("preStop"):
-                    self.run("preStop", hook["exec"]["command"])
+    def port(self, name: str) -> int:
+        """Where the port of that name is on `host`."""
 
-    def run(self, name: str, command: list[str]) -> None:
-        """Run a command to its end; it must succeed."""
-        done = subprocess.run(self._local(command), cwd=ROOT, env=self._environment(), capture_output=True, check=False)
-        assert done.returncode == 0, f"{name}: {(done.stdout + done.stderr).decode()}"
+    def run_to_the_end(self, container: Manifest) -> None: ...
 
-    def until(self, container: Manifest, kind: str) -> None:
-        """Wait until the probe succeeds; one that there is not does."""
-        deadline = time.monotonic() + PATIENCE_S
-        while kind in container and not self.succeeds(container[kind]):
-            log = self.logs / f"{container['name']}.log"
-            assert time.monotonic() < deadline, f"{container['name']} {kind}: {log.read_text()[-2000:]}"
-            time.sleep(0.2)
+    def start(self, container: Manifest) -> None: ...
 
-    def succeeds(self, probe: Manifest) -> bool:
-        """The verdict of one probe."""
-        if "exec" in probe:
-            command = self._local(probe["exec"]["command"])
-            return not subprocess.run(
-                command, cwd=ROOT, env=self._environment(), capture_output=True, check=False
-            ).returncode
-        if "tcpSocket" in probe:
-            with socket.socket() as connection:
-                return not connection.connect_ex(("127.0.0.1", self.ports[probe["tcpSocket"]["port"]]))
-        url = f"http://127.0.0.1:{self.ports[probe['httpGet']['port']]}{probe['httpGet']['path']}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return bool(answer.status < 400)
-        except OSError:
-            return False
+    def stop(self, container: Manifest) -> None:
+        """SIGTERM, and wait. Raises when it had ended before."""
 
-    @contextmanager
-    def _kept(self, container: Manifest) -> Iterator[None]:
-        with (self.logs / f"{container['name']}.log").open("wb") as log:
-            process = subprocess.Popen(
-                self._local(container["command"]), cwd=ROOT, env=self._environment(), stdout=log, stderr=log
-            )
-        try:
-            yield
-            assert process.poll() is None, f"{container['name']} ended before it was told to"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def succeeds(self, container: Manifest, command: list[str]) -> bool:
+        """Run a command in a container that runs, and say whether its status is 0."""
 
-    def _local(self, command: list[str]) -> list[str]:
-        """The command with the paths of this machine."""
-        words = list(command)
-        if "gatehouse.probe" in words:
-            words += ["--run-dir", "/run/gatehouse"]
-        for inside, here in self.mounts.items():
-            words = [word.replace(inside, str(here)) for word in words]
-        if words[0] == "envoy":
-            words[0] = envoy_path()
-        return words
+    def logs(self, container: Manifest) -> str: ...
 
-    def _environment(self) -> dict[str, str]:
-        return {"PATH": f"{_BIN}:{os.environ['PATH']}", "HOME": str(self.logs)}
+
+@contextmanager
+def running(runtime: Runtime, pod: Manifest) -> Iterator[None]:
+    """The pod, ready. It ends as a deleted one does: hooks, containers, then sidecars in the opposite order."""
+    spec = pod["spec"]
+    with ExitStack() as stack:
+        for container in spec.get("initContainers", []):
+            if container.get("restartPolicy") == "Always":
+                _started(stack, runtime, container)
+                until(runtime, container, "startupProbe")
+            else:
+                runtime.run_to_the_end(container)
+        for container in spec["containers"]:
+            _started(stack, runtime, container)
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            until(runtime, container, "readinessProbe")
+        yield
+        for container in spec["containers"]:
+            if hook := container.get("lifecycle", {}).get("preStop"):
+                assert runtime.succeeds(container, hook["exec"]["command"]), runtime.logs(container)
+
+
+def _started(stack: ExitStack, runtime: Runtime, container: Manifest) -> None:
+    runtime.start(container)
+    stack.callback(runtime.stop, container)
+
+
+def until(runtime: Runtime, container: Manifest, kind: str) -> None:
+    """Wait until the probe succeeds; one that there is not does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while kind in container and not probed(runtime, container, kind):
+        assert time.monotonic() < deadline, f"{container['name']} {kind}: {runtime.logs(container)[-2000:]}"
+        time.sleep(0.2)
+
+
+def probed(runtime: Runtime, container: Manifest, kind: str) -> bool:
+    """The verdict of one probe."""
+    probe = container[kind]
+    kinds: dict[str, Callable[[Manifest], bool]] = {
+        "exec": lambda p: runtime.succeeds(container, p["command"]),
+        "tcpSocket": lambda p: _connects(runtime.host, runtime.port(p["port"])),
+        "httpGet": lambda p: _answers(f"http://{runtime.host}:{runtime.port(p['port'])}{p['path']}"),
+    }
+    return next(ask(probe[name]) for name, ask in kinds.items() if name in probe)
+
+
+def _connects(host: str, port: int) -> bool:
+    with socket.socket() as connection:
+        connection.settimeout(2)
+        return not connection.connect_ex((host, port))
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status < 400)
+    except OSError:
+        return False

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from gatehouse.atomic_file import replace_file
-from tests.deploy.kubelet import Kubelet
+from tests.deploy import kubelet
+from tests.deploy.as_processes import Processes
 from tests.deploy.kubernetes import Manifest, built, configuration, named
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -31,26 +32,27 @@ def has(*command: str, word: str = "--help") -> bool:
     return done.returncode == 0 and word in done.stdout
 
 
+def missing() -> list[str]:
+    """What the manifests use and this version has not."""
+    there = {
+        "gatehouse render --watch": has("gatehouse.cli", "render", word="--accepted"),
+        "gatehouse drain": has("gatehouse.cli", "drain"),
+        "gatehouse.probe": has("gatehouse.probe"),
+    }
+    return [name for name, found in there.items() if not found]
+
+
 @pytest.fixture(scope="module")
 def overlay() -> list[Manifest]:
-    missing = [
-        name
-        for name, there in {
-            "gatehouse render --watch": has("gatehouse.cli", "render", word="--accepted"),
-            "gatehouse drain": has("gatehouse.cli", "drain"),
-            "gatehouse.probe": has("gatehouse.probe"),
-        }.items()
-        if not there
-    ]
-    if missing:
-        pytest.skip(f"this version has no {', '.join(missing)}")
+    if missing():
+        pytest.skip(f"this version has no {', '.join(missing())}")
     return built("overlays/dev")
 
 
 @dataclass(frozen=True)
 class Served:
     url: str
-    kubelet: Kubelet
+    runtime: Processes
     vllm: FakeVllm
     config: Path
 
@@ -75,9 +77,9 @@ def running(overlay: list[Manifest]) -> Iterator[Served]:
         ports = {"http": free_port(), "metrics": free_port()}
         config = mounts["/etc/gatehouse"] / "gatehouse.yaml"
         config.write_text(written(overlay, vllm, ports, mounts))
-        kubelet = Kubelet(mounts, ports, root)
-        with kubelet.running(named(overlay, "Deployment", "gatehouse")["spec"]["template"]):
-            yield Served(f"http://127.0.0.1:{ports['http']}", kubelet, vllm, config)
+        runtime = Processes(mounts, ports, root)
+        with kubelet.running(runtime, named(overlay, "Deployment", "gatehouse")["spec"]["template"]):
+            yield Served(f"http://127.0.0.1:{ports['http']}", runtime, vllm, config)
 
 
 def written(overlay: list[Manifest], vllm: FakeVllm, ports: dict[str, int], mounts: dict[str, Path]) -> str:
@@ -103,7 +105,7 @@ def test_the_pods_commands_make_a_gateway_that_follows_changes_and_drains(overla
     with running(overlay) as served:
         assert ask(served.url).status_code == 200
         served.vllm.down()
-        probes_succeed(overlay, served.kubelet)
+        probes_succeed(overlay, served.runtime)
         served.vllm.up()
 
         changed = yaml.safe_load(served.config.read_text())
@@ -120,12 +122,12 @@ def test_the_pods_commands_make_a_gateway_that_follows_changes_and_drains(overla
     assert "data: [DONE]" in events[so_far:]
 
 
-def probes_succeed(overlay: list[Manifest], kubelet: Kubelet) -> None:
+def probes_succeed(overlay: list[Manifest], runtime: Processes) -> None:
     """Whatever the model servers do."""
     template = named(overlay, "Deployment", "gatehouse")["spec"]["template"]
     for container in template["spec"]["initContainers"]:
         for kind in {"readinessProbe", "livenessProbe"} & container.keys():
-            assert kubelet.succeeds(container[kind]), (container["name"], kind)
+            assert kubelet.probed(runtime, container, kind), (container["name"], kind)
 
 
 def stream(url: str, events: list[str], begun: threading.Event) -> None:
