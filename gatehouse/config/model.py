@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gatehouse.config.secret import SecretReference
+from gatehouse.config.secret import SecretReference, reference
 from gatehouse.keys.digest import key_digest
 
 _DAY = 86400
@@ -116,9 +116,13 @@ def _listen_address(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
+    """A URL, or where one is kept: it may hold a password."""
+    if value.startswith(("env:", "file:")):
+        return reference(value)
     if not re.match(r"(rediss?(\+(cluster|sentinel))?|unix)://.", value):
         raise ValueError(
-            "must be redis://, rediss:// (TLS), redis+sentinel://, redis+cluster:// or unix:// and an address"
+            "must be redis://, rediss:// (TLS), redis+sentinel://, redis+cluster:// or unix:// and an address,"
+            " or say where such a URL is kept: env:NAME or file:PATH"
         )
     return value
 
