@@ -8,15 +8,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 
+from gatehouse import metrics
 from gatehouse.config.model import Config
 from gatehouse.envoy import merged, render
 from gatehouse.envoy.access_log import FILE_NAME
-from gatehouse.proxy.admin import Admin, drain
+from gatehouse.envoy.message import Message
+from gatehouse.metrics import Reloads
 from gatehouse.proxy.binary import envoy_path, validate, write
+from gatehouse.proxy.drain import drain
+from gatehouse.proxy.secrets import Secrets
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
 from gatehouse.supervise import Program, keep_running, supervise
 from gatehouse.worker import worker_program
@@ -50,7 +55,12 @@ def local_url(config: Config) -> str:
     """Where a gateway with `config` answers, as seen from its own machine."""
     host = config.server.host
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{config.server.port}"
+    return f"{'https' if config.server.tls else 'http'}://{shown}:{config.server.port}"
+
+
+def _probe(config: Config) -> str:
+    """`/health` is answered in plaintext, too, whatever certificates clients need for the rest."""
+    return f"{local_url(config).replace('https:', 'http:', 1)}/health"
 
 
 class Signals:
@@ -96,9 +106,15 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
     Raises `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
     """
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
-    validate(merged(gateway.config, run_dir, str(gateway.access_log)), run_dir.envoy)
+    metrics.share(run_dir.metrics, "gateway")
+    reloads = Reloads()
+    tls = gateway.config.server.tls
+    secrets = Secrets(tls, run_dir.envoy) if tls else None
+    _envoy_accepts(gateway, run_dir, secrets.context() if secrets else {})
     for name, document in render(gateway.config, run_dir, str(gateway.access_log)).files().items():
         write(document, run_dir.envoy / name)
+    if secrets:
+        secrets.hand_over()
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
@@ -109,8 +125,11 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
             envoy = tasks.create_task(keep_running(_envoy(gateway, run_dir), envoy_stop))
             await _answers(gateway, signals)
             ready.set()
+            following = [tasks.create_task(_follow(secrets, gateway, run_dir, reloads))] if secrets else []
             await signals.stop.wait()
-            await drain(Admin(run_dir.admin_socket), gateway.config.server.drain_s, signals.hurry)
+            for task in following:
+                task.cancel()
+            await drain(run_dir, gateway.config.server, signals.hurry)
             envoy_stop.set()
             await envoy
             recorders_stop.set()  # the last records settle with ratelimit_service, so that one goes last
@@ -118,6 +137,15 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
         finally:
             for stop in (envoy_stop, recorders_stop, services_stop):
                 stop.set()
+
+
+def _envoy_accepts(gateway: Gateway, run_dir: RunDir, secrets: Message) -> None:
+    """Raises `EnvoyRejectsError` when Envoy would not run with `secrets`."""
+    validate(merged(gateway.config, run_dir, str(gateway.access_log), secrets), run_dir.envoy)
+
+
+async def _follow(secrets: Secrets, gateway: Gateway, run_dir: RunDir, reloads: Reloads) -> None:
+    await secrets.follow(partial(_envoy_accepts, gateway, run_dir), reloads)
 
 
 def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
@@ -152,7 +180,7 @@ async def _answers(gateway: Gateway, signals: Signals) -> None:
     async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
         while not signals.stop.is_set():
             try:
-                async with session.get(f"{gateway.url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+                async with session.get(_probe(gateway.config), timeout=aiohttp.ClientTimeout(total=2)) as answer:
                     if "status" in await answer.json():
                         return
             except (aiohttp.ClientError, TimeoutError, ValueError):

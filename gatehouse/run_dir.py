@@ -72,6 +72,11 @@ class RunDir:
             log.warning("can't say in %s where the run directory is: %s", log_directory, error)
 
     @property
+    def draining(self) -> Path:
+        """Is there while the gateway drains: `/health` says so."""
+        return self.path / "draining"
+
+    @property
     def cut(self) -> Path:
         """The ids of revoked keys whose running streams are to end, one a line: from authz_service to Envoy."""
         return self.path / "cut"

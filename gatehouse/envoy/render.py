@@ -1,10 +1,12 @@
-"""The config model -> the three files Envoy reads."""
+"""The config model -> the files Envoy reads."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from gatehouse.config.model import Config
+from gatehouse.envoy import tls
 from gatehouse.envoy.bootstrap import bootstrap
 from gatehouse.envoy.clusters import model_clusters
 from gatehouse.envoy.listener import rds
@@ -22,10 +24,11 @@ class Rendered:
     bootstrap: Message
     routes: Message
     clusters: Message
+    secrets: Mapping[str, Message] = field(repr=False)
 
     def files(self) -> dict[str, Message]:
         """File name -> content."""
-        return {BOOTSTRAP: self.bootstrap, ROUTES: self.routes, CLUSTERS: self.clusters}
+        return {BOOTSTRAP: self.bootstrap, ROUTES: self.routes, CLUSTERS: self.clusters, **self.secrets}
 
 
 def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
@@ -34,16 +37,24 @@ def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     source = {"path": f"{directory}/{CLUSTERS}", "watched_directory": {"path": directory}}
     dynamic = {"cds_config": {"path_config_source": source, "resource_api_version": "V3"}}
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
+    secrets = tls.watched(config.server.tls, directory)
+    started_with = bootstrap(config, run_dir, access_log_file, route_specifier, secrets)
     return Rendered(
-        bootstrap={**bootstrap(config, run_dir, access_log_file, route_specifier), "dynamic_resources": dynamic},
+        bootstrap={**started_with, "dynamic_resources": dynamic},
         routes=_resources("envoy.config.route.v3.RouteConfiguration", [routes(config)]),
         clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config)),
+        secrets=tls.named_files(config.server.tls),
     )
 
 
-def merged(config: Config, run_dir: RunDir, access_log_file: str) -> Message:
-    """The same, as one static file: `envoy --mode validate` does not look into files that Envoy watches."""
-    document = bootstrap(config, run_dir, access_log_file, {"route_config": routes(config)})
+def merged(config: Config, run_dir: RunDir, access_log_file: str, secrets: Message | None = None) -> Message:
+    """The same, as one static file: `envoy --mode validate` does not look into files that Envoy watches.
+
+    `secrets`, parts of a TLS context, take the place of those in the files of `server.tls`.
+    """
+    if secrets is None:
+        secrets = tls.given(*tls.by_name(config.server.tls)) if config.server.tls else {}
+    document = bootstrap(config, run_dir, access_log_file, {"route_config": routes(config)}, secrets)
     document["static_resources"]["clusters"] += model_clusters(config)
     return document
 

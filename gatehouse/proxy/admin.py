@@ -1,17 +1,9 @@
 """Envoy's admin interface over its unix socket: what a shutdown needs, and the rotation of its logs."""
 
-import asyncio
-import logging
 import re
-import time
 from pathlib import Path
 
 import aiohttp
-
-log = logging.getLogger(__name__)
-
-LAST_ENTRIES_S = 0.5
-"""Longer than the flush interval of the access log, so that the last entries leave before Envoy does."""
 
 
 class Admin:
@@ -42,25 +34,3 @@ class Admin:
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self._socket))
         return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=2))
-
-
-async def drain(admin: Admin, limit_s: float, hurry: asyncio.Event) -> None:
-    """Let running requests finish: no new connections, and return when none is left, after `limit_s`, or on `hurry`."""
-    try:
-        await admin.post("/drain_listeners?graceful&skip_exit")  # answers now say `connection: close`
-        await admin.post("/drain_listeners")  # and nobody new gets in
-        await _until_idle(admin, time.monotonic() + limit_s, hurry)
-        await asyncio.sleep(LAST_ENTRIES_S)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        log.warning("Envoy did not drain: %s", error or type(error).__name__)
-
-
-async def _until_idle(admin: Admin, deadline: float, hurry: asyncio.Event) -> None:
-    while not hurry.is_set():
-        running = await admin.gauge("http.gatehouse.downstream_rq_active")
-        if running == 0:
-            return
-        if time.monotonic() >= deadline:
-            log.warning("%d requests were still running when the time to drain was up", running)
-            return
-        await asyncio.sleep(0.1)
