@@ -1,5 +1,6 @@
 """The certificate that clients see: read from its files, and checked before anyone is served with it."""
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -60,6 +61,17 @@ def untimely(certificate: Certificate, tls: Tls, now: datetime) -> Problem | Non
     else:
         return None
     return _problem(tls.cert_file, "cert_file", message, "clients will refuse it: put a new one there")
+
+
+def pinned(tls: Tls) -> ssl.SSLContext:
+    """For clients on this machine: trusts whoever shows the very certificate of `tls`, whatever name they go by.
+
+    Raises `OSError` when it can't be read.
+    """
+    context = ssl.create_default_context(cafile=tls.cert_file)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
 
 
 def _parsed(path: str, name: str, parse: Callable[[bytes], _T]) -> _T:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +16,6 @@ from gatehouse import metrics
 from gatehouse.config.model import Config
 from gatehouse.envoy import merged, render
 from gatehouse.envoy.access_log import FILE_NAME
-from gatehouse.envoy.message import Message
 from gatehouse.metrics import Reloads
 from gatehouse.proxy.binary import envoy_path, validate, write
 from gatehouse.proxy.drain import drain
@@ -110,8 +108,9 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
     reloads = Reloads()
     tls = gateway.config.server.tls
     secrets = Secrets(tls, run_dir.envoy) if tls else None
-    _envoy_accepts(gateway, run_dir, secrets.context() if secrets else {})
-    for name, document in render(gateway.config, run_dir, str(gateway.access_log)).files().items():
+    accessed = str(gateway.access_log)
+    validate(merged(gateway.config, run_dir, accessed, secrets.context() if secrets else {}), run_dir.envoy)
+    for name, document in render(gateway.config, run_dir, accessed).files().items():
         write(document, run_dir.envoy / name)
     if secrets:
         secrets.hand_over()
@@ -125,7 +124,7 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
             envoy = tasks.create_task(keep_running(_envoy(gateway, run_dir), envoy_stop))
             await _answers(gateway, signals)
             ready.set()
-            following = [tasks.create_task(_follow(secrets, gateway, run_dir, reloads))] if secrets else []
+            following = [tasks.create_task(secrets.follow(reloads))] if secrets else []
             await signals.stop.wait()
             for task in following:
                 task.cancel()
@@ -137,15 +136,6 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
         finally:
             for stop in (envoy_stop, recorders_stop, services_stop):
                 stop.set()
-
-
-def _envoy_accepts(gateway: Gateway, run_dir: RunDir, secrets: Message) -> None:
-    """Raises `EnvoyRejectsError` when Envoy would not run with `secrets`."""
-    validate(merged(gateway.config, run_dir, str(gateway.access_log), secrets), run_dir.envoy)
-
-
-async def _follow(secrets: Secrets, gateway: Gateway, run_dir: RunDir, reloads: Reloads) -> None:
-    await secrets.follow(partial(_envoy_accepts, gateway, run_dir), reloads)
 
 
 def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:

@@ -99,8 +99,16 @@ def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
     headers = f"-H 'Authorization: Bearer {loaded.plain_key}' -H 'Content-Type: application/json'"
     out.print(f"  key      {loaded.plain_key}\n\nTry it:\n", markup=False)
-    out.print(f"curl -N {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
+    out.print(f"curl -N{_trust(gateway.config)} {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
     out.print(f"  -d '{json.dumps(body)}'\n", markup=False)
+
+
+def _trust(config: Config) -> str:
+    """The certificate is for the name that clients use, which here is not the one of the URL."""
+    tls = config.server.tls
+    if tls is None:
+        return ""
+    return " -k --cert CLIENT.crt --key CLIENT.key" if tls.client_ca_file else " -k"
 
 
 def _demo(config: Config) -> Program | None:

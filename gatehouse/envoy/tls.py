@@ -63,7 +63,7 @@ def given(chain: Source, key: Source, client_ca: Source | None) -> Message:
 
 
 def secret_files(chain: Source, key: Source, client_ca: Source | None, watch: str | None = None) -> dict[str, Message]:
-    """File name -> secret. With `watch` Envoy itself looks for new content whenever something moves in that directory."""
+    """File name -> secret. With `watch`, Envoy itself looks for new content when something moves in that directory."""
     watched_directory = {"watched_directory": {"path": watch}} if watch else {}
     pair = {"certificate_chain": chain, "private_key": key, **watched_directory}
     files = {CERTIFICATE: _secret(_SERVER, tls_certificate=pair)}
@@ -81,6 +81,14 @@ def by_name(tls: Tls) -> tuple[Source, Source, Source | None]:
 def named_files(tls: Tls | None) -> dict[str, Message]:
     """As `secret_files`, for an Envoy that nobody stands beside: it reads the files of the configuration itself."""
     return secret_files(*by_name(tls), watch=str(Path(tls.cert_file).parent)) if tls else {}
+
+
+def trial(tls: Tls, secrets: Message) -> Message:
+    """A whole configuration that has nothing but TLS with `secrets` in it, for Envoy to check."""
+    echo = extension("envoy.filters.network.echo", "envoy.extensions.filters.network.echo.v3.Echo")
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+    chain = {"filters": [echo], "transport_socket": _socket(tls, secrets)}
+    return {"static_resources": {"listeners": [{"name": "trial", "address": address, "filter_chains": [chain]}]}}
 
 
 def _socket(tls: Tls, secrets: Message) -> Message:

@@ -6,7 +6,6 @@ pointed at the files, it would meet the moment in which only one of them is new,
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,15 +16,12 @@ from gatehouse.config.watch import Fingerprint, changed, fingerprint
 from gatehouse.envoy import tls as rendered
 from gatehouse.envoy.message import Message
 from gatehouse.metrics import Reloads
-from gatehouse.proxy.binary import EnvoyRejectsError, write
+from gatehouse.proxy.binary import EnvoyRejectsError, validate, write
 
 log = logging.getLogger(__name__)
 
 SECOND_FILE_S = 1.0
 """So long a pair may be half replaced before that is called a mistake."""
-
-Check = Callable[[Message], None]
-"""Has Envoy check parts of a TLS context. Raises `EnvoyRejectsError`."""
 
 
 class Secrets:
@@ -46,7 +42,7 @@ class Secrets:
         """The parts of a TLS context, for validation."""
         return rendered.given(*_inline(self._served))
 
-    async def follow(self, check: Check, reloads: Reloads) -> None:
+    async def follow(self, reloads: Reloads) -> None:
         """Take up what changes, for ever."""
         while True:
             await changed(self._seen)
@@ -54,7 +50,7 @@ class Secrets:
             try:
                 new = await self._new()
                 if new != before:
-                    await asyncio.to_thread(check, rendered.given(*_inline(new)))
+                    await asyncio.to_thread(self._try, new)
                     self._served = new
                     self.hand_over()
             except (ConfigError, EnvoyRejectsError, OSError) as error:
@@ -69,13 +65,23 @@ class Secrets:
         try:
             found = read(self._tls)
         except MismatchError:
-            await asyncio.sleep(SECOND_FILE_S)
+            await self._second_file()
             self._seen = self._look()
             found = read(self._tls)
         problem = untimely(found, self._tls, datetime.now(UTC))
         if problem:
             raise ConfigError([problem])
         return found
+
+    async def _second_file(self) -> None:
+        try:
+            await asyncio.wait_for(changed(self._seen, SECOND_FILE_S / 5), SECOND_FILE_S)
+        except TimeoutError:
+            return
+
+    def _try(self, new: Certificate) -> None:
+        """Raises `EnvoyRejectsError`."""
+        validate(rendered.trial(self._tls, rendered.given(*_inline(new))), self._directory)
 
     def _look(self) -> Fingerprint:
         files = (self._tls.cert_file, self._tls.key_file, self._tls.client_ca_file)
