@@ -16,20 +16,29 @@ LAST_ENTRIES_S = 0.5
 """Longer than the flush interval of the access log, so that the last entries leave before Envoy does."""
 
 
-async def drain(run_dir: RunDir, server: Server, hurry: asyncio.Event) -> bool:
-    """Drain the Envoy of `run_dir`; return when no request runs, after `drain_s`, or on `hurry`. Whether all is done.
+async def drain(admin: Admin, run_dir: RunDir, server: Server, hurry: asyncio.Event) -> bool:
+    """End the Envoy of `run_dir` for good, as `finish` does, but tell load balancers first.
 
-    For `drain_notice_s` all are still served, while `/health` is 503 and answers ask clients to connect anew: so load
-    balancers look elsewhere before the port is closed.
+    For `drain_notice_s` all are still served, while `/health` is 503 and answers ask clients to connect anew: so they
+    are elsewhere before the port is closed.
     """
-    admin = Admin(run_dir.admin_socket)
-    run_dir.draining.touch()
     try:
+        run_dir.draining.touch()
         await admin.post("/healthcheck/fail")  # answers now say `connection: close`, or GOAWAY
-        await _unless(hurry, server.drain_notice_s)
+        await asyncio.wait_for(hurry.wait(), server.drain_notice_s)
+    except TimeoutError:
+        pass
+    except (aiohttp.ClientError, OSError) as error:
+        log.warning("Envoy can't be made to fail its health check: %s", error)
+    return await finish(admin, server.drain_s, hurry)
+
+
+async def finish(admin: Admin, limit_s: float, hurry: asyncio.Event) -> bool:
+    """Nobody new gets in; return when no request runs, after `limit_s`, or on `hurry`. Whether none runs any more."""
+    try:
         await admin.post("/drain_listeners?graceful&skip_exit")
-        await admin.post("/drain_listeners")  # and nobody new gets in
-        idle = await _until_idle(admin, time.monotonic() + server.drain_s, hurry)
+        await admin.post("/drain_listeners")
+        idle = await _until_idle(admin, time.monotonic() + limit_s, hurry)
         await asyncio.sleep(LAST_ENTRIES_S)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         log.warning("Envoy did not drain: %s", error or type(error).__name__)
@@ -47,10 +56,3 @@ async def _until_idle(admin: Admin, deadline: float, hurry: asyncio.Event) -> bo
             return False
         await asyncio.sleep(0.1)
     return False
-
-
-async def _unless(hurry: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(hurry.wait(), seconds)
-    except TimeoutError:
-        return
