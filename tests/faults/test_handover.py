@@ -26,9 +26,10 @@ pytestmark = pytest.mark.skipif(not generation.possible(), reason="needs /dev/sh
 
 CHAT = "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {LIMITED}"}
-BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 EVENTS = 80
-STREAM = {**BODY, "model": "tiny", "stream": True, "max_tokens": EVENTS, "ignore_eos": True}
+PAUSE_S = 0.02
+STREAM = {**BODY, "stream": True, "max_tokens": EVENTS, "ignore_eos": True}
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ async def knock(url: str, stop: asyncio.Event) -> Counter[str]:
                 seen[str(answer.status)] += 1
         except (aiohttp.ClientError, OSError) as error:
             seen[repr(error)] += 1
+        await asyncio.sleep(PAUSE_S)
     return seen
 
 
@@ -87,6 +89,7 @@ async def ask_on(url: str, stop: asyncio.Event) -> Counter[str]:
             async with session.post(url + CHAT, json=BODY, headers=HEADERS) as answer:
                 await answer.read()
                 seen[str(answer.status)] += 1
+            await asyncio.sleep(PAUSE_S)
     return seen
 
 
@@ -120,14 +123,15 @@ def hand_over(backend: FakeVllm, directory: Path, streams: int, event_delay_s: f
         assert set(answers) == {"200"}
         assert answers["200"] > 10
         assert {(events, last) for _, events, last in ended} == {(EVENTS + 2, "data: [DONE]")}
-        records = Counter(record["request_id"] for record in old.records(streams + answers["200"]))
+        asked = [record for record in old.records(streams + answers["200"]) if record["endpoint"] == CHAT]
+        records = Counter(record["request_id"] for record in asked)
         assert {records[request_id] for request_id, _, _ in ended} == {1}
         assert sum(records.values()) == len(records)
         assert len(records) == streams + answers["200"]
 
 
 def test_f25_streams_go_on_while_another_gateway_takes_over(backend: FakeVllm, tmp_path: Path) -> None:
-    hand_over(backend, tmp_path, 100, 0.15)
+    hand_over(backend, tmp_path, 100, 0.25)
 
 
 @pytest.mark.slow
@@ -152,7 +156,6 @@ def test_f26_a_line_of_gateways_outlives_its_first_and_a_killed_envoy(backend: F
                 assert second.process.wait(20) == 0
                 pid = third.children()["envoy"]
                 assert works(third.url)
-                assert third.metrics().count("api_connections ") == 1
                 os.kill(pid, signal.SIGKILL)
                 killed = time.monotonic()
                 while third.children().get("envoy") in (pid, None) or not works(third.url):
@@ -223,3 +226,21 @@ def health_until_closed(running: RunningGateway) -> Iterator[tuple[int, str]]:
         yield answer.status_code, answer.json()["status"]
         time.sleep(0.1)
     raise AssertionError("the port was never closed")
+
+
+def test_a_hook_drains_an_envoy_that_runs_by_itself(backend: FakeVllm, tmp_path: Path) -> None:
+    """Here one under a supervisor, which the hook knows nothing of."""
+    backend.script = Script(event_delay_s=0.05)
+    with running_gateway(tmp_path, short_form(backend)) as running:
+        run_dir = str(running.run_dir().path)
+        command = [sys.executable, "-m", "gatehouse.cli", "drain", "-c", str(tmp_path / "gatehouse.yaml"), "--json"]
+        with httpx.stream("POST", running.url + CHAT, json=STREAM, headers=HEADERS) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            hook = subprocess.Popen([*command, "--run-dir", run_dir], stdout=subprocess.PIPE, cwd=ROOT)
+            rest = [line for line in lines if line]
+        told, _ = hook.communicate(timeout=20)
+        assert rest[-1] == "data: [DONE]"
+        assert (hook.returncode, told.strip()) == (0, b'{"drained": true}')
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{running.url}/health", timeout=2)
