@@ -22,8 +22,8 @@ def drain(
 ) -> None:
     """Let the running requests of an Envoy finish: /health fails, the port is closed, and this returns when none runs.
 
-    As long as server.drain_notice_s and server.drain_s say. Envoy itself is left to whoever runs it. Exits 1 if requests
-    were still running in the end.
+    As long as server.drain_notice_s and server.drain_s say. Envoy itself is left to whoever runs it. Exits 1 if some
+    requests were still running in the end.
     """
     loaded = loaded_or_exit(config, as_json=as_json)
     found = run_dir or found_run_dir(Path(loaded.config.logging.dir))
