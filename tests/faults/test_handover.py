@@ -146,10 +146,23 @@ def works(url: str) -> bool:
         return False
 
 
+def a_bad_successor(of: RunningGateway) -> int:
+    """The exit status of one that would take over, and can't even start."""
+    document = yaml.safe_load((of.directory / "gatehouse.yaml").read_text())
+    file = of.directory / "bad.yaml"
+    file.write_text(yaml.safe_dump({**document, "server": {**document["server"], "nonsense": 1}}))
+    command = [sys.executable, "-m", "gatehouse.cli", "up", "-c", str(file), "--replace"]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=30, check=False).returncode
+
+
 def test_f26_a_line_of_gateways_outlives_its_first_and_a_killed_envoy(backend: FakeVllm, tmp_path: Path) -> None:
-    """Envoy aborts if it is to end one before it that is gone: here it is told to, and is not."""
-    with running_gateway(tmp_path, short_form(backend)) as first:
-        shared = set(Path("/dev/shm").glob("envoy_shared_memory_*"))
+    """Envoy aborts when the one before it is not there to be told to end: somebody has to stand in for it.
+
+    The first takes over from nobody, so it simply starts.
+    """
+    with running_gateway(tmp_path, short_form(backend), "--replace") as first:
+        assert a_bad_successor(first) == 2
+        assert works(first.url)
         with successor(first, "second") as second:
             assert first.process.wait(20) == 0
             with successor(second, "third") as third:
@@ -165,15 +178,9 @@ def test_f26_a_line_of_gateways_outlives_its_first_and_a_killed_envoy(backend: F
                     assert third.process.wait(20) == 0
                     assert works(fourth.url)
                     assert fourth.stop() == 0
-    left = set(Path("/dev/shm").glob("envoy_shared_memory_*")) - shared
-    assert len(left) <= 1
 
 
-def test_with_nobody_to_take_over_from_it_simply_starts(backend: FakeVllm, tmp_path: Path) -> None:
-    with running_gateway(tmp_path, short_form(backend), "--replace") as running:
-        assert works(running.url)
-
-
+@pytest.mark.slow
 def test_a_gateway_that_was_killed_is_nobody_to_take_over_from(backend: FakeVllm, tmp_path: Path) -> None:
     with running_gateway(tmp_path, short_form(backend)) as killed:
         children = killed.children()
@@ -185,17 +192,6 @@ def test_a_gateway_that_was_killed_is_nobody_to_take_over_from(backend: FakeVllm
             time.sleep(0.1)
         with successor(killed, "second") as running:
             assert works(running.url)
-
-
-def test_a_successor_that_fails_to_start_changes_nothing(backend: FakeVllm, tmp_path: Path) -> None:
-    with running_gateway(tmp_path, short_form(backend)) as old:
-        file = tmp_path / "bad.yaml"
-        document = yaml.safe_load((tmp_path / "gatehouse.yaml").read_text())
-        file.write_text(yaml.safe_dump({**document, "server": {**document["server"], "nonsense": 1}}))
-        command = [sys.executable, "-m", "gatehouse.cli", "up", "-c", str(file), "--replace"]
-        assert subprocess.run(command, capture_output=True, cwd=ROOT, timeout=30, check=False).returncode == 2
-        assert works(old.url)
-        assert old.process.poll() is None
 
 
 def test_health_fails_before_the_port_is_closed_and_streams_finish(backend: FakeVllm, tmp_path: Path) -> None:
@@ -228,6 +224,7 @@ def health_until_closed(running: RunningGateway) -> Iterator[tuple[int, str]]:
     raise AssertionError("the port was never closed")
 
 
+@pytest.mark.slow
 def test_a_hook_drains_an_envoy_that_runs_by_itself(backend: FakeVllm, tmp_path: Path) -> None:
     """Here one under a supervisor, which the hook knows nothing of."""
     backend.script = Script(event_delay_s=0.05)
