@@ -21,6 +21,7 @@ from gatehouse.config.problem import VARIABLE, ConfigError, Problem
 from gatehouse.config.watch import POLL_S, Fingerprint, changed, fingerprint
 from gatehouse.config.whole import load_whole
 from gatehouse.envoy import Rendered, merged, render
+from gatehouse.envoy.message import Message
 from gatehouse.metrics import Reloads
 from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import EnvoyRejectsError, validate, write
@@ -33,13 +34,17 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Target:
     """A configuration file, and what is made of it: Envoy's files in `directory`, with paths as `run_dir` and
-    `access_log` say, and the copy at `accepted`, if one is wanted."""
+    `access_log` say, and the copy at `accepted`, if one is wanted.
+
+    `certificate`: parts of a TLS context to check with, where Envoy is not given the files of `server.tls` themselves.
+    """
 
     file: Path
     run_dir: RunDir
     access_log: str
     directory: Path
     accepted: Path | None
+    certificate: Callable[[], Message] | None = None
 
     def render(self, config: Config) -> Rendered:
         return render(config, self.run_dir, self.access_log)

@@ -175,6 +175,17 @@ Patterns = Annotated[tuple[ModelName, ...], BeforeValidator(_listed)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 
+FilePath = Annotated[str, Field(min_length=1)]
+
+
+class Tls(Strict):
+    """Files in PEM, followed while the gateway runs. With `client_ca_file`, clients need a certificate from that CA."""
+
+    cert_file: FilePath
+    key_file: FilePath
+    client_ca_file: FilePath | None = None
+
+
 class Server(Strict):
     host: ListenAddress = "0.0.0.0"
     port: int = Field(8000, ge=1, le=65535)
@@ -182,11 +193,13 @@ class Server(Strict):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(9090, ge=0, le=65535)
     public_metrics: bool = True
+    tls: Tls | None = None
     require_https: bool = False
     trusted_proxy_hops: int = Field(0, ge=0, le=10)
     max_body_mb: int = Field(32, ge=1, le=1024)
     stream_idle_timeout_s: int = Field(600, ge=1, le=31_536_000)
     drain_s: int = Field(600, ge=0)
+    drain_notice_s: float = Field(1, strict=False, ge=0, le=600)
 
     @property
     def max_body_bytes(self) -> int:

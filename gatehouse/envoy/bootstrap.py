@@ -11,13 +11,15 @@ MAX_CONNECTIONS = 20_000
 MAX_HEAP_BYTES = 4 * 1024**3
 
 
-def bootstrap(config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message) -> Message:
+def bootstrap(
+    config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message, secrets: Message
+) -> Message:
     """What Envoy starts with."""
     return {
         "node": {"id": "gatehouse", "cluster": "gatehouse"},
         "admin": {"address": {"pipe": {"path": str(run_dir.admin_socket), "mode": 0o600}}},
         "static_resources": {
-            "listeners": [listener(config, run_dir, access_log_file, route_specifier)],
+            "listeners": [listener(config, run_dir, access_log_file, route_specifier, secrets)],
             "clusters": [*sidecars(config, run_dir), *receiver(config)],
         },
         "overload_manager": _overload(),

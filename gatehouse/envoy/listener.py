@@ -2,7 +2,7 @@
 
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies, names, tracing
+from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies, names, tls, tracing
 from gatehouse.envoy.message import Message, extension, seconds
 from gatehouse.run_dir import RunDir
 
@@ -12,8 +12,11 @@ CONNECTION_BUFFER_BYTES = 1024 * 1024
 _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
 
-def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message) -> Message:
-    """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`."""
+def listener(
+    config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message, secrets: Message
+) -> Message:
+    """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`; `secrets` are
+    parts of a TLS context."""
     address: Message = {"address": config.server.host, "port_value": config.server.port}
     if config.server.host == "::":
         address["ipv4_compat"] = True  # all of this machine, whichever kind of address clients have
@@ -35,7 +38,7 @@ def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specif
         "name": "gatehouse",
         "address": {"socket_address": address},
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
-        "filter_chains": [{"filters": [manager]}],
+        **tls.chains(config.server.tls, manager, secrets),
     }
 
 

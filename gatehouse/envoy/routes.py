@@ -107,7 +107,7 @@ def _gateway() -> Message:
 
 def _https_required(config: Config) -> list[Message]:
     """Plaintext is answered 426; `/health` stands before it, for probes inside the machine."""
-    if not config.server.require_https:
+    if not config.server.require_https and config.server.tls is None:
         return []
     plain = {"name": "x-forwarded-proto", "string_match": {"exact": "http"}}
     return [_refusal(errors.HTTPS_REQUIRED, {"prefix": "/", "headers": [plain]}, without=_ALL_FILTERS)]

@@ -66,7 +66,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningGa
     (directory / "credential").write_text(f"{FILED}\n")
     with ExitStack() as stack:
         replicas = [stack.enter_context(FakeVllm(("m",))) for _ in range(4)]
-        secured = stack.enter_context(FakeVllm(("m",), certificate=authority.issue("server", "127.0.0.1", "IP")))
+        secured = stack.enter_context(FakeVllm(("m",), certificate=authority.issue("server", "127.0.0.1")))
         fleet = Fleet(replicas, secured, directory / "credential")
         config = {
             "models": models(fleet, authority, stranger),

@@ -48,6 +48,8 @@ CHANGES: Mapping[str, Any] = {
     "server.require_https": True,
     "server.stream_idle_timeout_s": 1,
     "server.drain_s": 1,
+    "server.drain_notice_s": 2,
+    "server.tls": {"cert_file": "tls.crt", "key_file": "tls.key"},
     "logging.level": "debug",
     "logging.retention_days": 1,
     "keys.prefix": "xx",
