@@ -91,7 +91,9 @@ def check_ports(config: Config) -> None:
                 probe.bind((host, port))
             except OSError as error:
                 message = f"can't listen on {host}:{port}: {error.strerror}"
-                raise PortInUseError(f"{message}; set server.{field} or GATEHOUSE_SERVER__{field.upper()}") from None
+                hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
+                own = "" if field != "port" or not place(config.server).exists() else ", or take over: up --replace"
+                raise PortInUseError(f"{message}; {hint}{own}") from None
 
 
 @contextmanager
