@@ -128,7 +128,7 @@ async def run(
             envoy = tasks.create_task(keep_running(program, envoy_stop, succession.taken))
             await _answers(gateway, admin, signals)
             async with succession.offered(place(gateway.config.server)):
-                if before and not signals.stop.is_set():
+                if before:
                     await before.release()
                     meanwhile.append(tasks.create_task(before.outlive()))
                 if secrets:
@@ -136,6 +136,8 @@ async def run(
                 ready.set()
                 await _either(signals.stop, succession.taken)
                 await _leave(gateway, run_dir, admin, signals, replaced=succession.taken.is_set())
+                if before:  # whose Envoy ours would end with itself
+                    await _either(before.gone, signals.hurry, limit_s=gateway.config.server.drain_s)
                 envoy_stop.set()
                 await envoy
             if not succession.taken.is_set():
@@ -189,10 +191,10 @@ def _forget(run_dir: RunDir, before: Predecessor | None) -> None:
         log.debug("no shared memory to remove: %s", error)
 
 
-async def _either(*events: asyncio.Event) -> None:
+async def _either(*events: asyncio.Event, limit_s: float | None = None) -> None:
     waiting = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in waiting:
             each.cancel()

@@ -241,3 +241,20 @@ def test_a_hook_drains_an_envoy_that_runs_by_itself(backend: FakeVllm, tmp_path:
         assert (hook.returncode, told.strip()) == (0, b'{"drained": true}')
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{running.url}/health", timeout=2)
+
+
+@pytest.mark.slow
+def test_stopping_the_new_gateway_lets_the_streams_of_the_old_one_finish(backend: FakeVllm, tmp_path: Path) -> None:
+    """Envoy would end the one before it along with itself."""
+    backend.script = Script(event_delay_s=0.5)
+    with running_gateway(tmp_path, {**short_form(backend), "server": {"drain_s": 60}}) as old:
+        with httpx.stream("POST", old.url + CHAT, json=STREAM, headers=HEADERS, timeout=30) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            with successor(old, "second") as new:
+                new.process.send_signal(signal.SIGTERM)
+                rest = [line for line in lines if line]
+                assert new.process.wait(30) == 0
+        assert rest[-1] == "data: [DONE]"
+        assert old.process.wait(30) == 0
+        assert old.record(answer.headers["x-request-id"])["completion_tokens"] == EVENTS
