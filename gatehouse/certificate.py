@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,9 @@ from gatehouse.config.model import Tls
 from gatehouse.config.problem import ConfigError, Problem
 
 _T = TypeVar("_T")
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""So far the clock of whoever issued it may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def untimely(certificate: Certificate, tls: Tls, now: datetime) -> Problem | Non
     """What is wrong with the time in which `certificate` is good, if anything is."""
     if certificate.ends <= now:
         message = f"the certificate expired at {certificate.ends:%Y-%m-%d %H:%M} UTC"
-    elif certificate.starts > now:
+    elif certificate.starts > now + CLOCK_SKEW:
         message = f"the certificate is not valid before {certificate.starts:%Y-%m-%d %H:%M} UTC"
     else:
         return None

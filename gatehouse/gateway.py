@@ -91,7 +91,9 @@ def check_ports(config: Config) -> None:
                 probe.bind((host, port))
             except OSError as error:
                 message = f"can't listen on {host}:{port}: {error.strerror}"
-                raise PortInUseError(f"{message}; set server.{field} or GATEHOUSE_SERVER__{field.upper()}") from None
+                hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
+                own = "" if field != "port" or not place(config.server).exists() else ", or take over: up --replace"
+                raise PortInUseError(f"{message}; {hint}{own}") from None
 
 
 @contextmanager
@@ -127,7 +129,7 @@ async def run(
             envoy = tasks.create_task(keep_running(program, envoy_stop, succession.taken))
             await _answers(gateway, admin, signals)
             async with succession.offered(place(gateway.config.server)):
-                if before and not signals.stop.is_set():
+                if before:
                     await before.release()
                     meanwhile.append(tasks.create_task(before.outlive()))
                 if secrets:
@@ -137,6 +139,8 @@ async def run(
                 await _either(signals.stop, succession.taken)
                 changing.cancel()
                 await _leave(following.config.server, run_dir, admin, signals, replaced=succession.taken.is_set())
+                if before:  # whose Envoy ours would end with itself
+                    await _either(before.gone, signals.hurry, limit_s=following.config.server.drain_s)
                 envoy_stop.set()
                 await envoy
             if not succession.taken.is_set():
@@ -188,10 +192,10 @@ def _forget(run_dir: RunDir, before: Predecessor | None) -> None:
         log.debug("no shared memory to remove: %s", error)
 
 
-async def _either(*events: asyncio.Event) -> None:
+async def _either(*events: asyncio.Event, limit_s: float | None = None) -> None:
     waiting = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in waiting:
             each.cancel()

@@ -95,8 +95,11 @@ async def ask_on(url: str, stop: asyncio.Event) -> Counter[str]:
 
 async def replaced_under_load(old: RunningGateway, streams: int) -> tuple[list[tuple[str, int, str]], Counter[str]]:
     stop, connector = asyncio.Event(), aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
-        running = [asyncio.ensure_future(stream(session, old.url)) for _ in range(streams)]
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as session:
+        running = []
+        for _ in range(streams):
+            running.append(asyncio.ensure_future(stream(session, old.url)))
+            await asyncio.sleep(PAUSE_S / 2)  # who begins all at once measures that
         knocking = [asyncio.ensure_future(knock(old.url, stop)) for _ in range(3)]
         asking = asyncio.ensure_future(ask_on(old.url, stop))
         await asyncio.sleep(1)
@@ -136,7 +139,7 @@ def test_f25_streams_go_on_while_another_gateway_takes_over(backend: FakeVllm, t
 
 @pytest.mark.slow
 def test_f25_a_thousand_streams_go_on_while_another_gateway_takes_over(backend: FakeVllm, tmp_path: Path) -> None:
-    hand_over(backend, tmp_path, 1000, 0.5)
+    hand_over(backend, tmp_path, 1000, 0.8)
 
 
 def works(url: str) -> bool:
@@ -241,3 +244,20 @@ def test_a_hook_drains_an_envoy_that_runs_by_itself(backend: FakeVllm, tmp_path:
         assert (hook.returncode, told.strip()) == (0, b'{"drained": true}')
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{running.url}/health", timeout=2)
+
+
+@pytest.mark.slow
+def test_stopping_the_new_gateway_lets_the_streams_of_the_old_one_finish(backend: FakeVllm, tmp_path: Path) -> None:
+    """Envoy would end the one before it along with itself."""
+    backend.script = Script(event_delay_s=0.5)
+    with running_gateway(tmp_path, {**short_form(backend), "server": {"drain_s": 60}}) as old:
+        with httpx.stream("POST", old.url + CHAT, json=STREAM, headers=HEADERS, timeout=30) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            with successor(old, "second") as new:
+                new.process.send_signal(signal.SIGTERM)
+                rest = [line for line in lines if line]
+                assert new.process.wait(30) == 0
+        assert rest[-1] == "data: [DONE]"
+        assert old.process.wait(30) == 0
+        assert old.record(answer.headers["x-request-id"])["completion_tokens"] == EVENTS

@@ -4,8 +4,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from gatehouse.certificate import MismatchError, read, untimely
+from gatehouse.cli import app
 from gatehouse.config import ConfigError
 from gatehouse.config.model import Tls
 from tests.authority import Authority
@@ -91,3 +94,23 @@ def test_one_that_has_expired_or_is_not_good_yet_is_told(authority: Authority) -
     assert "expired at" in str(untimely(read(expired), expired, datetime.now(UTC)))
     early = datetime.now(UTC) - timedelta(days=60)
     assert "not valid before" in str(untimely(read(expired), expired, early))
+
+
+def checked(tmp_path: Path, pair: tuple[Path, Path]) -> Result:
+    file = tmp_path / "gatehouse.yaml"
+    server = f"server: {{tls: {{cert_file: {pair[1]}, key_file: {pair[0]}}}}}"
+    file.write_text(f"vllm: {{base_url: 'http://h/v1'}}\n{server}\n")
+    return CliRunner().invoke(app, ["check", str(file)])
+
+
+def test_check_passes_one_that_has_expired_with_a_warning(authority: Authority, tmp_path: Path) -> None:
+    """A gateway that must be started again is better up than down, and says what is wrong."""
+    result = checked(tmp_path, authority.issue("old", NAME, timedelta(days=-1)))
+    assert result.exit_code == 0
+    assert "old.crt: server.tls.cert_file: the certificate expired at" in result.stderr
+
+
+def test_check_refuses_a_pair_that_does_not_fit(authority: Authority, tmp_path: Path) -> None:
+    result = checked(tmp_path, (authority.issue("other", NAME)[0], authority.issue("server", NAME)[1]))
+    assert result.exit_code == 2
+    assert "other.key: server.tls.key_file: is not the key of the certificate in" in result.stderr
