@@ -152,11 +152,15 @@ class Following:
 
 
 def started(
-    target: Target, config: Config, text: bytes, adopted: Callable[[Config, Config], Awaitable[None]] = _nothing
+    target: Target,
+    config: Config,
+    text: bytes,
+    reloads: Reloads,
+    adopted: Callable[[Config, Config], Awaitable[None]] = _nothing,
 ) -> Following:
     """Check and write everything for `config`, whose file holds `text`: what Envoy and the services start with.
 
-    Call it after `gatehouse.metrics.share`. Raises `EnvoyRejectsError` with nothing written.
+    Raises `EnvoyRejectsError` with nothing written.
     """
     target.check(config)
     rendered = target.render(config)
@@ -164,4 +168,4 @@ def started(
         write(document, target.directory / name)
     target.publish(text)
     switch = Switch(target.directory, Admin(target.run_dir.admin_socket), rendered)
-    return Following(target, config, text, switch, Reloads(), adopted)
+    return Following(target, config, text, switch, reloads, adopted)

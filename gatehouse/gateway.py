@@ -106,6 +106,7 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
         Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted),
         gateway.config,
         gateway.text,
+        metrics.Reloads(),
         partial(_logs_as, Admin(run_dir.admin_socket)),
     )
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
