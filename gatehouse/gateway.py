@@ -161,7 +161,7 @@ def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: Secrets
     metrics.share(run_dir.metrics, "gateway")
     certificate = secrets.context if secrets else None
     target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted, certificate)
-    following = started(target, gateway.config, gateway.text, partial(_logs_as, admin))
+    following = started(target, gateway.config, gateway.text, metrics.Reloads(), partial(_logs_as, admin))
     if secrets:
         secrets.hand_over()
     return following

@@ -16,7 +16,7 @@ import aiohttp
 
 from gatehouse.envoy import Rendered, names
 from gatehouse.envoy.message import Message
-from gatehouse.envoy.render import CLUSTERS, ROUTES, versioned
+from gatehouse.envoy.render import BOOTSTRAP, CLUSTERS, ROUTES, versioned
 from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import EnvoyRejectsError, write
 
@@ -31,6 +31,7 @@ UNTOLD_S = 0.5
 """Envoy's admin socket may be out of reach: then each step is given this long."""
 _LOOK_S = 0.02
 
+_IN_TURN = (BOOTSTRAP, CLUSTERS, ROUTES)
 _CDS, _RDS = "cluster_manager.cds", f"http.gatehouse.rds.{names.ROUTES}"
 _WARMING = "cluster_manager.warming_clusters"
 
@@ -58,8 +59,9 @@ class Switch:
         """
         old, leaving = self._rendered, self._leaving
         self._leaving = _leaving(old, new, leaving, time.monotonic() + self._linger_s)
-        for name, document in new.secrets.items():
-            write(document, self._directory / name)
+        for name, document in new.files().items():
+            if name not in _IN_TURN and document != old.files().get(name):
+                write(document, self._directory / name)  # what clusters refer to comes before them, and may stay
         try:
             if await self._put(CLUSTERS, self._with_leaving(new), _CDS):
                 await self._warm()
