@@ -16,6 +16,7 @@ from gatehouse.envoy.routes import routes
 from gatehouse.run_dir import RunDir
 
 BOOTSTRAP, ROUTES, CLUSTERS = "envoy.yaml", "routes.yaml", "clusters.yaml"
+_SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     directory = str(run_dir.envoy)
     dynamic = {"cds_config": _watched(directory, CLUSTERS)}
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
-    secret = "envoy.extensions.transport_sockets.tls.v3.Secret"
+    clusters = model_clusters(config, partial(_watched, directory))
     return Rendered(
         bootstrap={**bootstrap(config, run_dir, access_log_file, route_specifier), "dynamic_resources": dynamic},
-        routes=_resources("envoy.config.route.v3.RouteConfiguration", [routes(config)]),
-        clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config, partial(_watched, directory))),
-        secrets={file: _resources(secret, [each]) for file, each in upstream_keys.secrets(config).items()},
+        routes=versioned([typed("envoy.config.route.v3.RouteConfiguration", **routes(config))]),
+        clusters=versioned([typed("envoy.config.cluster.v3.Cluster", **each) for each in clusters]),
+        secrets={file: versioned([typed(_SECRET, **each)]) for file, each in upstream_keys.secrets(config).items()},
     )
 
 
@@ -63,8 +64,8 @@ def _watched(directory: str, file: str) -> Message:
     return {"path_config_source": source, "resource_api_version": "V3"}
 
 
-def _resources(type_name: str, resources: list[Message]) -> Message:
-    """A file of a file-based xDS source."""
-    body = {"resources": [typed(type_name, **resource) for resource in resources]}
+def versioned(resources: list[Message]) -> Message:
+    """A file of a file-based xDS source. Its version, which Envoy tells when it has taken it up, is of its content."""
+    body = {"resources": resources}
     version = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
     return {"version_info": version, **body}

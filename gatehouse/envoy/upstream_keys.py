@@ -3,12 +3,10 @@
 Envoy's admin interface shows them as `[redacted]`, and no command line holds them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
 
 from gatehouse.config.model import Config, Model
-from gatehouse.config.problem import ConfigError, Problem
-from gatehouse.config.secret import resolve
 from gatehouse.envoy.message import Message, extension, typed
 
 _INJECTOR = "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector"
@@ -18,15 +16,6 @@ _CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
 Source = Callable[[str], Message]
 """File name -> the configuration source that Envoy reads it by."""
-
-
-def check(config: Config, environment: Mapping[str, str] | None = None) -> None:
-    """Raises `ConfigError`, which shows no secret, for a key that is missing or could stand in no header."""
-    for name, reference in _references(config).items():
-        field = f"models.{name}.upstream_api_key"
-        secret = resolve(reference, field, environment).rstrip()
-        if any(byte < 0x20 or byte == 0x7F for byte in secret):
-            raise ConfigError([Problem(reference, None, field, "holds characters that no header may have", None)])
 
 
 def injected(name: str, model: Model, source: Source | None) -> Message:

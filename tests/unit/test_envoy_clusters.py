@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gatehouse.config import Config, ConfigError, load
+from gatehouse.config.upstream_keys import check_upstream_keys
 from gatehouse.envoy import names, render
 from gatehouse.envoy.endpoints import SYSTEM_AUTHORITIES
 from gatehouse.envoy.saturation import divided
-from gatehouse.envoy.upstream_keys import check
 from gatehouse.run_dir import ACCESSLOG_RECEIVERS, RunDir
 from tests.envoy_configs import CONFIGS, SHORT
 
@@ -199,7 +199,7 @@ def test_without_credentials_there_is_no_file_of_secrets() -> None:
 def test_a_credential_that_cannot_be_used_is_told_before_the_start(environment: dict[str, str], said: str) -> None:
     model = {"backends": [{"url": "http://a"}], "upstream_api_key": "env:UPSTREAM"}
     with pytest.raises(ConfigError, match=said) as refused:
-        check(Config.model_validate({"models": {"m": model}}), environment)
+        check_upstream_keys(Config.model_validate({"models": {"m": model}}), environment)
     assert "nary" not in str(refused.value)
 
 
