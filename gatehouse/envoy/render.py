@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 
@@ -29,7 +29,7 @@ class Rendered:
     bootstrap: Message
     routes: Message
     clusters: Message
-    secrets: Mapping[str, Message]
+    secrets: Mapping[str, Message] = field(default_factory=dict)
 
     def files(self) -> dict[str, Message]:
         """File name -> content, in the order in which they are to be written: a cluster needs its secret."""

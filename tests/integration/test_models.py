@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+import yaml
 
 from gatehouse.cli import app
 from tests.authority import Authority
@@ -341,3 +342,28 @@ def _explained(gateway: RunningGateway, model: str) -> dict[str, Any]:
     arguments = ["explain", "--key", KEY, "--model", model, "--json", "-c", str(gateway.directory / "gatehouse.yaml")]
     told: dict[str, Any] = json.loads(CliRunner(env={**os.environ}).invoke(app, arguments).stdout)
     return told
+
+
+def test_a_model_that_comes_later_brings_its_credential(
+    gateway: RunningGateway, client: httpx.Client, fleet: Fleet
+) -> None:
+    file = gateway.directory / "gatehouse.yaml"
+    before = yaml.safe_load(file.read_text())
+    late = {"backends": [{"url": fleet.replicas[0].url}], "upstream_api_key": f"file:{fleet.credential}"}
+    replaced(file, {**before, "models": {**before["models"], "late": late}})
+    until(lambda: ask(client, "late").status_code == 200)
+    assert fleet.replicas[0].requests[-1].headers["authorization"] == f"Bearer {fleet.credential.read_text().strip()}"
+    replaced(file, {**before, "models": {**before["models"], "late": {**late, "upstream_api_key": "env:UPSTREAM"}}})
+    until(lambda: ask(client, "late").status_code == 200 and _last_credential(fleet) == f"Bearer {UPSTREAM}")
+    replaced(file, before)
+    until(lambda: ask(client, "late").status_code == 404)
+
+
+def _last_credential(fleet: Fleet) -> str:
+    return str(fleet.replicas[0].requests[-1].headers["authorization"])
+
+
+def replaced(file: Path, document: dict[str, Any]) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(yaml.safe_dump(document))
+    new.rename(file)
