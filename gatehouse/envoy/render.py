@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 
@@ -16,6 +16,7 @@ from gatehouse.envoy.routes import routes
 from gatehouse.run_dir import RunDir
 
 BOOTSTRAP, ROUTES, CLUSTERS = "envoy.yaml", "routes.yaml", "clusters.yaml"
+_SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Rendered:
     bootstrap: Message
     routes: Message
     clusters: Message
-    secrets: Mapping[str, Message]
-    certificates: Mapping[str, Message]
+    secrets: Mapping[str, Message] = field(default_factory=dict)
+    certificates: Mapping[str, Message] = field(default_factory=dict)
 
     def files(self) -> dict[str, Message]:
         """File name -> content, in the order in which they are to be written: a cluster needs its secret."""
@@ -43,15 +44,13 @@ def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     dynamic = {"cds_config": _watched(directory, CLUSTERS)}
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
     clusters = model_clusters(config, partial(_watched, directory))
-    secret = "envoy.extensions.transport_sockets.tls.v3.Secret"
-    started_with = bootstrap(
-        config, run_dir, access_log_file, route_specifier, tls.watched(config.server.tls, directory)
-    )
+    shown = tls.watched(config.server.tls, directory)
+    started_with = bootstrap(config, run_dir, access_log_file, route_specifier, shown)
     return Rendered(
         bootstrap={**started_with, "dynamic_resources": dynamic},
         routes=versioned([typed("envoy.config.route.v3.RouteConfiguration", **routes(config))]),
         clusters=versioned([typed("envoy.config.cluster.v3.Cluster", **each) for each in clusters]),
-        secrets={file: versioned([typed(secret, **each)]) for file, each in upstream_keys.secrets(config).items()},
+        secrets={file: versioned([typed(_SECRET, **each)]) for file, each in upstream_keys.secrets(config).items()},
         certificates=tls.named_files(config.server.tls),
     )
 

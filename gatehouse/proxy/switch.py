@@ -63,12 +63,14 @@ class Switch:
             if name not in _IN_TURN and document != old.files().get(name):
                 write(document, self._directory / name)  # what clusters refer to comes before them, and may stay
         try:
+            self._place(new)
             if await self._put(CLUSTERS, self._with_leaving(new), _CDS):
                 await self._warm()
             before_routes()
             await self._put(ROUTES, new.routes, _RDS)
         except EnvoyRejectsError:
             self._leaving = leaving
+            self._place(old)
             self._write(CLUSTERS, self._with_leaving(old))
             self._write(ROUTES, old.routes)
             raise
@@ -84,6 +86,11 @@ class Switch:
         now = time.monotonic()
         self._leaving = {name: kept for name, kept in self._leaving.items() if kept[1] > now}
         await self._put(CLUSTERS, self._with_leaving(self._rendered), _CDS)
+
+    def _place(self, rendered: Rendered) -> None:
+        """Tell Envoy where credentials are, before there are clusters that ask. Files of clusters that leave stay."""
+        for name, document in rendered.secrets.items():
+            write(document, self._directory / name)
 
     def _with_leaving(self, rendered: Rendered) -> Message:
         resources = [*rendered.clusters["resources"], *(cluster for cluster, _ in self._leaving.values())]

@@ -73,6 +73,30 @@ MISTAKES = [
         "gatehouse.yaml:3: models.b: two models answer to the name 'x'",
     ),
     (
+        "models:\n  a:\n    backends:\n      - {url: 'http://a', ca_file: ca.pem}\n",
+        "gatehouse.yaml:4: models.a.backends[0].ca_file: has no effect without https",
+    ),
+    (
+        "models:\n  a:\n    backends:\n      - {url: 'https://a', ca_file: /not/here.pem}\n",
+        "gatehouse.yaml:4: models.a.backends[0].ca_file: can't be read: No such file",
+    ),
+    (
+        "models:\n  a:\n    backends:\n      - {url: 'https://a', ca_file: /etc/hosts}\n",
+        "gatehouse.yaml:4: models.a.backends[0].ca_file: /etc/hosts holds no certificate",
+    ),
+    (
+        "models:\n  a:\n    backends:\n      - {url: 'http://a/v1'}\n      - {url: 'http://a', priority: 1}\n",
+        "gatehouse.yaml:5: models.a.backends[1].url: this backend stands here twice",
+    ),
+    (
+        "models:\n  a: {backends: [{url: 'http://a'}], concurrent_requests_per_backend: 1}\n"
+        "rate_limits: {free: {}, premium: {weight: 2}}\n",
+        "gatehouse.yaml:2: models.a.concurrent_requests_per_backend: a single slot can't be shared between tiers",
+    ),
+    ("models: {a: {backends: [{url: 'http://a'}], balance: random}}\n", "balance: must be 'least_request'"),
+    ("models: {a: {backends: [{url: 'http://a'}], upstream_api_key: sk-1}}\n", "must say where it is kept: env:NAME"),
+    ("models: {a: {backends: [{url: 'http://a'}], session_header: X_Id}}\n", "session_header: has characters that"),
+    (
         VLLM + "rate_limits: {free: {requests_per_minute: 1}}\napi_keys:\n  sk-secret-1: {user_id: a, tier: fre}\n",
         "gatehouse.yaml:4: api_keys.<key>.tier: no tier is called 'fre' (did you mean 'free'?)",
     ),
@@ -254,6 +278,13 @@ def test_tracing_that_can_not_work_is_warned_about(tmp_path: Path) -> None:
     assert "tracing.sample: has no effect without" in "\n".join(advice(tmp_path, VLLM + "tracing: {sample: 0.5}\n"))
     over_http = advice(tmp_path, VLLM + "tracing: {otlp_endpoint: 'http://otel:4318'}\n")
     assert "tracing.otlp_endpoint: 4318 is where OTLP over HTTP is spoken" in over_http
+
+
+def test_what_of_a_model_has_no_effect_is_said(tmp_path: Path) -> None:
+    text = "models: {a: {backends: [{url: 'http://a'}], session_header: x-chat, queued_requests: 5}}\n"
+    said = "\n".join(advice(tmp_path, text))
+    assert "models.a.session_header: has no effect without balance: session_affinity" in said
+    assert "models.a.queued_requests: has no effect without concurrent_requests_per_backend" in said
 
 
 def advice(tmp_path: Path, text: str) -> list[str]:
