@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gatehouse.config.machine import client_connections, envoy_memory_mb
 from gatehouse.config.secret import SecretReference
 from gatehouse.keys.digest import key_digest
 
@@ -172,6 +173,12 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 
 class Server(Strict):
+    """Where the gateway listens, and how much it takes on.
+
+    Beyond `max_connections`, clients' connections are closed as they come. Envoy sheds load as its memory nears
+    `max_memory_mb`. The defaults go by the machine, or its container.
+    """
+
     host: ListenAddress = "0.0.0.0"
     port: int = Field(8000, ge=1, le=65535)
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
@@ -181,6 +188,8 @@ class Server(Strict):
     require_https: bool = False
     trusted_proxy_hops: int = Field(0, ge=0, le=10)
     max_body_mb: int = Field(32, ge=1, le=1024)
+    max_connections: int = Field(default_factory=client_connections, ge=1, le=10_000_000)
+    max_memory_mb: int = Field(default_factory=envoy_memory_mb, ge=64, le=1024 * 1024)
     stream_idle_timeout_s: int = Field(600, ge=1, le=31_536_000)
     drain_s: int = Field(600, ge=0)
 
