@@ -58,6 +58,7 @@ _TABLE: tuple[tuple[Message, ClientError], ...] = (
     (_status(413), errors.REQUEST_TOO_LARGE),
     (_status(426), errors.UPGRADE_REQUIRED),
     (_status(431), errors.HEADERS_TOO_LARGE),
+    (_status(501), errors.BAD_REQUEST),  # a Transfer-Encoding that Envoy does not know
     (_status(503), errors.BACKEND_UNAVAILABLE),
 )
 

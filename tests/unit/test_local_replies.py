@@ -67,6 +67,7 @@ FROM_ENVOY = [
     (Reply(413, "request_payload_too_large"), errors.REQUEST_TOO_LARGE),
     (Reply(426, "low_version"), errors.UPGRADE_REQUIRED),
     (Reply(431, "request_headers_too_large"), errors.HEADERS_TOO_LARGE),
+    (Reply(501, "http1.invalid_transfer_encoding"), errors.BAD_REQUEST),
 ]
 CATCH_ALL = [
     (Reply(400, "missing_host_header"), errors.BAD_REQUEST),
