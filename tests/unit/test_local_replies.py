@@ -44,6 +44,10 @@ def evaluated(cel: str, reply: Reply) -> bool:
 
 FROM_ENVOY = [
     (Reply(403, "rbac_access_denied_matched_policy[model_not_allowed]"), errors.MODEL_NOT_ALLOWED),
+    (
+        Reply(503, "filter_removed_required_request_headers{invalid_header_value_for:_x-gatehouse-model}", ("DPE",)),
+        errors.MODEL_NOT_FOUND,
+    ),
     (Reply(503, "ext_authz_error", ("UAEX",)), errors.AUTH_UNAVAILABLE),
     (Reply(503, "rate_limiter_error", ("RLSE",)), errors.OVERLOADED),
     (Reply(503, "upstream_reset_before_response_started{overflow}", ("UO",)), errors.OVERLOADED),

