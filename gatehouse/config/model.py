@@ -144,7 +144,10 @@ def _listed(value: Any) -> Any:
 def _end_of(value: Any) -> Any:
     """A plain date means until the end of that day, UTC; a time without a zone is UTC."""
     if isinstance(value, str):
-        value = date.fromisoformat(value) if len(value) == len("2027-01-01") else datetime.fromisoformat(value)
+        try:
+            value = date.fromisoformat(value) if len(value) == len("2027-01-01") else datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("must be a date such as 2027-01-01, or a time such as 2027-01-01T12:00:00Z") from None
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, date):
