@@ -21,6 +21,8 @@ FIXED: tuple[Path, ...] = (
     ("server", "metrics_port"),
     ("server", "trusted_proxy_hops"),
     ("server", "max_body_mb"),
+    ("server", "max_connections"),
+    ("server", "max_memory_mb"),
     ("logging", "dir"),
     ("logging", "bodies"),
     ("logging", "body_sample"),

@@ -1,7 +1,11 @@
-"""What the machine, or the container, gives: defaults of what Envoy may take of it."""
+"""What the machine, or the container, gives: defaults of what Envoy may take of it.
+
+They stay what they were when the process began: a running gateway can't take up others.
+"""
 
 import os
 import resource
+from functools import cache
 from pathlib import Path
 
 _MIB = 1024 * 1024
@@ -40,11 +44,13 @@ def _down_to(root: Path, path: str) -> list[Path]:
     return [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
 
 
+@cache
 def envoy_memory_mb() -> int:
     """Half of the memory, the rest being for the services and their neighbours; from 256 MiB to 8 GiB."""
     return max(_FEWEST_MB, min(_MOST_MB, memory_bytes() // 2 // _MIB))
 
 
+@cache
 def client_connections() -> int:
     """Half of the open files a process may have: the others are for model servers, sidecars and logs."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
