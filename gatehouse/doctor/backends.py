@@ -1,6 +1,7 @@
 """Do the model servers answer, and serve the models they are configured for?"""
 
 import asyncio
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +12,21 @@ from gatehouse.config.model import Config, base_path
 from gatehouse.config.problem import ConfigError
 from gatehouse.config.secret import resolve
 from gatehouse.doctor.finding import Finding, error, ok, warning
-from gatehouse.doctor.http import NoAnswerError, get
+from gatehouse.doctor.http import NoAnswerError, get, reason
 
 ABOUT = "backends"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A backend: where it is configured, its URL, the names it must know, and where its key is kept."""
+    """A backend: where it is configured, its URL, the names it must know, where its key is kept, and who vouches for it
+    (`None`: the system's authorities)."""
 
     field: str
     url: str
     names: tuple[str, ...]
     key: str | None = None
+    ca_file: str | None = None
 
     @property
     def root(self) -> str:
@@ -38,15 +41,16 @@ def targets(config: Config) -> list[Target]:
         names = (config.vllm.default_model,) if config.vllm.default_model else ()
         return [Target("vllm.base_url", config.vllm.base_url, names)]
     return [
-        Target(f"models.{name}.backends[{index}].url", backend.url, (name, *model.aliases), _key(model))
+        Target(
+            f"models.{name}.backends[{index}].url",
+            backend.url,
+            (name, *model.aliases),
+            model.upstream_api_key,
+            backend.ca_file,
+        )
         for name, model in config.models.items()
         for index, backend in enumerate(model.backends)
     ]
-
-
-def _key(model: Any) -> str | None:
-    reference: str | None = getattr(model, "upstream_api_key", None)
-    return reference
 
 
 async def backends(config: Config) -> list[Finding]:
@@ -57,13 +61,16 @@ async def backends(config: Config) -> list[Finding]:
 
 async def _backend(session: aiohttp.ClientSession, target: Target) -> list[Finding]:
     try:
-        headers = _authorization(target)
-        health = await get(session, f"{target.root}/health", headers)
-        models = await get(session, f"{target.root}/v1/models", headers)
+        headers, trust = _authorization(target), _trust(target)
+        health = await get(session, f"{target.root}/health", headers, trust)
+        models = await get(session, f"{target.root}/v1/models", headers, trust)
     except NoAnswerError as gone:
         return [error(ABOUT, f"{target.url} does not answer: {gone}", f"start it, or correct {target.field}")]
     except ConfigError as unknown:
         return [error(ABOUT, f"{target.url}: {unknown}", "its key can't be sent without")]
+    except OSError as unreadable:  # an ssl.SSLError is one
+        fix = f"let ca_file beside {target.field} name the authorities that vouch for it (PEM)"
+        return [error(ABOUT, f"{target.ca_file} holds no certificates: {reason(unreadable)}", fix)]
     return [healthy(target, health.status), serves(target, models.status, models.body)]
 
 
@@ -71,6 +78,10 @@ def _authorization(target: Target) -> Mapping[str, str]:
     if target.key is None:
         return {}
     return {"authorization": f"Bearer {resolve(target.key, target.field).decode()}"}
+
+
+def _trust(target: Target) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=target.ca_file) if target.ca_file else None
 
 
 def healthy(target: Target, status: int) -> Finding:

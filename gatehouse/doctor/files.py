@@ -31,7 +31,8 @@ def log_directory(config: Config) -> list[Finding]:
 
 def key_files(config: Config, config_file: Path, *, plain_keys: bool) -> list[Finding]:
     """`plain_keys`: the configuration itself holds keys that open."""
-    references = [value.removeprefix("file:") for value in config.keys.peppers.values() if value.startswith("file:")]
+    secrets = (*config.keys.peppers.values(), *(model.upstream_api_key or "" for model in config.models.values()))
+    references = [value.removeprefix("file:") for value in secrets if value.startswith("file:")]
     store = [config.key_store.path] if config.key_store.path and Path(config.key_store.path).exists() else []
     files = [*config.key_files, *references, *store]
     found = [finding for file in files for finding in secret_file(SECRETS, file)]

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -89,6 +90,20 @@ def test_who_does_not_answer_is_an_error(tmp_path: Path, backend: FakeVllm) -> N
     status, found = doctor(tmp_path, config)
     assert status == 1
     assert [about for about, _ in wrong(found)] == ["redis", "backends"]
+
+
+def test_a_model_server_is_asked_with_its_own_key(
+    tmp_path: Path, backend: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPSTREAM_KEY", "sk-upstream-4711")
+    config = well(tmp_path, backend)
+    del config["vllm"]
+    model = {"backends": [{"url": f"{backend.url}/v1"}], "upstream_api_key": "env:UPSTREAM_KEY"}
+    config["models"] = {MODEL: model}
+    status, found = doctor(tmp_path, config)
+    assert (status, wrong(found)) == (0, [])
+    assert backend.requests[-1].headers["authorization"] == "Bearer sk-upstream-4711"
+    assert "sk-upstream-4711" not in json.dumps(found)
 
 
 def test_beside_a_running_gateway_its_ports_are_its_own(tmp_path: Path, gateway: RunningGateway) -> None:
