@@ -6,6 +6,7 @@ from redis import exceptions
 
 from gatehouse import redis_info
 from gatehouse.config.model import Config
+from gatehouse.config.problem import ConfigError
 from gatehouse.doctor.finding import Finding, error, of_redis, ok, warning
 from gatehouse.keys import durability
 from gatehouse.redis_client import Client, connect
@@ -19,7 +20,10 @@ SKEW_S = 2.0
 async def redis(config: Config) -> list[Finding]:
     if config.redis.url is None:
         return [ok(ABOUT, "not used: limits are counted in the memory of one process")]
-    client = connect(config.redis.url, timeout_s=PATIENCE_S, connect_timeout_s=PATIENCE_S)
+    try:
+        client = connect(config.redis.url, timeout_s=PATIENCE_S, connect_timeout_s=PATIENCE_S)
+    except (ConfigError, ValueError) as wrong:
+        return [error(ABOUT, str(wrong), "correct redis.url, or what it refers to")]
     try:
         return [*await _fitness(client), await _clock(client), *of_redis("key store", await durability.check(config))]
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as gone:
@@ -33,7 +37,10 @@ async def unusable(config: Config) -> list[Finding]:
     """Why the Redis of `config` could not be used however healthy it is; nothing if it can, or does not answer now."""
     if config.redis.url is None:
         return []
-    client = connect(config.redis.url, timeout_s=PATIENCE_S, connect_timeout_s=PATIENCE_S)
+    try:
+        client = connect(config.redis.url, timeout_s=PATIENCE_S, connect_timeout_s=PATIENCE_S)
+    except (ConfigError, ValueError):
+        return []
     try:
         found = (finding for info in await redis_info.infos(client) for finding in redis_info.unfit_to_count(info))
         return of_redis(ABOUT, (finding for finding in found if finding.level == "error"))

@@ -92,6 +92,12 @@ def test_who_does_not_answer_is_an_error(tmp_path: Path, backend: FakeVllm) -> N
     assert [about for about, _ in wrong(found)] == ["redis", "backends"]
 
 
+def test_a_redis_that_can_not_be_found_is_an_error(tmp_path: Path, backend: FakeVllm) -> None:
+    config = {**well(tmp_path, backend), "redis": {"url": f"file:{tmp_path}/no-such-url"}}
+    status, found = doctor(tmp_path, config)
+    assert (status, [about for about, _ in wrong(found)]) == (1, ["redis"])
+
+
 def test_a_model_server_is_asked_with_its_own_key(
     tmp_path: Path, backend: FakeVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
