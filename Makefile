@@ -59,7 +59,8 @@ pictures: $(VENV)/.dev  ## take docs/images anew (needs Chromium, Prometheus and
 	$(BIN)/python -m scripts.pictures
 
 golden: $(VENV)/.dev  ## write envoy/*.yaml anew, after a change of the renderer
-	$(BIN)/gatehouse render gatehouse.yaml --out envoy
+	GATEHOUSE_SERVER__MAX_MEMORY_MB=4096 GATEHOUSE_SERVER__MAX_CONNECTIONS=20000 \
+	  $(BIN)/gatehouse render gatehouse.yaml --out envoy
 
 test-slow: $(VENV)/.dev  ## long property tests and fault loops
 	$(BIN)/python -m pytest -m slow

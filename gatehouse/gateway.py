@@ -84,16 +84,22 @@ def check_ports(config: Config) -> None:
     if config.server.metrics_port:
         wanted.append((config.server.metrics_host, config.server.metrics_port, "metrics_port"))
     for host, port, field in wanted:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                message = f"can't listen on {host}:{port}: {error.strerror}"
-                hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
-                own = "" if field != "port" or not place(config.server).exists() else ", or take over: up --replace"
-                raise PortInUseError(f"{message}; {hint}{own}") from None
+        if reason := why_not_listening(host, port):
+            message = f"can't listen on {host}:{port}: {reason}"
+            hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
+            own = ", or take over: up --replace" if field == "port" and place(config.server).exists() else ""
+            raise PortInUseError(f"{message}; {hint}{own}")
+
+
+def why_not_listening(host: str, port: int) -> str | None:
+    """What keeps this process from listening there; None when nothing does."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 @contextmanager

@@ -22,6 +22,8 @@ FIXED: tuple[Path, ...] = (
     ("server", "trusted_proxy_hops"),
     ("server", "max_body_mb"),
     ("server", "tls"),
+    ("server", "max_connections"),
+    ("server", "max_memory_mb"),
     ("logging", "dir"),
     ("logging", "bodies"),
     ("logging", "body_sample"),
