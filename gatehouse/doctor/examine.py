@@ -50,7 +50,7 @@ async def examine(wanted: dict[str, Check], tell: Callable[[str], None]) -> Asyn
 
 
 def _certificates(config: Config) -> list[Finding]:
-    tls = getattr(config.server, "tls", None)
+    tls = config.server.tls
     return [] if tls is None else certificates(tls.cert_file, tls.key_file, tls.client_ca_file, today())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from gatehouse.cli import app
+from tests.authority import Authority
 from tests.fakes.fake_vllm import FakeVllm
 from tests.identity_provider import IdentityProvider
 from tests.integration.conftest import MODEL, PREMIUM
@@ -96,6 +98,15 @@ def test_a_redis_that_can_not_be_found_is_an_error(tmp_path: Path, backend: Fake
     config = {**well(tmp_path, backend), "redis": {"url": f"file:{tmp_path}/no-such-url"}}
     status, found = doctor(tmp_path, config)
     assert (status, [about for about, _ in wrong(found)]) == (1, ["redis"])
+
+
+def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path, backend: FakeVllm) -> None:
+    key_file, cert_file = Authority(tmp_path / "ca").issue("server", "localhost", timedelta(days=5, hours=1))
+    key_file.chmod(0o600)
+    config = well(tmp_path, backend)
+    config["server"]["tls"] = {"cert_file": str(cert_file), "key_file": str(key_file)}
+    status, found = doctor(tmp_path, config)
+    assert (status, wrong(found)) == (1, [("certificates", f"{cert_file} expires in 5 days")])
 
 
 def test_a_model_server_is_asked_with_its_own_key(

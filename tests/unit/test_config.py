@@ -96,9 +96,18 @@ MISTAKES = [
         "rate_limits: {free: {}, premium: {weight: 2}}\n",
         "gatehouse.yaml:2: models.a.concurrent_requests_per_backend: a single slot can't be shared between tiers",
     ),
-    ("models: {a: {backends: [{url: 'http://a'}], balance: random}}\n", "balance: must be 'least_request'"),
-    ("models: {a: {backends: [{url: 'http://a'}], upstream_api_key: sk-1}}\n", "must say where it is kept: env:NAME"),
-    ("models: {a: {backends: [{url: 'http://a'}], session_header: X_Id}}\n", "session_header: has characters that"),
+    (
+        "models: {a: {backends: [{url: 'http://a'}], balance: random}}\n",
+        "gatehouse.yaml:1: models.a.balance: must be 'least_request'",
+    ),
+    (
+        "models: {a: {backends: [{url: 'http://a'}], upstream_api_key: sk-1}}\n",
+        "gatehouse.yaml:1: models.a.upstream_api_key: must say where it is kept: env:NAME",
+    ),
+    (
+        "models: {a: {backends: [{url: 'http://a'}], session_header: X_Id}}\n",
+        "gatehouse.yaml:1: models.a.session_header: has characters that",
+    ),
     (
         VLLM + "rate_limits: {free: {requests_per_minute: 1}}\napi_keys:\n  sk-secret-1: {user_id: a, tier: fre}\n",
         "gatehouse.yaml:4: api_keys.<key>.tier: no tier is called 'fre' (did you mean 'free'?)",
