@@ -1,4 +1,4 @@
-"""A Docker engine for tests of what is deployed: images are built as a user builds them, compose is the real one."""
+"""A Docker engine for tests of what is deployed: the images are built, and compose is started, as a user does it."""
 
 import json
 import os
@@ -10,47 +10,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from testcontainers.compose import DockerCompose
+from testcontainers.core.config import testcontainers_config
 
 from tests.running_gateway import ROOT
 
 IMAGE = "gatehouse:test"
-COMPOSE_FILE = ROOT / "deploy" / "compose" / "compose.yaml"
-COMPOSE_TIMEOUT_S = 600
+DIRECTORY = ROOT / "deploy" / "compose"
 
 
 @cache
-def missing() -> str | None:
-    """Why nothing here can run in containers; None if it can."""
+def no_engine() -> str | None:
+    """Why nothing can run in containers here; None if it can."""
     if shutil.which("docker") is None:
-        return "there is no docker command"
-    if _quiet("docker", "info"):
-        return "no Docker engine answers: start one (dockerd) to run what is deployed"
-    return None
+        return "needs the docker command"
+    return "needs a Docker engine that answers (start dockerd)" if _fails("docker", "info") else None
 
 
 @cache
-def compose_missing() -> str | None:
-    """Why compose files can't even be read."""
+def no_compose() -> str | None:
+    """Why compose files can't even be read here; None if they can."""
     if shutil.which("docker") is None:
-        return "there is no docker command"
-    return "there is no docker compose, version 2" if _quiet("docker", "compose", "version") else None
+        return "needs the docker command"
+    return "needs docker compose, version 2" if _fails("docker", "compose", "version") else None
 
 
-def _quiet(*command: str) -> int:
-    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
+def _fails(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode != 0
 
 
-needs_engine = pytest.mark.skipif("missing()", reason="needs a Docker engine")
-
-
-def skip_without_engine() -> None:
+def skip_if(reason: str | None) -> None:
     """For fixtures: the engine is asked when a test wants it, not when tests are collected."""
-    reason = missing() or compose_missing()
     if reason:
         pytest.skip(reason)
 
 
-def docker(*arguments: str, timeout_s: float = COMPOSE_TIMEOUT_S) -> str:
+def docker(*arguments: str, timeout_s: float = 300) -> str:
     """Standard output of a docker command, which must succeed."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout_s)
     assert done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
@@ -64,53 +59,42 @@ def image() -> str:
     return IMAGE
 
 
-class Compose:
-    """One project of `deploy/compose`, apart from any other on this engine by its name and its ports."""
+class Project:
+    """One start of `deploy/compose`, apart from any other on this engine by its name and what `settings` give it."""
 
-    def __init__(self, project: str, profiles: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.project = project
-        self._environment = {**os.environ, **environment}
-        named = [option for profile in profiles for option in ("--profile", profile)]
-        # An .env of whoever works here is not part of the test.
-        self._command = ["docker", "compose", "--env-file", os.devnull, "-f", str(COMPOSE_FILE), "-p", project, *named]
+    def __init__(self, name: str, profiles: Sequence[str], settings: Mapping[str, str], directory: Path) -> None:
+        self.name = name
+        file = directory / ".env"  # instead of the one of whoever works here
+        values = {"COMPOSE_PROJECT_NAME": name, "GATEHOUSE_IMAGE": IMAGE, **settings}
+        file.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+        self.compose = DockerCompose(DIRECTORY, env_file=str(file), profiles=list(profiles))
 
-    def __call__(self, *arguments: str) -> str:
+    def run(self, *arguments: str) -> str:
         """Standard output of `docker compose ARGUMENTS`, which must succeed."""
-        done = subprocess.run(
-            [*self._command, *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMPOSE_TIMEOUT_S,
-        )
-        assert done.returncode == 0, f"compose {' '.join(arguments)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
+        return docker(*self.compose.docker_compose_command()[1:], "--project-directory", str(DIRECTORY), *arguments)
 
-    def parsed(self) -> dict[str, Any]:
-        """The file as compose understands it, with every value in place."""
-        document: dict[str, Any] = json.loads(self("config", "--format", "json"))
+    def config(self) -> dict[str, Any]:
+        """The file as compose understands it, every value in place."""
+        document: dict[str, Any] = json.loads(self.run("config", "--format", "json"))
         return document
 
-    def containers(self) -> dict[str, dict[str, Any]]:
-        """Service -> what compose says of its container."""
-        lines = self("ps", "--all", "--format", "json").splitlines()
-        return {one["Service"]: one for one in map(json.loads, lines)}
+    def states(self) -> dict[str, str]:
+        """Service -> `healthy`, `running`, `exited`, …"""
+        return {c.Service or "": c.Health or c.State or "" for c in self.compose.get_containers(include_all=True)}
 
     def inspected(self, service: str) -> dict[str, Any]:
         """All that the engine knows of a service's container."""
-        found: dict[str, Any] = json.loads(docker("inspect", self.containers()[service]["ID"]))[0]
+        container = self.compose.get_container(service, include_all=True)
+        found: dict[str, Any] = json.loads(docker("inspect", str(container.ID)))[0]
         return found
 
     def leftovers(self) -> list[str]:
         """Containers, volumes and networks of this project."""
-        label = f"label=com.docker.compose.project={self.project}"
-        return [
-            *docker("ps", "-aq", "--filter", label).split(),
-            *docker("volume", "ls", "-q", "--filter", label).split(),
-            *docker("network", "ls", "-q", "--filter", label).split(),
-        ]
+        label = f"label=com.docker.compose.project={self.name}"
+        listings = (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q"))
+        return [one for listing in listings for one in docker(*listing, "--filter", label).split()]
 
 
-def compose_directory() -> Path:
-    return COMPOSE_FILE.parent
+for _name in [name for name in os.environ if name.startswith("COMPOSE_")]:
+    del os.environ[_name]  # profiles and project of whoever runs the tests
+testcontainers_config.ryuk_disabled = True  # one more image to pull, to clean up what these tests clean up themselves
