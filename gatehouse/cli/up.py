@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gatehouse import app_log
+from gatehouse import app_log, systemd
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -61,8 +61,10 @@ async def _run(gateway: Gateway, loaded: Loaded, as_json: bool) -> None:
     with run_directory() as run_dir:
         async with asyncio.TaskGroup() as tasks:
             talk = tasks.create_task(_talk(gateway, loaded, signals, ready, as_json))
+            reporting = tasks.create_task(systemd.report(ready, signals.stop))
             await run(gateway, run_dir, signals, ready)
             talk.cancel()
+            reporting.cancel()
 
 
 async def _talk(gateway: Gateway, loaded: Loaded, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:

@@ -1,7 +1,6 @@
 """What can be said of deploy/compose and deploy/Dockerfile without starting anything."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,9 @@ def default(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def parsed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     skip_if(no_compose())
-    yield Project("gatehouse-parsed", PROFILES, {}, tmp_path_factory.mktemp("env")).config()
+    return Project("gatehouse-parsed", PROFILES, {}, tmp_path_factory.mktemp("env")).config()
 
 
 def test_compose_reads_the_file_with_every_profile(parsed: dict[str, Any]) -> None:

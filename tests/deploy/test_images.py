@@ -81,10 +81,9 @@ def test_a_whole_gateway_runs_in_one_container(built: str, tmp_path: Path) -> No
     (tmp_path / "gatehouse.yaml").write_text(
         "vllm: {base_url: 'http://localhost:8100/v1'}\nlogging: {dir: /tmp/logs}\n"
     )
-    script = (
-        'gatehouse up --or-demo >/dev/null & until python -c "import urllib.request as u;'
-        "print(u.urlopen('http://localhost:8000/health').read().decode())\" 2>/dev/null; do sleep 0.5; done; kill %1; wait"
-    )
+    health = "import urllib.request as u; print(u.urlopen('http://localhost:8000/health').read().decode())"
+    wait = f'until python -c "{health}" 2>/dev/null; do sleep 0.5; done'
+    script = f"gatehouse up --or-demo >/dev/null & {wait}; kill %1; wait"
     mount = f"{tmp_path}:/etc/gatehouse:ro"
     out = docker("run", *LOCKED_DOWN, "-v", mount, built, "timeout", "60", "bash", "-c", script)
     assert json.loads(out.splitlines()[0])["status"] == "healthy"
