@@ -11,12 +11,13 @@ from typing import Any
 import httpx2 as httpx
 
 CHAT = "/v1/chat/completions"
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 CUT = "cut"
 """What a caller notes whose connection was refused or reset."""
 
 
 def body(words: int, *, stream: bool) -> dict[str, Any]:
-    return {"stream": stream, "messages": [{"role": "user", "content": "word " * words}]}
+    return {"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "word " * words}]}
 
 
 @dataclass

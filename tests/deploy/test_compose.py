@@ -14,12 +14,10 @@ import pytest
 import yaml
 
 from tests.deploy.engine import DIRECTORY, Project, no_compose, no_engine, skip_if
-from tests.deploy.load import CHAT, CUT, body, load, long_stream
+from tests.deploy.load import CHAT, CUT, MODEL, body, load, long_stream
 from tests.running_gateway import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
-
-MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 
 
 @dataclass
