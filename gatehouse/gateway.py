@@ -8,15 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 
+from gatehouse import app_log, metrics
 from gatehouse.config.model import Config
-from gatehouse.envoy import merged, render
 from gatehouse.envoy.access_log import FILE_NAME
+from gatehouse.following import Target, started
 from gatehouse.proxy.admin import Admin, drain
-from gatehouse.proxy.binary import envoy_path, validate, write
+from gatehouse.proxy.binary import envoy_path
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
 from gatehouse.supervise import Program, keep_running, supervise
 from gatehouse.worker import worker_program
@@ -30,10 +32,11 @@ class PortInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What is to run: a checked configuration, the file it came from, and extra programs beside it."""
+    """What is to run: a checked configuration, the file it came from, its text, and extra programs beside it."""
 
     config: Config
     config_file: Path
+    text: bytes
     beside: tuple[Program, ...] = ()
 
     @property
@@ -93,12 +96,18 @@ def run_directory() -> Iterator[RunDir]:
 async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asyncio.Event) -> None:
     """Run until `signals` ask to stop, then drain; `ready` is set once requests are answered.
 
+    Meanwhile the configuration may change (`gatehouse.following`).
+
     Raises `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
     """
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
-    validate(merged(gateway.config, run_dir, str(gateway.access_log)), run_dir.envoy)
-    for name, document in render(gateway.config, run_dir, str(gateway.access_log)).files().items():
-        write(document, run_dir.envoy / name)
+    metrics.share(run_dir.metrics, "gateway")
+    following = started(
+        Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted),
+        gateway.config,
+        gateway.text,
+        partial(_logs_as, Admin(run_dir.admin_socket)),
+    )
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
@@ -109,8 +118,10 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
             envoy = tasks.create_task(keep_running(_envoy(gateway, run_dir), envoy_stop))
             await _answers(gateway, signals)
             ready.set()
+            changing = tasks.create_task(following.run())
             await signals.stop.wait()
-            await drain(Admin(run_dir.admin_socket), gateway.config.server.drain_s, signals.hurry)
+            changing.cancel()
+            await drain(Admin(run_dir.admin_socket), following.config.server.drain_s, signals.hurry)
             envoy_stop.set()
             await envoy
             recorders_stop.set()  # the last records settle with ratelimit_service, so that one goes last
@@ -122,7 +133,7 @@ async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asynci
 
 def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
     count = workers(gateway.config, service)
-    return [worker_program(service, index, gateway.config_file, run_dir.path) for index in range(count)]
+    return [worker_program(service, index, run_dir.accepted, run_dir.path) for index in range(count)]
 
 
 def _envoy(gateway: Gateway, run_dir: RunDir) -> Program:
@@ -138,6 +149,13 @@ def _envoy(gateway: Gateway, run_dir: RunDir) -> Program:
 def _envoy_level(level: str) -> str:
     """Envoy's `info` tells of every connection to a sidecar: one step quieter than ours."""
     return {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}[level]
+
+
+async def _logs_as(admin: Admin, old: Config, new: Config) -> None:
+    """Follow a change of `logging`: this process, and Envoy."""
+    app_log.configure(new.logging, "gatehouse")
+    if old.logging.level != new.logging.level:
+        await admin.log_at(_envoy_level(new.logging.level), {"misc": "error"})
 
 
 async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> None:

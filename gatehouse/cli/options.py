@@ -11,10 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from gatehouse.config import ConfigError
-from gatehouse.config.key_file import check_key_files
-from gatehouse.config.key_table import Keep, KeyTable
-from gatehouse.config.load import Loaded, advised
-from gatehouse.keys.peppers import hasher
+from gatehouse.config.load import Loaded, load_with_advice
+from gatehouse.config.whole import load_whole
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -32,13 +30,8 @@ def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -
 
     `to_run`: its key files and peppers are checked too, and no keys are kept.
     """
-    keys = KeyTable(Keep.RECORDS if to_run else Keep.EVERYTHING)
     try:
-        loaded = advised(file, None, keys)
-        if to_run:
-            check_key_files(file, loaded.config, keys)
-            hasher(loaded.config.keys)
-        return loaded
+        return load_whole(file) if to_run else load_with_advice(file)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "errors": [problem_fields(problem) for problem in error.problems]})

@@ -47,7 +47,7 @@ def up(
     try:
         check_ports(loaded.config)
         app_log.configure(loaded.config.logging, "gatehouse")
-        asyncio.run(_run(Gateway(loaded.config, config, (demo,) if demo else ()), loaded, as_json))
+        asyncio.run(_run(Gateway(loaded.config, config, loaded.text, (demo,) if demo else ()), loaded, as_json))
     except* (PortInUseError, EnvoyRejectsError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
     except* TimeoutError:

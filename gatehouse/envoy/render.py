@@ -36,8 +36,8 @@ def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
     return Rendered(
         bootstrap={**bootstrap(config, run_dir, access_log_file, route_specifier), "dynamic_resources": dynamic},
-        routes=_resources("envoy.config.route.v3.RouteConfiguration", [routes(config)]),
-        clusters=_resources("envoy.config.cluster.v3.Cluster", model_clusters(config)),
+        routes=versioned([typed("envoy.config.route.v3.RouteConfiguration", **routes(config))]),
+        clusters=versioned([typed("envoy.config.cluster.v3.Cluster", **each) for each in model_clusters(config)]),
     )
 
 
@@ -48,8 +48,8 @@ def merged(config: Config, run_dir: RunDir, access_log_file: str) -> Message:
     return document
 
 
-def _resources(type_name: str, resources: list[Message]) -> Message:
-    """A file of a file-based xDS source."""
-    body = {"resources": [typed(type_name, **resource) for resource in resources]}
+def versioned(resources: list[Message]) -> Message:
+    """A file of a file-based xDS source. Its version, which Envoy tells when it has taken it up, is of its content."""
+    body = {"resources": resources}
     version = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
     return {"version_info": version, **body}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
@@ -32,12 +33,25 @@ class Admin:
         """Close every log file and open it again by its name: it may have been renamed."""
         await self.post("/reopen_logs")
 
+    async def log_at(self, level: str, exceptions: Mapping[str, str]) -> None:
+        """Log from `level` on, but for some components. An Envoy that does not answer goes on as it did."""
+        try:
+            await self.post(f"/logging?level={level}")
+            for component, other in exceptions.items():
+                await self.post(f"/logging?{component}={other}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.warning("Envoy did not change its log level: %s", error or type(error).__name__)
+
     async def gauge(self, name: str) -> int:
         """The value of one gauge or counter; 0 when Envoy has none of that name."""
-        url = f"http://envoy/stats?filter=^{re.escape(name)}$"
-        async with self._session() as session, session.get(url) as answer:
-            _, _, value = (await answer.text()).strip().partition(": ")
-        return int(value or 0)
+        return int((await self.stats(f"^{re.escape(name)}$")).get(name, "0"))
+
+    async def stats(self, expression: str) -> dict[str, str]:
+        """The statistics whose names `expression` is found in: numbers, and texts without their quotes."""
+        params = {"filter": expression}
+        async with self._session() as session, session.get("http://envoy/stats", params=params) as answer:
+            lines = (line.partition(": ") for line in (await answer.text()).splitlines())
+        return {name: value.strip('"') for name, _, value in lines}
 
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self._socket))
