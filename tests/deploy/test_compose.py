@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import openai
@@ -59,9 +60,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     ports = {"PORT": free_port(), "METRICS_PORT": free_port(), "PROMETHEUS_PORT": free_port()}
     settings = {"CONFIG_DIR": str(config), **{name: str(port) for name, port in ports.items()}}
     project = Project("gatehouse-test", ["demo"], settings, directory)
-    project.compose.build = True
     try:
-        project.compose.start()
+        project.run("up", "--build", "--wait")
         made = project.run(
             "exec", "-T", "authz", "gatehouse", "keys", "create", "--user=alice", "--tier=premium", "--json"
         )
@@ -80,9 +80,8 @@ def client(deployed: Deployed) -> Iterator[httpx.Client]:
 
 
 def test_everything_is_healthy(deployed: Deployed) -> None:
-    states = deployed.project.states()
-    assert states.pop("render") == "exited"
-    assert states == dict.fromkeys(["authz", "ratelimit", "accesslog", "envoy", "redis", "demo"], "healthy")
+    services = ["render", "authz", "ratelimit", "accesslog", "envoy", "redis", "demo"]
+    assert deployed.project.states() == dict.fromkeys(services, "healthy")
 
 
 def test_nothing_runs_as_root_or_can_write_to_its_root_or_gain_rights(deployed: Deployed) -> None:
@@ -128,6 +127,7 @@ def test_operators_see_metrics_and_health(deployed: Deployed, client: httpx.Clie
 
 
 ALLOWED = {
+    "render": {"200"},
     "authz": {"200", "503 auth_unavailable"},
     "ratelimit": {"200"},
     "accesslog": {"200"},
@@ -169,16 +169,32 @@ def test_what_a_killed_receiver_loses_is_restored_from_envoys_log(deployed: Depl
     assert [one for one in outcome.answered if recorded.count(one) != 1] == []
 
 
-def test_a_change_of_the_file_is_taken_up(deployed: Deployed, client: httpx.Client) -> None:
-    document = yaml.safe_load(deployed.config_file.read_text())
-    document["users"] = {"alice": {"disabled": True}}
-    changed = deployed.config_file.with_suffix(".new")
-    changed.write_text(yaml.safe_dump(document))
-    before = deployed.config_file.read_text()
-    changed.rename(deployed.config_file)
-    time.sleep(3)
+def changed(file: Path, document: dict[str, Any]) -> None:
+    """As an editor does it: the file is replaced."""
+    new = file.with_suffix(".new")
+    new.write_text(yaml.safe_dump(document))
+    new.rename(file)
+    time.sleep(4)
+
+
+def test_a_change_of_the_file_is_taken_up_by_all_and_a_bad_one_by_nobody(
+    deployed: Deployed, client: httpx.Client
+) -> None:
+    good = yaml.safe_load(deployed.config_file.read_text())
+    said = body(3, stream=False)
     try:
-        assert client.post(CHAT, json=body(3, stream=False)).status_code == 401
+        changed(deployed.config_file, {**good, "users": {"alice": {"disabled": True}}})
+        assert client.post(CHAT, json=said).status_code == 401
+        changed(deployed.config_file, {**good, "vllm": {"base_url": "http://nobody.invalid:1/v1"}})
+        assert client.post(CHAT, json=said).status_code == 503
+        changed(deployed.config_file, {**good, "rate_limits": {"free": {"requests": 1}}})
+        assert client.post(CHAT, json=said).status_code == 503
     finally:
-        deployed.config_file.write_text(before)
+        changed(deployed.config_file, good)
     deployed.answers(client)
+
+
+def test_operators_read_usage_in_a_container(deployed: Deployed, client: httpx.Client) -> None:
+    deployed.answers(client)
+    report = json.loads(deployed.project.run("exec", "-T", "accesslog", "gatehouse", "usage", "--by=user", "--json"))
+    assert "alice" in json.dumps(report)

@@ -92,7 +92,7 @@ def test_envoy_and_the_services_are_one_user() -> None:
 
 def test_whoever_runs_for_long_has_a_health_check() -> None:
     without = {name for name, service in services().items() if "test" not in service.get("healthcheck", {})}
-    assert without == {"render", "prometheus", "grafana"}
+    assert without == {"prometheus", "grafana"}
 
 
 def test_redis_forgets_nothing() -> None:
