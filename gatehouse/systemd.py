@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 
 async def report(ready: asyncio.Event, stop: asyncio.Event, environment: Mapping[str, str] = os.environ) -> None:
-    """READY=1 once `ready` is set, WATCHDOG=1 at half the interval that systemd waits, STOPPING=1 once `stop` is set."""
+    """READY=1 once `ready` is set, then WATCHDOG=1 twice in the time that systemd waits; STOPPING=1 at `stop`."""
     address = environment.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -70,6 +70,7 @@ def configuration(directory: Path, gateway_port: int, tls_port: int, plain_port:
         "listen 443 ssl": f"listen 127.0.0.1:{tls_port} ssl",
         "/etc/nginx/gatehouse/": f"{directory}/tls/",
         "/var/log/nginx/": f"{directory}/",
+        "/var/www/acme": f"{directory}/acme",
     }.items():
         assert shipped in text, shipped
         text = text.replace(shipped, here)
@@ -174,6 +175,13 @@ def test_tls_at_nginx_is_https_for_the_gateway(gateway: RunningGateway, client: 
 def test_plain_http_is_sent_to_https(front: Front) -> None:
     answer = httpx.get(f"{front.plain_url}/v1/models")
     assert (answer.status_code, answer.headers["location"]) == (301, "https://127.0.0.1/v1/models")
+
+
+def test_lets_encrypt_finds_its_challenge_without_tls(front: Front) -> None:
+    file = front.directory / "acme" / ".well-known" / "acme-challenge" / "token"
+    file.parent.mkdir(parents=True)
+    file.write_text("answer")
+    assert httpx.get(f"{front.plain_url}/.well-known/acme-challenge/token").text == "answer"
 
 
 @pytest.mark.parametrize(
