@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx2 as httpx
@@ -31,6 +32,8 @@ from tests.unit.test_watch import mounted, swap
 CHAT = "/v1/chat/completions"
 MAIN, PICKY = "sk-reload-main-0001", "sk-reload-picky-002"
 WITHIN_S = 2.0
+PATIENCE_S = 10.0
+"""For tests that ask what happens, not how soon: the machine may have other things to do."""
 Document = dict[str, Any]
 
 
@@ -92,7 +95,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def within(ready: Callable[[], bool], seconds: float = WITHIN_S) -> None:
+def within(ready: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     until(ready, seconds)
 
 
@@ -400,6 +403,19 @@ def test_what_dies_while_the_file_is_bad_comes_back_by_what_is_in_force(house: H
             return False
 
     until(works, 15)
+
+
+@pytest.mark.slow
+def test_a_change_is_in_force_within_two_seconds(house: House) -> None:
+    """A model that comes or goes, which takes longest; half of the time at least, whatever else the machine does."""
+    times = []
+    for _ in range(5):
+        for change, status in ((beta(house), 200), (lambda _: None, 404)):
+            began = time.monotonic()
+            house.changed(change)
+            within(lambda status=status: house.ask("beta").status_code == status)  # type: ignore[misc]
+            times.append(time.monotonic() - began)
+    assert median(times) < WITHIN_S
 
 
 @pytest.mark.slow
