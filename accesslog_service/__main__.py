@@ -5,6 +5,7 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from accesslog_service.bodies import collecting
 from accesslog_service.departure import Departure
@@ -12,7 +13,7 @@ from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
 from accesslog_service.rotation import Rotation
-from accesslog_service.service import Receiver, Sink
+from accesslog_service.service import Receiver, Sink, ToRecord
 from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.gen_ai import GenAiMetrics
 from accesslog_service.sinks.jsonl import RequestLog
@@ -21,6 +22,7 @@ from accesslog_service.sinks.otlp import sender
 from accesslog_service.sinks.prometheus import RequestMetrics
 from accesslog_service.tally.book import Book
 from accesslog_service.tally.follow import Follower
+from gatehouse.config.model import Config
 from gatehouse.daily_file import DailyFile
 from gatehouse.prices import prices
 from gatehouse.proxy.admin import Admin
@@ -28,6 +30,16 @@ from gatehouse.rpc import Health
 from gatehouse.run_dir import workers
 from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
+
+
+class Days(Protocol):
+    """Files of days gone by, as many as wanted."""
+
+    retention_days: int
+
+
+def _to_record(config: Config) -> ToRecord:
+    return partial(record, default_model=config.the_default_model, prices=prices(config))
 
 
 async def main(worker: Worker) -> None:
@@ -49,33 +61,45 @@ async def main(worker: Worker) -> None:
     gen_ai = GenAiMetrics(config, labels) if config.tracing.on else None
     if gen_ai:
         sinks.append(gen_ai.take)
-    receiver = Receiver(
-        sinks,
-        limiter.running,
-        partial(record, default_model=config.the_default_model, prices=prices(config)),
-        departure,
-        metrics,
-    )
+    receiver = Receiver(sinks, limiter.running, _to_record(config), departure, metrics)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(requests.writing())
         await stack.enter_async_context(limiter.telling())
         await stack.enter_async_context(exemplars.writing())
         if gen_ai:
             await stack.enter_async_context(sender(config, gen_ai, f"accesslog-{worker.index}").sending())
-        await stack.enter_async_context(serving(config, run_dir, worker.index, book))
+        serves = await stack.enter_async_context(serving(config, run_dir, worker.index, book))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())
         following = tasks.create_task(Follower(logs, book, models.label).run())
-        if worker.index == 0:
-            run_dir.leave_word(logs)
-            admin = Admin(run_dir.admin_socket)
-            rotation = Rotation(logs, config.logging.retention_days, admin.ready, admin.reopen_logs)
-            rotating = tasks.create_task(rotation.run())
-            stack.callback(rotating.cancel)
-            if config.logging.bodies != "off":
-                await stack.enter_async_context(collecting(run_dir.bodies, config.logging))
+        kept = [file, *(await _for_all(worker, stack, tasks) if worker.index == 0 else [])]
+
+        def adopt(changed: Config) -> None:
+            receiver.to_record = _to_record(changed)
+            limiter.everyone = changed.settles()
+            models.know(changed.known_models())
+            labels.adopt(changed)
+            if gen_ai:
+                gen_ai.adopt(changed)
+            for files in kept:
+                files.retention_days = changed.logging.retention_days
+            serves(changed)
+
+        await stack.enter_async_context(worker.following(adopt))
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
         following.cancel()
+
+
+async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> list[Days]:
+    """What one receiver does for the whole gateway, until `stack` is left."""
+    logging, run_dir = worker.config.logging, worker.run_dir
+    run_dir.leave_word(Path(logging.dir))
+    admin = Admin(run_dir.admin_socket)
+    rotation = Rotation(Path(logging.dir), logging.retention_days, admin.ready, admin.reopen_logs)
+    rotating = tasks.create_task(rotation.run())
+    stack.callback(rotating.cancel)
+    bodies = [] if logging.bodies == "off" else [await stack.enter_async_context(collecting(run_dir.bodies, logging))]
+    return [rotation, *bodies]
 
 
 if __name__ == "__main__":

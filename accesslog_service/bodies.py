@@ -26,15 +26,16 @@ WRITTEN_WITHIN_S = 5.0
 
 
 @asynccontextmanager
-async def collecting(directory: Path, settings: Logging) -> AsyncIterator[None]:
-    """Collect what Envoy puts into `directory` while the block runs, and what is there in the end."""
+async def collecting(directory: Path, settings: Logging) -> AsyncIterator[DailyFile]:
+    """Collect what Envoy puts into `directory` while the block runs, and what is there in the end; into the file that
+    the block is given."""
     await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
     days = DailyFile(Path(settings.dir), "bodies", settings.retention_days, mode=0o600)
     over = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_collect_until(over, directory, days))
         try:
-            yield
+            yield days
         finally:
             over.set()
     days.close()

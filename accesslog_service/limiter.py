@@ -66,13 +66,14 @@ def settlement(record: Record, *, running: bool = False) -> Settlement | None:
 class Limiter:
     """A sink of records. `sockets` are those of the ratelimit workers; `lost` is told how many were given up.
 
-    Unless `everyone` is to be settled, only those are whose key brings limits of its own: any of them may need it.
+    Unless `everyone` is to be settled, which may change, only those are whose key brings limits of its own: any of them
+    may need it.
     """
 
     def __init__(self, sockets: Sequence[Path], lost: Callable[[int], None], *, everyone: bool = True) -> None:
         self._sockets = sockets
         self._lost = lost
-        self._everyone = everyone
+        self.everyone = everyone
         self._pending: deque[Settlement] = deque()
         self._batch: list[Settlement] = []
         self._arrived = asyncio.Event()
@@ -80,11 +81,11 @@ class Limiter:
 
     def ended(self, records: Sequence[Record]) -> None:
         """These requests have ended. Never waits."""
-        self._take(settlement(record) for record in records if self._everyone or record.key_limits)
+        self._take(settlement(record) for record in records if self.everyone or record.key_limits)
 
     def running(self, records: Sequence[Record]) -> None:
         """These requests still run. Never waits."""
-        self._take(settlement(record, running=True) for record in records if self._everyone or record.key_limits)
+        self._take(settlement(record, running=True) for record in records if self.everyone or record.key_limits)
 
     def _take(self, settlements: Iterable[Settlement | None]) -> None:
         self._pending.extend(entry for entry in settlements if entry is not None)

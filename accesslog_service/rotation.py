@@ -30,7 +30,7 @@ class Rotation:
 
     def __init__(self, directory: Path, retention_days: int, reachable: Reopen, reopen: Reopen) -> None:
         self._directory = directory
-        self._retention = timedelta(days=retention_days)
+        self.retention_days = retention_days
         self._reachable = reachable
         self._reopen = reopen
         self._day = _day_of(directory / FILE_NAME)
@@ -57,7 +57,7 @@ class Rotation:
             log.warning("Envoy's log of %s is not rotated yet: %s", self._day, error or type(error).__name__)
             return False
         self._day = today
-        forget(self._directory, DAILY_STEM, today - self._retention)
+        forget(self._directory, DAILY_STEM, today - timedelta(days=self.retention_days))
         return True
 
 

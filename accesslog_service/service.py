@@ -41,10 +41,13 @@ class Receiver:
     def __init__(
         self, sinks: Iterable[Sink], running: Sink | None, to_record: ToRecord, departure: Departure, losses: Losses
     ) -> None:
-        """`running`, if any, is told of requests that are still under way, by what is known of them so far."""
+        """`running`, if any, is told of requests that are still under way, by what is known of them so far.
+
+        `to_record` may change.
+        """
         self._sinks = tuple(sinks)
         self._running = running
-        self._record = to_record
+        self.to_record = to_record
         self._departure = departure
         self._losses = losses
         self._ended: list[Record] = []
@@ -86,7 +89,7 @@ class Receiver:
         self._losses.received(len(entries))
         for entry in entries:
             try:
-                (self._ended if is_final(entry) else self._under_way).append(self._record(entry))
+                (self._ended if is_final(entry) else self._under_way).append(self.to_record(entry))
             except Exception as error:
                 self._lose("entry", 1, error)
 

@@ -5,6 +5,8 @@ import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from authz_service import store as key_store
 from authz_service.access import Rules
@@ -14,14 +16,16 @@ from authz_service.guesses import Guesses
 from authz_service.keyring import Keyring
 from authz_service.metrics import Metrics, StoreMetrics
 from authz_service.restrictions import recalled, remembering
-from authz_service.service import Authz
-from gatehouse.config import follow
+from authz_service.service import Authz, Tokens
+from gatehouse.config.model import Config
 from gatehouse.keys.peppers import hasher
 from gatehouse.keys.stores import store_of
-from gatehouse.metrics import Reloads
 from gatehouse.rpc import Service
 from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
+
+if TYPE_CHECKING:
+    from authz_service.sso.following import Issuers
 
 FIRST_TRY_S = 3.0
 """How long a worker waits for a key store that is slow to tell its keys. One that is down is not waited for."""
@@ -35,45 +39,63 @@ async def main(worker: Worker) -> None:
     last_used: dict[str, float] | None = {} if stored else None
     gate = Gate(config.keys.prefix, hasher(config.keys), Guesses(config.keys.failures_per_minute), last_used)
     async with AsyncExitStack() as stack:
-        tokens = None
-        if config.jwt:
-            from authz_service.sso.principals import following  # cryptography and an HTTP client: 20 MB
+        tokens = _TokensOf(stack)
+        authz = Authz(keyring, Rules(config), Metrics.make(), tokens=tokens(config), gate=gate)
 
-            tokens = await stack.enter_async_context(following(config))
-        authz = Authz(keyring, Rules(config), Metrics.make(), tokens=tokens, gate=gate)
-        await stack.enter_async_context(_following(worker, keyring, authz, last_used))
+        def adopt(changed: Config) -> None:
+            keyring.adopt(worker.files.records)
+            gate.guesses.per_minute = changed.keys.failures_per_minute
+            authz.adopt(keyring, Rules(changed), tokens(changed), replace(gate, prefix=changed.keys.prefix))
+
+        await stack.enter_async_context(worker.following(adopt))
+        await stack.enter_async_context(_storing(worker, keyring, last_used))
         gc.freeze()  # keys stay: the collector need not walk through 100,000 of them again and again
         await serve(Service(authz.methods), worker.run_dir.socket("authz", worker.index), worker.stop, GRACE_S)
 
 
+class _TokensOf:
+    """Who knows the tokens of a configuration. Those who have no issuers load nothing for them."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._issuers: Issuers | None = None
+        self._made: tuple[object, Tokens | None] = ((), None)
+
+    def __call__(self, config: Config) -> Tokens | None:
+        depends_on = config.jwt, set(config.rate_limits), set(config.teams)
+        if config.jwt and self._issuers is None:
+            from authz_service.sso.following import Issuers  # cryptography and an HTTP client: 20 MB
+
+            self._issuers = Issuers()
+            self._stack.push_async_callback(self._issuers.close)
+        if self._issuers and self._made[0] != depends_on:
+            self._made = depends_on, self._issuers.principals(config)
+        return self._made[1] if config.jwt else None
+
+
 @asynccontextmanager
-async def _following(
-    worker: Worker, keyring: Keyring, authz: Authz, last_used: dict[str, float] | None
-) -> AsyncIterator[None]:
-    """Files and store are followed while the block runs."""
-    files, store = worker.files, store_of(worker.config)
-
-    def adopt() -> None:
-        keyring.adopt(files.records)
-        authz.adopt(keyring, Rules(files.config))
-
-    metrics = StoreMetrics()
+async def _storing(worker: Worker, keyring: Keyring, last_used: dict[str, float] | None) -> AsyncIterator[None]:
+    """The key store, if there is one, is followed while the block runs."""
+    store = store_of(worker.config)
+    if store is None or last_used is None:
+        yield
+        return
+    metrics, tried = StoreMetrics(), asyncio.Event()
+    kept_at = worker.run_dir.restrictions(worker.index)
+    keyring.recall(recalled(kept_at))
+    after_change = (remembering(keyring, kept_at), cutting(keyring, worker.run_dir.cut))
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(follow.follow(files, adopt, Reloads()))]
-        if store is not None and last_used is not None:
-            tried, kept_at = asyncio.Event(), worker.run_dir.restrictions(worker.index)
-            keyring.recall(recalled(kept_at))
-            after_change = (remembering(keyring, kept_at), cutting(keyring, worker.run_dir.cut))
-            running.append(tasks.create_task(key_store.follow(store, keyring, metrics, tried, after_change)))
-            running.append(tasks.create_task(key_store.show_age(keyring, metrics)))
-            running.append(tasks.create_task(key_store.report_use(store, last_used)))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(tried.wait(), FIRST_TRY_S)
+        running = [
+            tasks.create_task(key_store.follow(store, keyring, metrics, tried, after_change)),
+            tasks.create_task(key_store.show_age(keyring, metrics)),
+            tasks.create_task(key_store.report_use(store, last_used)),
+        ]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(tried.wait(), FIRST_TRY_S)
         yield
         for task in running:
             task.cancel()
-    if store is not None:
-        await store.close()
+    await store.close()
 
 
 if __name__ == "__main__":

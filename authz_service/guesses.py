@@ -12,27 +12,28 @@ WINDOW_S = 60.0
 class Guesses:
     """At most `per_minute` failures of an address; 0: as many as it likes. `now` is in seconds, of any clock.
 
-    Remembers the `max_addresses` that failed last. An IPv6 address counts as its /64, since a host has a whole one.
+    `per_minute` may change. Remembers the `max_addresses` that failed last. An IPv6 address counts as its /64, since a
+    host has a whole one.
     """
 
     def __init__(self, per_minute: int, max_addresses: int = MAX_ADDRESSES) -> None:
-        self._per_minute = per_minute
+        self.per_minute = per_minute
         self._max_addresses = max_addresses
         self._minutes: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when the minute ends, failures in it
 
     def wait_s(self, address: str, now: float) -> int:
         """Whole seconds until `address` may try again; 0: it may now."""
-        if not self._per_minute or not self._minutes:
+        if not self.per_minute or not self._minutes:
             return 0
         ends, failures = self._minutes.get(_site(address), (now, 0))
         over = (
-            failures >= self._per_minute and now < ends <= now + WINDOW_S
+            failures >= self.per_minute and now < ends <= now + WINDOW_S
         )  # a clock that was set back locks nobody out
         return math.ceil(min(ends - now, WINDOW_S)) if over else 0
 
     def failed(self, address: str, now: float) -> None:
         """`address` has shown a key that is nobody's."""
-        if not self._per_minute:
+        if not self.per_minute:
             return
         site = _site(address)
         ends, failures = self._minutes.pop(site, (now, 0))

@@ -143,15 +143,18 @@ class Authz:
         gate: Gate | None = None,
     ) -> None:
         self._usable = lru_cache(REMEMBERED)(usable)
-        self._tokens = tokens
         self._gate = gate or Gate()
         self._metrics = metrics
         self._clock = clock
-        self.adopt(principals, rules)
+        self.adopt(principals, rules, tokens)
 
-    def adopt(self, principals: Principals, rules: Rules) -> None:
-        """Put both in force, all at once: a check sees the old or the new, never some of each."""
-        self._principals, self._rules = principals, rules
+    def adopt(
+        self, principals: Principals, rules: Rules, tokens: Tokens | None = None, gate: Gate | None = None
+    ) -> None:
+        """Put all in force at once: a check sees the old or the new, never some of each. Without a `gate` the old one
+        stays."""
+        self._principals, self._rules, self._tokens = principals, rules, tokens
+        self._gate = gate or self._gate
         self._allowed = lru_cache(MAX_ANSWERS)(allowed)
         self._refused = lru_cache(MAX_ANSWERS)(refused)  # kept so that it takes no longer than to refuse nobody's key
 

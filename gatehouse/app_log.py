@@ -39,14 +39,23 @@ class _DailyHandler(logging.Handler):
         except Exception:  # as every handler of the standard library: whoever logs must not fail for it
             self.handleError(record)
 
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
 
 def configure(settings: Logging, process: str) -> None:
-    """Send this process's log where `settings` say. `process` is its name in each line, such as `authz-0`."""
+    """Send this process's log where `settings` say. `process` is its name in each line, such as `authz-0`.
+
+    Call it again when they have changed.
+    """
     file = _DailyHandler(DailyFile(Path(settings.dir), "app", settings.retention_days))
     file.setFormatter(_JsonLine(process))
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter(f"%(levelname)s {process}: %(message)s"))
     root = logging.getLogger()
-    root.handlers[:] = [file, console]
+    before, root.handlers[:] = root.handlers[:], [file, console]
+    for handler in before:
+        handler.close()
     root.setLevel(settings.level.upper())

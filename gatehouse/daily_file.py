@@ -19,10 +19,10 @@ class DailyFile:
     """
 
     def __init__(self, directory: Path, stem: str, retention_days: int, mode: int = 0o640) -> None:
-        """`mode`: the permissions of new files."""
+        """`mode`: the permissions of new files. `retention_days` may change; it counts when a day begins."""
         self._directory = directory
         self._stem = stem
-        self._retention = timedelta(days=retention_days)
+        self.retention_days = retention_days
         self._day: date | None = None
         self._descriptor = -1
         self._torn = False
@@ -57,7 +57,7 @@ class DailyFile:
         path = self._directory / f"{self._stem}_{today}.log"
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
         self._day, self._torn = today, _torn(self._descriptor)
-        forget(self._directory, self._stem, today - self._retention)
+        forget(self._directory, self._stem, today - timedelta(days=self.retention_days))
 
 
 def forget(directory: Path, stem: str, before: date) -> None:

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import aiohttp
 
-from gatehouse import metrics
-from gatehouse.config.model import Config
-from gatehouse.envoy import merged, render
+from gatehouse import app_log, metrics
+from gatehouse.config.model import Config, Server
 from gatehouse.envoy.access_log import FILE_NAME
-from gatehouse.metrics import Reloads
+from gatehouse.following import Following, Target, started
 from gatehouse.proxy import generation
 from gatehouse.proxy.admin import Admin
-from gatehouse.proxy.binary import envoy_path, validate, write
+from gatehouse.proxy.binary import envoy_path
 from gatehouse.proxy.drain import drain, finish
 from gatehouse.proxy.generation import Generation
 from gatehouse.proxy.handover import Predecessor, Succession, place
@@ -43,10 +42,11 @@ class PortInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What is to run: a checked configuration, the file it came from, and extra programs beside it."""
+    """What is to run: a checked configuration, the file it came from, its text, and extra programs beside it."""
 
     config: Config
     config_file: Path
+    text: bytes
     beside: tuple[Program, ...] = ()
 
     @property
@@ -110,11 +110,13 @@ async def run(
 ) -> None:
     """Run until `signals` ask to stop or another gateway takes over, then let requests finish; take over from `before`.
 
+    Meanwhile the configuration may change (`gatehouse.following`).
+
     `ready` is set once requests are answered. Raises `EnvoyRejectsError` before anything starts, and `TimeoutError`
     when the gateway does not come up.
     """
-    secrets = _written(gateway, run_dir)
     admin = Admin(run_dir.admin_socket)
+    following, secrets = _written(gateway, run_dir, admin)
     succession = Succession(partial(_prepare, admin, run_dir, before))
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
@@ -132,12 +134,16 @@ async def run(
                     await before.release()
                     meanwhile.append(tasks.create_task(before.outlive()))
                 if secrets:
-                    meanwhile.append(tasks.create_task(secrets.follow(Reloads())))
+                    meanwhile.append(tasks.create_task(secrets.follow(following.reloads)))
                 ready.set()
+                changing = tasks.create_task(following.run())
+                meanwhile.append(changing)
                 await _either(signals.stop, succession.taken)
-                await _leave(gateway, run_dir, admin, signals, replaced=succession.taken.is_set())
+                changing.cancel()
+                server = following.config.server
+                await _leave(server, run_dir, admin, signals, replaced=succession.taken.is_set())
                 if before:  # whose Envoy ours would end with itself
-                    await _either(before.gone, signals.hurry, limit_s=gateway.config.server.drain_s)
+                    await _either(before.gone, signals.hurry, limit_s=server.drain_s)
                 envoy_stop.set()
                 await envoy
             if not succession.taken.is_set():
@@ -152,18 +158,17 @@ async def run(
             await admin.close()
 
 
-def _written(gateway: Gateway, run_dir: RunDir) -> Secrets | None:
+def _written(gateway: Gateway, run_dir: RunDir, admin: Admin) -> tuple[Following, Secrets | None]:
     """Envoy's files, checked by Envoy; what is served with, if it is over TLS. Raises `EnvoyRejectsError`."""
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
     metrics.share(run_dir.metrics, "gateway")
-    config, accessed = gateway.config, str(gateway.access_log)
-    secrets = Secrets(config.server.tls, run_dir.envoy) if config.server.tls else None
-    validate(merged(config, run_dir, accessed, secrets.context() if secrets else {}), run_dir.envoy)
-    for name, document in render(config, run_dir, accessed).files().items():
-        write(document, run_dir.envoy / name)
+    target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted)
+    tls = gateway.config.server.tls
+    secrets = Secrets(tls, run_dir.envoy) if tls else None
+    following = started(target, gateway.config, gateway.text, partial(_logs_as, admin))
     if secrets:
         secrets.hand_over()
-    return secrets
+    return following, secrets
 
 
 async def _prepare(admin: Admin, run_dir: RunDir, before: Predecessor | None) -> Generation | None:
@@ -174,14 +179,14 @@ async def _prepare(admin: Admin, run_dir: RunDir, before: Predecessor | None) ->
     return generation.current(run_dir.base_id, before.following if before else None)
 
 
-async def _leave(gateway: Gateway, run_dir: RunDir, admin: Admin, signals: Signals, *, replaced: bool) -> None:
+async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals, *, replaced: bool) -> None:
     """Let what runs finish. Where another has taken over, health goes on being good: its own."""
     if replaced:
-        log.info("another gateway has taken over; running requests have %d s", gateway.config.server.drain_s)
+        log.info("another gateway has taken over; running requests have %d s", server.drain_s)
         run_dir.replaced.touch()
-        await finish(admin, gateway.config.server.drain_s, signals.hurry)
+        await finish(admin, server.drain_s, signals.hurry)
     else:
-        await drain(admin, run_dir, gateway.config.server, signals.hurry)
+        await drain(admin, run_dir, server, signals.hurry)
 
 
 def _forget(run_dir: RunDir, before: Predecessor | None) -> None:
@@ -202,7 +207,7 @@ async def _either(*events: asyncio.Event, limit_s: float | None = None) -> None:
 
 def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
     count = workers(gateway.config, service)
-    return [worker_program(service, index, gateway.config_file, run_dir.path) for index in range(count)]
+    return [worker_program(service, index, run_dir.accepted, run_dir.path) for index in range(count)]
 
 
 def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> Program:
@@ -220,6 +225,13 @@ def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> P
 def _envoy_level(level: str) -> str:
     """Envoy's `info` tells of every connection to a sidecar: one step quieter than ours."""
     return {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}[level]
+
+
+async def _logs_as(admin: Admin, old: Config, new: Config) -> None:
+    """Follow a change of `logging`: this process, and Envoy."""
+    app_log.configure(new.logging, "gatehouse")
+    if old.logging.level != new.logging.level:
+        await admin.log_at(_envoy_level(new.logging.level), {"misc": "error"})
 
 
 async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> None:

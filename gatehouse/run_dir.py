@@ -54,6 +54,11 @@ class RunDir:
         return self.path / f"accesslog-{index}.http.sock"
 
     @property
+    def accepted(self) -> Path:
+        """A copy of `gatehouse.yaml` as it was last accepted, for the services."""
+        return self.path / "gatehouse.yaml"
+
+    @property
     def admin_socket(self) -> Path:
         """Envoy's admin interface, never on a TCP port."""
         return self.path / "envoy-admin.sock"

@@ -8,7 +8,8 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import uvloop
 from gatehouse import app_log, metrics
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.files import Files
+from gatehouse.config.follow import follow
 from gatehouse.config.key_table import Keep
+from gatehouse.metrics import Reloads
 from gatehouse.run_dir import DEFAULT_RUN_DIR, RunDir, Service, workers
 from gatehouse.supervise import Program, supervise
 
@@ -27,8 +30,10 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What one worker is wired from: the configuration's files, where things are, which one it is, when to stop."""
+    """What one worker is wired from: its name (`authz-0`), the configuration's files, where things are, which one of
+    its service it is, when to stop."""
 
+    name: str
     files: Files
     run_dir: RunDir
     index: int
@@ -36,8 +41,27 @@ class Worker:
 
     @property
     def config(self) -> Config:
-        """As it was when the worker started; `files` has it as it is."""
+        """As it is."""
         return self.files.config
+
+    @asynccontextmanager
+    async def following(self, adopt: Callable[[Config], None]) -> AsyncIterator[None]:
+        """While the block runs, the files are followed; `adopt` is given the configuration each time it has changed,
+        or keys have."""
+        logging = self.config.logging
+
+        def taken_up() -> None:
+            nonlocal logging
+            if logging != self.config.logging:
+                logging = self.config.logging
+                app_log.configure(logging, self.name)
+            adopt(self.config)
+
+        task = asyncio.create_task(follow(self.files, taken_up, Reloads()))
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 Main = Callable[[Worker], Awaitable[None]]
@@ -68,7 +92,7 @@ def _run_worker(service: Service, main: Main, files: Files, run_dir: RunDir, ind
     app_log.configure(files.config.logging, name)
     metrics.share(run_dir.metrics, name)
     metrics.started(name)
-    uvloop.run(_work(main, files, run_dir, index))
+    uvloop.run(_work(main, Worker(name, files, run_dir, index, asyncio.Event())))
     return 0
 
 
@@ -88,15 +112,16 @@ def _parser(service: Service) -> argparse.ArgumentParser:
 
 
 async def _supervise(programs: Sequence[Program]) -> None:
-    await supervise(programs, _stop_on_signal())
-
-
-async def _work(main: Main, files: Files, run_dir: RunDir, index: int) -> None:
-    await main(Worker(files, run_dir, index, _stop_on_signal()))
-
-
-def _stop_on_signal() -> asyncio.Event:
     stop = asyncio.Event()
+    _stop_on_signal(stop)
+    await supervise(programs, stop)
+
+
+async def _work(main: Main, worker: Worker) -> None:
+    _stop_on_signal(worker.stop)
+    await main(worker)
+
+
+def _stop_on_signal(stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop

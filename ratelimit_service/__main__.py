@@ -22,10 +22,11 @@ async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
     metrics = Metrics()
     store = await _store(worker, metrics)
-    plans = Plans(worker.config, KeyRules(metrics.on_unreadable_limits))
-    limits = RateLimits(plans, store, metrics)
+    key_rules = KeyRules(metrics.on_unreadable_limits)
+    limits = RateLimits(Plans(worker.config, key_rules), store, metrics)
     try:
-        await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
+        async with worker.following(lambda config: limits.adopt(Plans(config, key_rules))):
+            await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
     finally:
         await store.close()
 

@@ -38,6 +38,11 @@ class RateLimits:
         self._store = store
         self._metrics = metrics
 
+    def adopt(self, plans: Plans) -> None:
+        """Put other limits in force. What was counted stays: buckets are named by who is limited, what is counted, the
+        period and the algorithm. So another amount refills nothing, and another period or algorithm counts anew."""
+        self._plans = plans
+
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
         """What the gRPC shell serves."""

@@ -22,6 +22,10 @@ class Kept(Generic[T]):
             self._task = asyncio.create_task(self._timed())
         return await asyncio.shield(self._task)
 
+    def forget(self) -> None:
+        """The next who asks gets a new answer, even if one is under way."""
+        self._task = None
+
     def _stale(self, task: asyncio.Task[T]) -> bool:
         return task.cancelled() or task.exception() is not None or asyncio.get_running_loop().time() >= self._until
 

@@ -37,6 +37,11 @@ class Overview:
         self._near = near
         self._kept = Kept(self._made, KEPT_S)
 
+    def adopt(self, config: Config) -> None:
+        """Show what `config` names from now on."""
+        self._config = config
+        self._kept.forget()
+
     async def data(self, _request: Request) -> Response:
         return json_response(await self._kept.get(), headers={"Cache-Control": "no-store"})
 

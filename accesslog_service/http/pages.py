@@ -21,7 +21,7 @@ from accesslog_service.tally.usage import usage
 from gatehouse import __version__, metrics
 from gatehouse.config.model import Config
 from gatehouse.envoy.names import CALLER_HEADERS
-from gatehouse.errors import LIMITS_UNAVAILABLE, ClientError
+from gatehouse.errors import LIMITS_UNAVAILABLE, NOT_FOUND, ClientError
 from gatehouse.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,14 @@ class Pages:
         self._teams = Kept(self._ask_for_teams, TEAMS_KEPT_S)
         self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
 
+    def adopt(self, config: Config) -> None:
+        """Answer by `config` from now on."""
+        self._config = config
+        self._health.forget()
+        self._served.forget()
+        for exposition in self._metrics.values():
+            exposition.forget()
+
     async def front(self, _request: Request) -> Response:
         links = {"models": "/v1/models", "chat": "/v1/chat/completions", "usage": "/usage", "health": "/health"}
         if self._config.server.public_metrics:
@@ -86,6 +94,10 @@ class Pages:
     async def health_report(self) -> dict[str, Any]:
         """The body of `/health`."""
         return await self._health.get()
+
+    async def public_metrics(self, request: Request) -> Response:
+        """The metrics, for those who come through Envoy, where they may see them."""
+        return await self.metrics(request) if self._config.server.public_metrics else refused(NOT_FOUND)
 
     async def metrics(self, request: Request) -> Response:
         openmetrics = OPENMETRICS_TEXT.partition(";")[0] in request.headers.get("Accept", "")
@@ -123,9 +135,9 @@ class Pages:
             return dict.fromkeys(("today", "month", "days", "key"))
 
     async def _probe(self) -> dict[str, Any]:
-        urls = sorted({url for group in health.backends(self._config).values() for url in group})
-        answers = await asyncio.gather(*(backends.alive(self._session, url) for url in urls))
-        return health.report(self._config, dict(zip(urls, answers, strict=True)))
+        each = {health.place(backend): backend for group in health.backends(self._config).values() for backend in group}
+        answers = await asyncio.gather(*(backends.alive(self._session, backend) for backend in each.values()))
+        return health.report(self._config, dict(zip(each, answers, strict=True)))
 
     async def _exposition(self, openmetrics: bool) -> bytes:
         stats, near = await asyncio.gather(envoy_stats.read(self._run_dir.admin_socket), self._near.now())

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -34,28 +34,37 @@ from gatehouse.run_dir import RunDir, workers
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
+Adopt = Callable[[Config], None]
 
 LONGEST_HEADER = 4 * 1024 * 1024
 """On the socket that Envoy alone reaches: it says there which models a caller may use, and that may be thousands."""
 
 
 @asynccontextmanager
-async def serving(config: Config, run_dir: RunDir, index: int, book: Book) -> AsyncIterator[None]:
-    """Answer HTTP as receiver `index` while the block runs. Raises `OSError` when a socket or port can't be had."""
+async def serving(config: Config, run_dir: RunDir, index: int, book: Book) -> AsyncIterator[Adopt]:
+    """Answer HTTP as receiver `index` while the block runs; it is given what is to be called when `config` has changed.
+
+    Raises `OSError` when a socket or port can't be had.
+    """
     async with ClientSession() as session:
         sockets = [run_dir.socket("ratelimit", worker) for worker in range(workers(config, "ratelimit"))]
         allowance = Allowance(sockets)
         near = NearLimits(book, allowance)
         pages = Pages(config, run_dir, session, allowance, book, near)
         overview = Overview(config, run_dir, book, pages.health_report, near)
-        public = AppRunner(public_app(pages, config), access_log=None, max_field_size=LONGEST_HEADER)
+        public = AppRunner(public_app(pages), access_log=None, max_field_size=LONGEST_HEADER)
         operator = AppRunner(operator_app(pages, overview), access_log=None)
         leaving = asyncio.create_task(_leave_to_successor(operator, run_dir))
+
+        def adopt(changed: Config) -> None:
+            pages.adopt(changed)
+            overview.adopt(changed)
+
         try:
             await _listen_unix(public, run_dir.http_socket(index))
             if config.server.metrics_port:
                 await _listen_tcp(operator, config.server.metrics_host, config.server.metrics_port)
-            yield
+            yield adopt
         finally:
             leaving.cancel()
             await public.cleanup()
@@ -70,11 +79,10 @@ async def _leave_to_successor(operator: AppRunner, run_dir: RunDir) -> None:
     await operator.cleanup()
 
 
-def public_app(pages: Pages, config: Config) -> Application:
+def public_app(pages: Pages) -> Application:
     """What clients reach through Envoy, which has authorized whoever asks for `/v1/*`."""
     app = _app(pages)
-    if config.server.public_metrics:
-        app.router.add_get("/metrics", pages.metrics)
+    app.router.add_get("/metrics", pages.public_metrics)
     app.router.add_get("/v1/usage", pages.usage)
     app.router.add_get("/v1/models", pages.models)
     app.router.add_get("/v1/models/{id:.+}", pages.model)

@@ -41,7 +41,7 @@ class GenAiMetrics:
 
     def __init__(self, config: Config, labels: Labels) -> None:
         self._labels = labels
-        self._model_of: Callable[[str], str] | None = config.model_of if config.models else None
+        self.adopt(config)
         self.tokens = _histogram("gen_ai.client.token.usage", "{token}", "Input and output tokens used.", TOKEN_BOUNDS)
         self.duration = _histogram(
             "gen_ai.server.request.duration", "s", "Time to the last byte or output token.", DURATION_BOUNDS
@@ -55,6 +55,10 @@ class GenAiMetrics:
             "Time per output token after the first, of streamed answers.",
             PER_TOKEN_BOUNDS,
         )
+
+    def adopt(self, config: Config) -> None:
+        """Name models as `config` does."""
+        self._model_of: Callable[[str], str] | None = config.model_of if config.models else None
 
     @property
     def histograms(self) -> tuple[Histogram[Operation], ...]:

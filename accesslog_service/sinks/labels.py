@@ -26,6 +26,10 @@ class Names:
         self._known = set(known)
         self._room = room
 
+    def know(self, more: Iterable[str]) -> None:
+        """These are known from now on."""
+        self._known.update(more)
+
     def label(self, name: str | None, genuine: bool = True) -> str:
         """The label for `name`. A new name takes a place only if it is `genuine`: more than a client's word."""
         if not name:
@@ -48,6 +52,11 @@ class Labels:
         self._users = Names((), MAX_USERS)
         self._backends = Names((), MAX_BACKENDS)
         self._tiers = Names(config.rate_limits, 0 if config.rate_limits else MAX_TIERS)
+
+    def adopt(self, config: Config) -> None:
+        """Know what `config` names, too. What was known stays: requests of it may still end."""
+        self._models.know(config.known_models())
+        self._tiers.know(config.rate_limits)
 
     def endpoint(self, record: Record) -> str:
         if record.endpoint in ENDPOINTS:

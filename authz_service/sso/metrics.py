@@ -13,22 +13,24 @@ NOBODY = "other"
 class Metrics:
     """`api_jwks_refreshes_total{issuer,result}` and `api_jwt_refusals_total{issuer,reason}`; all count from 0."""
 
-    def __init__(self, issuers: Iterable[str], registry: CollectorRegistry = REGISTRY) -> None:
-        labels = list(issuers)
-        refreshes = Counter(
+    def __init__(self, issuers: Iterable[str] = (), registry: CollectorRegistry = REGISTRY) -> None:
+        self._refreshed = Counter(
             "api_jwks_refreshes_total", "Fetches of issuers' keys.", ["issuer", "result"], registry=registry
         )
-        refusals = Counter(
+        self._refused = Counter(
             "api_jwt_refusals_total", "Tokens refused, but for expiry.", ["issuer", "reason"], registry=registry
         )
-        self._refreshes = {
-            (issuer, ok): refreshes.labels(issuer, "ok" if ok else "failed")
-            for issuer in labels
-            for ok in (True, False)
-        }
-        self._refusals = {
-            (issuer, reason): refusals.labels(issuer, reason) for issuer in (*labels, NOBODY) for reason in Reason
-        }
+        self._refreshes: dict[tuple[str, bool], Counter] = {}
+        self._refusals = {(NOBODY, reason): self._refused.labels(NOBODY, reason) for reason in Reason}
+        for issuer in issuers:
+            self.know(issuer)
+
+    def know(self, issuer: str) -> None:
+        """Count `issuer` from now on."""
+        for ok in (True, False):
+            self._refreshes[issuer, ok] = self._refreshed.labels(issuer, "ok" if ok else "failed")
+        for reason in Reason:
+            self._refusals[issuer, reason] = self._refused.labels(issuer, reason)
 
     def refreshed(self, issuer: str, ok: bool) -> None:
         self._refreshes[issuer, ok].inc()

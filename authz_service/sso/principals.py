@@ -1,20 +1,15 @@
 """The way of a token: remembered, or read, checked and mapped to a principal."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Collection, Iterable
 
 from authz_service.decide import Result
 from authz_service.principals import Principal
-from authz_service.sso import fetch
 from authz_service.sso.claims import principal
 from authz_service.sso.issuer import Issuer
 from authz_service.sso.metrics import NOBODY, Metrics
 from authz_service.sso.token import Reason, Said, check, read
 from authz_service.sso.verified import Verified
-from gatehouse.config.model import Config
 from gatehouse.keys.digest import digest_of
 
 PATIENCE_S = 0.06
@@ -77,18 +72,3 @@ class TokenPrincipals:
     def _refused(self, issuer: str, reason: Reason) -> Result:
         self._metrics.refused(issuer, reason)
         return Result.UNAVAILABLE if reason is Reason.NO_KEYS else Result.INVALID
-
-
-@asynccontextmanager
-async def following(config: Config) -> AsyncIterator[TokenPrincipals]:
-    """The principals of `config.jwt`, whose issuers' keys are kept up to date while the block runs."""
-    metrics = Metrics(settings.label for settings in config.jwt)
-    async with fetch.session() as session, asyncio.TaskGroup() as tasks:
-        issuers = [
-            Issuer(settings, partial(fetch.jwk_set, session, settings), partial(metrics.refreshed, settings.label))
-            for settings in config.jwt
-        ]
-        running = [tasks.create_task(issuer.follow()) for issuer in issuers]
-        yield TokenPrincipals(issuers, config.rate_limits, config.teams, metrics)
-        for task in running:
-            task.cancel()

@@ -14,10 +14,8 @@ from rich.table import Table
 
 from gatehouse import certificate
 from gatehouse.config import ConfigError
-from gatehouse.config.key_file import check_key_files
-from gatehouse.config.key_table import Keep, KeyTable
-from gatehouse.config.load import Loaded, advised
-from gatehouse.keys.peppers import hasher
+from gatehouse.config.load import Loaded, load_with_advice
+from gatehouse.config.whole import load_whole
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -33,16 +31,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -> Loaded:
     """The checked configuration; on faults, says them all and exits with status 2.
 
-    `to_run`: its key files, peppers and certificate are checked too, and no keys are kept.
+    `to_run`: its key files, secrets and certificate are checked too, and no keys are kept.
     """
-    keys = KeyTable(Keep.RECORDS if to_run else Keep.EVERYTHING)
     try:
-        loaded = advised(file, None, keys)
-        if to_run:
-            check_key_files(file, loaded.config, keys)
-            hasher(loaded.config.keys)
-            loaded = _with_certificate(loaded)
-        return loaded
+        return _with_certificate(load_whole(file)) if to_run else load_with_advice(file)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "errors": [problem_fields(problem) for problem in error.problems]})

@@ -1,13 +1,20 @@
 """`gatehouse render`: Envoy's configuration as files, for whoever runs Envoy himself."""
 
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, loaded_or_exit, out, print_json
-from gatehouse.envoy import render
-from gatehouse.proxy.binary import write
+from gatehouse import app_log, metrics
+from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, fail, loaded_or_exit, out, print_json
+from gatehouse.config.load import Loaded
+from gatehouse.following import Target, started
+from gatehouse.proxy.binary import EnvoyRejectsError, write
 from gatehouse.run_dir import DEFAULT_RUN_DIR, RunDir
 
 
@@ -17,16 +24,53 @@ def render_files(
     config: ConfigFile = DEFAULT_CONFIG,
     run_dir: Annotated[Path, typer.Option(help="Where the services' sockets will be.")] = DEFAULT_RUN_DIR,
     access_log: Annotated[str, typer.Option(help="Envoy's JSON log of requests.")] = "logs/envoy_access.log",
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, and render again what changes.")] = False,
+    accepted: Annotated[
+        Path | None,
+        typer.Option(help="With --watch: where a copy of CONFIG goes when it is accepted, for services to follow."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write Envoy's configuration. Start Envoy with envoy.yaml; it watches the other two files in RUN_DIR/envoy."""
-    loaded = loaded_or_exit(file or config, as_json=as_json)
+    """Write Envoy's configuration. Start Envoy with envoy.yaml; it watches the other two files in RUN_DIR/envoy.
+
+    With --watch, changes are checked as a whole (with Envoy's own validation) and put into the files in an order that
+    drops no request; Envoy is asked for its progress at RUN_DIR/envoy-admin.sock. A bad change is refused and told.
+    """
+    source = file or config
+    loaded = loaded_or_exit(source, as_json=as_json, to_run=watch)
+    target = Target(source, RunDir(run_dir), access_log, directory, accepted)
     directory.mkdir(parents=True, exist_ok=True)
-    files = render(loaded.config, RunDir(run_dir), access_log).files()
+    if watch:
+        _watch(target, loaded, partial(_tell, as_json=as_json))
+        return
+    files = target.render(loaded.config).files()
     for name, document in files.items():
         write(document, directory / name)
-    written = [str(directory / name) for name in files]
+    _tell([str(directory / name) for name in files], as_json=as_json)
+
+
+def _tell(written: list[str], *, as_json: bool) -> None:
     if as_json:
         print_json({"files": written})
     else:
         out.print("\n".join(written), markup=False)
+
+
+def _watch(target: Target, loaded: Loaded, tell: Callable[[list[str]], None]) -> None:
+    """Until SIGTERM or Ctrl-C."""
+    app_log.configure(loaded.config.logging, "render")
+    metrics.share(target.run_dir.metrics, "render")
+    try:
+        asyncio.run(_follow(target, loaded, tell))
+    except EnvoyRejectsError as error:
+        fail(f"Envoy refuses what this configuration becomes: {error}")
+
+
+async def _follow(target: Target, loaded: Loaded, tell: Callable[[list[str]], None]) -> None:
+    following = started(target, loaded.config, loaded.text)
+    tell([str(target.directory / name) for name in following.switch.rendered.files()])
+    task = asyncio.create_task(following.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task

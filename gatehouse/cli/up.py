@@ -55,7 +55,9 @@ def up(
     problem: str | None = None
     try:
         app_log.configure(loaded.config.logging, "gatehouse")
-        asyncio.run(_run(Gateway(loaded.config, config, (demo,) if demo else ()), loaded, as_json, replace))
+        asyncio.run(
+            _run(Gateway(loaded.config, config, loaded.text, (demo,) if demo else ()), loaded, as_json, replace)
+        )
     except* (PortInUseError, CannotReplaceError, EnvoyRejectsError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
     except* TimeoutError:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from gatehouse.config.places import Path
-from gatehouse.config.problem import ConfigError, Problem
+from gatehouse.config.problem import VARIABLE, ConfigError, Problem
 from gatehouse.config.source import dotted
 
 SHORT_NAMES: Mapping[str, Path] = {
@@ -58,7 +58,7 @@ def _value(variable: str, path: Path, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        origin = f"environment variable {variable}"
+        origin = f"{VARIABLE}{variable}"
         raise ConfigError([Problem(origin, None, dotted(path), "this value can't be read")]) from None
 
 

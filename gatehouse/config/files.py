@@ -130,7 +130,7 @@ class _Look:
             return before.config, before.main
         keys = KeyTable(self.keep, before.main.keys.records if before else None)
         try:
-            config = read(self.file, self.environment, keys)
+            config = read(self.file, self.environment, keys, before.config if before else None)
         except ConfigError as error:
             self.problems += error.problems
             return (before.config, replace(before.main, mark=None)) if before else None

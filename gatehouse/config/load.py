@@ -2,29 +2,33 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
 from gatehouse.config import environment as env
-from gatehouse.config import rules
+from gatehouse.config import fixed, rules
 from gatehouse.config.key_table import Finding, Keep, KeyTable
 from gatehouse.config.model import Config
 from gatehouse.config.places import Path
-from gatehouse.config.problem import ConfigError, Problem
+from gatehouse.config.problem import VARIABLE, ConfigError, Problem
 from gatehouse.config.source import API_KEYS, Source, dotted, parse
 from gatehouse.config.wording import explained
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A usable configuration, with advice on it and the first key a person could try (None when all are hashed)."""
+    """A usable configuration, with advice on it and the first key a person could try (None when all are hashed).
+
+    `text`: the file it was read from, as it was.
+    """
 
     config: Config
     warnings: tuple[Problem, ...]
-    plain_key: str | None
+    plain_key: str | None = field(repr=False)
+    text: bytes = field(repr=False)
 
 
 def load(file: FilePath, environment: Mapping[str, str] | None = None) -> Config:
@@ -37,17 +41,24 @@ def load_with_advice(file: FilePath, environment: Mapping[str, str] | None = Non
     return advised(file, environment, KeyTable(Keep.EVERYTHING))
 
 
-def read(file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable) -> Config:
-    """As `load`. The keys go to `keys`, which says what of them stays in the configuration."""
-    return _Reader(file, environment, keys).config()
+def read(
+    file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
+) -> Config:
+    """As `load`. The keys go to `keys`, which says what of them stays in the configuration.
+
+    What can't change while a gateway runs must be as it is `in_force`, if anything is.
+    """
+    return _Reader(file, environment, keys).config(in_force)
 
 
-def advised(file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable) -> Loaded:
+def advised(
+    file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
+) -> Loaded:
     """As `read`, with the warnings beside it."""
     reader = _Reader(file, environment, keys)
-    config = reader.config()
+    config = reader.config(in_force)
     warnings = reader.problems(rules.advice(config, keys))
-    return Loaded(config, tuple(warnings), next(iter(keys.plain), None))
+    return Loaded(config, tuple(warnings), next(iter(keys.plain), None), reader.text)
 
 
 def text_of(file: FilePath) -> bytes:
@@ -66,9 +77,10 @@ class _Reader:
     def __init__(self, file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable) -> None:
         self._overrides = env.overrides(os.environ if environment is None else environment)
         self._keys = keys
+        self.text = text_of(file)
         self._source = self._parsed(file)
 
-    def config(self) -> Config:
+    def config(self, in_force: Config | None) -> Config:
         data = env.apply(self._source.data, self._overrides)
         if isinstance(section := data.get("api_keys"), dict):  # what was not taken on the way, such as an alias
             take = self._keys.taker()
@@ -81,7 +93,7 @@ class _Reader:
         except ValidationError as error:
             found += map(_finding, error.errors(include_input=False, include_url=False))
             raise ConfigError(self._in_order(found)) from None
-        if found or (found := list(rules.faults(config, self._keys))):
+        if found or (found := [*rules.faults(config, self._keys), *fixed.faults(in_force, config)]):
             raise ConfigError(self._in_order(found))
         return config.model_copy(update={"api_keys": self._keys.entries})
 
@@ -96,7 +108,7 @@ class _Reader:
     def _parsed(self, file: FilePath) -> Source:
         overridden = any(path[:1] == API_KEYS for path in self._overrides)
         takers = {} if overridden else {API_KEYS: self._keys.taker()}
-        source = parse(text_of(file), str(file), takers)
+        source = parse(self.text, str(file), takers)
         if source.data is None:
             source.data = {}
         if not isinstance(source.data, dict):
@@ -106,7 +118,7 @@ class _Reader:
     def _problem(self, path: Path, message: str, hint: str | None, line: int | None) -> Problem:
         for prefix in (path[:end] for end in range(len(path), 0, -1)):
             if prefix in self._overrides:
-                return Problem(f"environment variable {self._overrides[prefix][0]}", None, dotted(path), message, hint)
+                return Problem(f"{VARIABLE}{self._overrides[prefix][0]}", None, dotted(path), message, hint)
         return Problem(self._source.origin, line, dotted(path), message, hint)
 
     def _in_order(self, found: Iterable[Finding]) -> list[Problem]:

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+VARIABLE = "environment variable "
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -25,7 +25,7 @@ def listener(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="gatehouse",
         **_identity(config),
-        **_patience(config),
+        **_patience(),
         **_posture(),
         **tracing.connection_manager(config),
         access_log=access_log.loggers(config, access_log_file),
@@ -75,12 +75,15 @@ def _identity(config: Config) -> Message:
     }
 
 
-def _patience(config: Config) -> Message:
-    """Slow clients are given this long; a stream may last for ever as long as something moves."""
+def _patience() -> Message:
+    """Slow clients are given this long; a stream may last for ever as long as something moves.
+
+    How long nothing may move is for the routes to say, which change at run time; this holds where they don't.
+    """
     return {
         "request_headers_timeout": "10s",
         "request_timeout": "120s",
-        "stream_idle_timeout": seconds(config.server.stream_idle_timeout_s),
+        "stream_idle_timeout": "600s",
         "delayed_close_timeout": "1s",
     }
 

@@ -1,11 +1,14 @@
 """Envoy's admin interface over its unix socket: what a shutdown needs, and the rotation of its logs."""
 
+import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+
+log = logging.getLogger(__name__)
 
 
 class Admin:
@@ -32,12 +35,25 @@ class Admin:
         """Close every log file and open it again by its name: it may have been renamed."""
         await self.post("/reopen_logs")
 
+    async def log_at(self, level: str, exceptions: Mapping[str, str]) -> None:
+        """Log from `level` on, but for some components. An Envoy that does not answer goes on as it did."""
+        try:
+            await self.post(f"/logging?level={level}")
+            for component, other in exceptions.items():
+                await self.post(f"/logging?{component}={other}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.warning("Envoy did not change its log level: %s", error or type(error).__name__)
+
     async def gauge(self, name: str) -> int:
         """The value of one gauge or counter; 0 when Envoy has none of that name."""
-        url = f"http://envoy/stats?filter=^{re.escape(name)}$"
-        async with self._session() as session, session.get(url) as answer:
-            _, _, value = (await answer.text()).strip().partition(": ")
-        return int(value or 0)
+        return int((await self.stats(f"^{re.escape(name)}$")).get(name, "0"))
+
+    async def stats(self, expression: str) -> dict[str, str]:
+        """The statistics whose names `expression` is found in: numbers, and texts without their quotes."""
+        params = {"filter": expression}
+        async with self._session() as session, session.get("http://envoy/stats", params=params) as answer:
+            lines = (line.partition(": ") for line in (await answer.text()).splitlines())
+        return {name: value.strip('"') for name, _, value in lines}
 
     async def hold(self) -> None:
         """Keep a connection: an Envoy that another takes over from accepts no new ones."""

@@ -1,10 +1,12 @@
 """`gatehouse`: what it prints for people, what for scripts, and the status it ends with."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from gatehouse.cli import app
 from gatehouse.config import Config, load
 from gatehouse.gateway import Gateway, PortInUseError, check_ports
 from gatehouse.keys.digest import digest_of
+from tests.bad_configs import BAD as BAD_CONFIGS
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-canary-key-4711"
@@ -259,7 +262,7 @@ URLS = [
 @pytest.mark.parametrize(("host", "url"), URLS)
 def test_the_address_that_is_shown_is_one_to_go_to(host: str, url: str) -> None:
     config = Config.model_validate({"vllm": {"base_url": "http://h/v1"}, "server": {"host": host}})
-    assert Gateway(config, Path("gatehouse.yaml")).url == url
+    assert Gateway(config, Path("gatehouse.yaml"), b"").url == url
 
 
 @pytest.mark.parametrize("host", ["example.com", "", "1.2.3", "localhost:8000"])
@@ -267,3 +270,42 @@ def test_a_host_that_envoy_can_not_listen_on_is_a_mistake(tmp_path: Path, host: 
     result = gatehouse("check", written(tmp_path, GOOD + f"server: {{host: '{host}'}}\n"))
     assert result.exit_code == 2
     assert "server.host: must be an IP address such as 127.0.0.1" in result.stderr
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_c01_a_bad_configuration_is_status_2_at_the_start_and_nothing_is_begun(tmp_path: Path, name: str) -> None:
+    text, expected = BAD_CONFIGS[name]
+    result = gatehouse("up", "-c", written(tmp_path, text))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert expected in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["gatehouse.yaml"]
+
+
+class TestRenderWatch:
+    def test_what_changes_is_rendered_again_and_what_is_bad_is_not(self, tmp_path: Path) -> None:
+        file, out, copy = Path(written(tmp_path, GOOD)), tmp_path / "envoy", tmp_path / "accepted.yaml"
+        command = [sys.executable, "-m", "gatehouse.cli", "render", str(file), "--out", str(out), "--watch", "--json"]
+        command += ["--run-dir", str(tmp_path / "run"), "--accepted", str(copy)]
+        environment = {**os.environ, "GATEHOUSE_LOGGING__DIR": str(tmp_path / "logs")}
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout is not None
+            assert len(json.loads(process.stdout.readline())["files"]) == 3
+            before = {path.name: path.read_text() for path in out.iterdir()}
+            assert copy.read_text() == GOOD
+            file.write_text(GOOD.replace("8100", "8200"))
+            self._until(lambda: copy.read_text() != GOOD)
+            self._until(lambda: "8200" in (out / "clusters.yaml").read_text())
+            assert (out / "envoy.yaml").read_text() == before["envoy.yaml"]
+            file.write_text(BAD)
+            self._until(lambda: "server.prot" in "".join(p.read_text() for p in (tmp_path / "logs").glob("app_*")))
+            assert "8200" in (out / "clusters.yaml").read_text()
+            assert sorted(path.name for path in out.iterdir()) == sorted(before)
+            process.terminate()
+            assert process.wait(10) == 0
+
+    @staticmethod
+    def _until(ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 15
+        while not ready():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

@@ -286,9 +286,12 @@ def test_a_request_id_is_always_ours_and_always_in_the_answer() -> None:
     assert config["always_set_request_id_in_response"] is True
 
 
-def test_patience_with_a_stream_is_what_the_file_says() -> None:
+def test_patience_with_a_stream_is_for_the_routes_to_say() -> None:
     config = Config.model_validate({**SHORT, "server": {"stream_idle_timeout_s": 2_000_000}})
-    assert manager(config)["stream_idle_timeout"] == "2000000s"
+    assert manager(config)["stream_idle_timeout"] == "600s"
+    host = render(config, RunDir(Path("/run")), "log").routes["resources"][0]["virtual_hosts"][0]
+    to_models = [route["route"] for route in host["routes"] if route["name"].startswith("model:")]
+    assert {route["idle_timeout"] for route in to_models} == {"2000000s"}
 
 
 def test_entries_go_to_the_service_as_they_come_and_to_the_file_when_all_is_known() -> None:

@@ -1,0 +1,167 @@
+"""A changed configuration, put in force while requests run: checked as a whole, and then all of it or nothing.
+
+Who follows is the supervisor of `gatehouse up`, or `gatehouse render --watch`. Envoy gets its files; the services get a
+copy of `gatehouse.yaml` as it was accepted, and follow that: so all parts of a gateway go by one verdict, and a worker
+that has to start again while the file is bad finds the good one.
+"""
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gatehouse.atomic_file import replace_file
+from gatehouse.config.fixed import HINT, MESSAGE
+from gatehouse.config.follow import MOST_PROBLEMS
+from gatehouse.config.load import Loaded, text_of
+from gatehouse.config.model import Config
+from gatehouse.config.problem import VARIABLE, ConfigError, Problem
+from gatehouse.config.watch import POLL_S, Fingerprint, changed, fingerprint
+from gatehouse.config.whole import load_whole
+from gatehouse.envoy import Rendered, merged, render
+from gatehouse.metrics import Reloads
+from gatehouse.proxy.admin import Admin
+from gatehouse.proxy.binary import EnvoyRejectsError, validate, write
+from gatehouse.proxy.switch import Switch
+from gatehouse.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A configuration file, and what is made of it: Envoy's files in `directory`, with paths as `run_dir` and
+    `access_log` say, and the copy at `accepted`, if one is wanted."""
+
+    file: Path
+    run_dir: RunDir
+    access_log: str
+    directory: Path
+    accepted: Path | None
+
+    def render(self, config: Config) -> Rendered:
+        return render(config, self.run_dir, self.access_log)
+
+    def check(self, config: Config) -> None:
+        """Raises `EnvoyRejectsError` for what Envoy would not run."""
+        with tempfile.TemporaryDirectory(prefix="gatehouse-") as directory:
+            here = Path(self.access_log).parent.is_dir()  # where Envoy runs elsewhere, its log may be elsewhere, too
+            access_log = self.access_log if here else f"{directory}/access.log"
+            validate(merged(config, self.run_dir, access_log), Path(directory))
+
+    def publish(self, text: bytes) -> None:
+        if self.accepted:
+            replace_file(self.accepted, text, durable=False)
+
+
+async def _nothing(_old: Config, _new: Config) -> None:
+    """Nobody else need be told."""
+
+
+@dataclass(slots=True)
+class Following:
+    """`config` and `text` are what is in force. `adopted` is told of a change (the old, the new) once it is."""
+
+    target: Target
+    config: Config
+    text: bytes
+    switch: Switch
+    reloads: Reloads
+    adopted: Callable[[Config, Config], Awaitable[None]] = _nothing
+    _seen: Fingerprint = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Follow until cancelled. Whatever fails, what is in force stays."""
+        self._look()
+        first = await asyncio.to_thread(self._differs)  # the file may have changed while the gateway came up
+        while True:
+            if not first:
+                await self._something_to_do()
+            first = False
+            self._look()
+            try:
+                await self._take_up()
+            except ConfigError as error:
+                self._refuse(error.problems)
+                self._look_beside(error.problems)
+            except EnvoyRejectsError as error:
+                self._refuse([Problem(str(self.target.file), None, "", f"Envoy refuses what it becomes: {error}")])
+            except Exception as error:
+                self._refuse([f"{type(error).__name__}: {error}"])
+                await asyncio.sleep(POLL_S)
+
+    async def _something_to_do(self) -> None:
+        """Returns when a file has changed; forgets clusters when it is time."""
+        while True:
+            try:
+                async with asyncio.timeout(self.switch.due_s()):
+                    return await changed(self._seen)
+            except TimeoutError:
+                try:
+                    await self.switch.forget()
+                except EnvoyRejectsError as error:
+                    log.error("%s", error)
+
+    def _look(self) -> None:
+        self._seen = fingerprint([self.target.file, *map(Path, self.config.key_files)])
+
+    def _look_beside(self, problems: Sequence[Problem]) -> None:
+        """A file that makes another one bad may change, too."""
+        origins = {problem.origin for problem in problems if not problem.origin.startswith(VARIABLE)}
+        self._seen = {**fingerprint(map(Path, origins)), **self._seen}
+
+    def _differs(self) -> bool:
+        try:
+            return text_of(self.target.file) != self.text
+        except ConfigError:
+            return True
+
+    async def _take_up(self) -> None:
+        """Raises `ConfigError` and `EnvoyRejectsError`, with what was in force in force."""
+        if not await asyncio.to_thread(self._differs):
+            return  # what changed is a key file, which authz_service follows; or a bad change was taken back
+        loaded, rendered = await asyncio.to_thread(self._candidate)
+        try:
+            await self.switch.to(rendered, lambda: self.target.publish(loaded.text))
+        except Exception:
+            self.target.publish(self.text)
+            raise
+        old, self.config, self.text = self.config, loaded.config, loaded.text
+        self._seen = {**fingerprint(map(Path, self.config.key_files)), **self._seen}
+        await self.adopted(old, self.config)
+        self.reloads.applied.inc()
+        log.info("%s is in force as it is now", self.target.file)
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
+
+    def _candidate(self) -> tuple[Loaded, Rendered]:
+        loaded = load_whole(self.target.file, self.config)
+        rendered = self.target.render(loaded.config)
+        if rendered.bootstrap != self.switch.rendered.bootstrap:
+            raise ConfigError([Problem(str(self.target.file), None, "", f"what is new in it {MESSAGE}", HINT)])
+        if rendered != self.switch.rendered:
+            self.target.check(loaded.config)
+        return loaded, rendered
+
+    def _refuse(self, problems: Sequence[object]) -> None:
+        self.reloads.rejected.inc()
+        for problem in problems[:MOST_PROBLEMS]:
+            log.error("a change is not taken up: %s", problem)
+
+
+def started(
+    target: Target, config: Config, text: bytes, adopted: Callable[[Config, Config], Awaitable[None]] = _nothing
+) -> Following:
+    """Check and write everything for `config`, whose file holds `text`: what Envoy and the services start with.
+
+    Call it after `gatehouse.metrics.share`. Raises `EnvoyRejectsError` with nothing written.
+    """
+    target.check(config)
+    rendered = target.render(config)
+    for name, document in rendered.files().items():
+        write(document, target.directory / name)
+    target.publish(text)
+    switch = Switch(target.directory, Admin(target.run_dir.admin_socket), rendered)
+    return Following(target, config, text, switch, Reloads(), adopted)
