@@ -24,15 +24,10 @@ class Authority:
         made = _draft(self._name, self._key, timedelta(days=2)).issuer_name(self._name).add_extension(ca, critical=True)
         _, self.certificate = self._written(name, self._key, made.sign(self._key, hashes.SHA256()))
 
-    def issue(
-        self, file: str, name: str, kind: str = "DNS", *, lasts: timedelta = timedelta(days=2)
-    ) -> tuple[Path, Path]:
-        """Key and certificate for `name`, a host name or, where `kind` is `IP`, an address; with a negative time it
-        has expired."""
+    def issue(self, file: str, name: str, lasts: timedelta = timedelta(days=2)) -> tuple[Path, Path]:
+        """Key and certificate for `name`, and for 127.0.0.1; with a negative time it has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
-        ip = kind == "IP"
-        own = x509.IPAddress(ipaddress.ip_address(name)) if ip else x509.DNSName(name)
-        names = x509.SubjectAlternativeName([own, LOOPBACK] if name == "localhost" else [own])
+        names = x509.SubjectAlternativeName([x509.DNSName(name), LOOPBACK])
         draft = _draft(_named(name), key, lasts).issuer_name(self._name).add_extension(names, critical=False)
         return self._written(file, key, draft.sign(self._key, hashes.SHA256()))
 

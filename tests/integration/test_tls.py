@@ -43,7 +43,7 @@ class Site:
 
     def replace(self, lasts: timedelta = timedelta(days=2)) -> int:
         """A new pair, certificate first; its serial number."""
-        fresh = self.authority.issue("fresh", "localhost", lasts=lasts)
+        fresh = self.authority.issue("fresh", "localhost", lasts)
         number = serial(fresh[1].read_bytes())
         for new, old in zip(reversed(fresh), (self.certificate, self.key), strict=True):
             shutil.copy(new, old.with_suffix(".new"))

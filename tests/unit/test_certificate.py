@@ -90,7 +90,7 @@ def test_an_encrypted_key_is_refused_as_such(authority: Authority) -> None:
 
 
 def test_one_that_has_expired_or_is_not_good_yet_is_told(authority: Authority) -> None:
-    expired = tls(authority.issue("old", NAME, lasts=timedelta(days=-1)))
+    expired = tls(authority.issue("old", NAME, timedelta(days=-1)))
     assert "expired at" in str(untimely(read(expired), expired, datetime.now(UTC)))
     early = datetime.now(UTC) - timedelta(days=60)
     assert "not valid before" in str(untimely(read(expired), expired, early))
@@ -105,7 +105,7 @@ def checked(tmp_path: Path, pair: tuple[Path, Path]) -> Result:
 
 def test_check_passes_one_that_has_expired_with_a_warning(authority: Authority, tmp_path: Path) -> None:
     """A gateway that must be started again is better up than down, and says what is wrong."""
-    result = checked(tmp_path, authority.issue("old", NAME, lasts=timedelta(days=-1)))
+    result = checked(tmp_path, authority.issue("old", NAME, timedelta(days=-1)))
     assert result.exit_code == 0
     assert "old.crt: server.tls.cert_file: the certificate expired at" in result.stderr
 
