@@ -6,7 +6,8 @@ BIN    := $(VENV)/bin
 CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
-.PHONY: help run install test check protos dashboards pictures golden test-slow test-vllm test-deploy images lock sbom bench clean
+.PHONY: help run install test check protos dashboards manifests kube-tools pictures golden test-slow test-vllm
+.PHONY: test-deploy images lock sbom bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -42,12 +43,19 @@ check: $(VENV)/.dev  ## ruff, mypy --strict, import rules, generated files
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/lint-imports
 	$(BIN)/python scripts/protos.py --check
 	$(BIN)/python -m scripts.dashboards --check
+	$(BIN)/python -m scripts.kubernetes --check
 
 protos: $(VENV)/.dev  ## generate gatehouse/pb from protos/
 	$(BIN)/python scripts/protos.py
 
 dashboards: $(VENV)/.dev  ## write deploy/grafana/dashboards anew, after a change of scripts/dashboards
 	$(BIN)/python -m scripts.dashboards
+
+manifests: $(VENV)/.dev  ## write the Helm chart's templates anew, after a change in deploy/kubernetes or deploy/prometheus
+	$(BIN)/python -m scripts.kubernetes
+
+kube-tools: $(VENV)/.dev  ## build helm and a Kubernetes API server for the tests of deploy/ (needs Go; ten minutes)
+	$(BIN)/python scripts/kube_tools.py
 
 pictures: $(VENV)/.dev  ## take docs/images anew (needs Chromium, Prometheus and six minutes)
 	$(BIN)/python -m scripts.pictures

@@ -9,6 +9,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
+from gatehouse.config.secret import resolve
+
 Client = Redis | RedisCluster
 
 _SINGLE = ("redis", "rediss", "unix")
@@ -21,8 +23,11 @@ def connect(url: str, *, timeout_s: float = 0.01, connect_timeout_s: float = 0.1
 
     URLs: `redis://[user:password@]host:port/db`, `rediss://` (TLS), `unix://path`; over several hosts
     `redis+cluster://host:port,host:port` and `redis+sentinel://host:port,host:port/master/db` (`rediss+…`: TLS), where
-    user and password are those of the data nodes. Raises `ValueError` for any other.
+    user and password are those of the data nodes. Raises `ValueError` for any other. `env:NAME` and `file:PATH` say
+    where a URL is kept; raises `ConfigError` when there is none.
     """
+    if url.startswith(("env:", "file:")):
+        url = resolve(url, "redis.url").decode()
     parts = urlsplit(url)
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,

@@ -5,6 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from gatehouse.config import Config
+from gatehouse.envoy.endpoints import SYSTEM_AUTHORITIES
 
 PLAIN_KEY, HASHED_KEY = "sk-canary-plain-4711", "sha256:" + "0123456789abcdef" * 4
 KEYS = {
@@ -29,6 +30,27 @@ LONG = {
     },
     "api_keys": KEYS,
 }
+REPLICAS = {
+    "models": {
+        "llama": {
+            "backends": [
+                {"url": "http://gpu-a:8100/v1"},
+                {"url": "https://gpu-b:8100/v1", "ca_file": SYSTEM_AUTHORITIES},
+                {"url": "https://gpu-c/v1", "priority": 1},
+            ],
+            "aliases": ["gpt-4o"],
+            "balance": "session_affinity",
+            "concurrent_requests_per_backend": 16,
+            "queued_requests": 20,
+            "upstream_api_key": "env:VLLM_KEY",
+        },
+        "mistral": {"backends": [{"url": "http://gpu-d"}], "balance": "round_robin"},
+    },
+    "default_model": "gpt-4o",
+    "rate_limits": {"premium": {"weight": 4}, "staff": {"weight": 4}, "standard": {"weight": 2}, "free": {}},
+    "api_keys": KEYS,
+}
+"""Everything a model may have."""
 WITH_DEFAULT = {**LONG, "default_model": "gpt-4o"}
 HTTPS_ONLY = {**LONG, "server": {"require_https": True}}
 TRACED = {**LONG, "tracing": {"otlp_endpoint": "http://otel:4317", "sample": 0.1}}
@@ -40,6 +62,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "nameless": NAMELESS,
     "prefixed": PREFIXED,
     "long": LONG,
+    "replicas": REPLICAS,
     "with-default": WITH_DEFAULT,
     "https-only": HTTPS_ONLY,
     "behind-proxies": BEHIND_PROXIES,
@@ -56,12 +79,26 @@ _HOSTS = st.sampled_from(["gpu", "gpu-a.example.com:8100", "127.0.0.1:8100", "[:
 
 @st.composite
 def _models(draw: st.DrawFn) -> dict[str, Any]:
-    scheme, path = draw(st.sampled_from(["http", "https"])), draw(_PATHS)
+    path = draw(_PATHS)
     backends = st.fixed_dictionaries(
-        {"url": _HOSTS.map(lambda host: f"{scheme}://{host}{path}")},
-        optional={"weight": st.integers(1, 128), "priority": st.integers(0, 127)},
+        {"url": st.builds(lambda scheme, host: f"{scheme}://{host}{path}", st.sampled_from(["http", "https"]), _HOSTS)},
+        optional={
+            "weight": st.integers(1, 128),
+            "priority": st.integers(0, 127),
+            "ca_file": st.just(SYSTEM_AUTHORITIES),
+        },
     )
-    return {"backends": draw(st.lists(backends, min_size=1, max_size=4))}
+    choices = st.fixed_dictionaries(
+        {"backends": st.lists(backends, min_size=1, max_size=4)},
+        optional={
+            "balance": st.sampled_from(["least_request", "round_robin", "session_affinity"]),
+            "session_header": st.sampled_from(["x-session-id", "x-conversation", "a.b~c"]),
+            "upstream_api_key": st.sampled_from(["env:NOT_SET_HERE", "file:/not/here", "file:a b: c"]),
+            "concurrent_requests_per_backend": st.integers(1, 16384),
+            "queued_requests": st.integers(0, 16384),
+        },
+    )
+    return draw(choices)
 
 
 @st.composite
@@ -93,7 +130,13 @@ _SERVER = st.fixed_dictionaries(
     },
 )
 
+_TIER_NAMES = st.text(_PLAIN, min_size=1, max_size=20).filter(lambda name: not any(map(str.isspace, name)))
+_TIERS = st.dictionaries(_TIER_NAMES, st.fixed_dictionaries({}, optional={"weight": st.integers(1, 100)}), max_size=4)
+
 valid_configs: st.SearchStrategy[Config] = st.builds(
-    lambda backends, server: Config.model_validate({**backends, "server": server}), _SHORT_FORM | _long_form(), _SERVER
+    lambda backends, server, tiers: Config.model_validate({**backends, "server": server, "rate_limits": tiers}),
+    _SHORT_FORM | _long_form(),
+    _SERVER,
+    _TIERS,
 )
 """Any valid configuration, as far as what Envoy is given depends on it."""

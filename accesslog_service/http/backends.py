@@ -1,8 +1,12 @@
 """Questions to the model servers: are you alive, which models do you serve."""
 
+from functools import cache
+from ssl import SSLContext, create_default_context
 from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
+
+from gatehouse.config.model import Backend
 
 HEALTH_TIMEOUT = ClientTimeout(total=1.0)
 MODELS_TIMEOUT = ClientTimeout(total=2.0)
@@ -17,10 +21,17 @@ def root(url: str) -> str:
     return url.removesuffix("/v1")
 
 
-async def alive(session: ClientSession, url: str) -> bool:
-    """Whether the server at `url` answers. Any answer below 500 will do: servers without `/health` say 404."""
+@cache
+def trusting(ca_file: str | None) -> SSLContext | bool:
+    """How the certificate of a model server is verified: against `ca_file`, read once, or the system's authorities."""
+    return True if ca_file is None else create_default_context(cafile=ca_file)
+
+
+async def alive(session: ClientSession, backend: Backend) -> bool:
+    """Whether `backend` answers. Any answer below 500 will do: servers without `/health` say 404."""
     try:
-        async with session.get(f"{root(url)}/health", timeout=HEALTH_TIMEOUT, allow_redirects=False) as response:
+        url, trust = f"{root(backend.url)}/health", trusting(backend.ca_file)
+        async with session.get(url, timeout=HEALTH_TIMEOUT, allow_redirects=False, ssl=trust) as response:
             return response.status < 500
     except (ClientError, TimeoutError, OSError):
         return False

@@ -4,26 +4,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatehouse import __version__
-from gatehouse.config.model import Config
+from gatehouse.config.model import Backend, Config
+from gatehouse.envoy.backends import served
 
 
-def backends(config: Config) -> dict[str, tuple[str, ...]]:
-    """Base URLs of the model servers, by model. The short form has one model, whatever it is called."""
-    if config.vllm:
-        return {config.vllm.default_model or "default": (config.vllm.base_url,)}
-    return {name: tuple(backend.url for backend in model.backends) for name, model in config.models.items()}
+def backends(config: Config) -> dict[str, tuple[Backend, ...]]:
+    """The model servers, by model. The short form has one model, whatever it is called."""
+    return {name: model.backends for name, model in served(config).items()}
 
 
-def report(config: Config, alive: Mapping[str, bool]) -> dict[str, Any]:
-    """The body of `/health`. `alive` tells of each base URL whether it answered."""
+Place = tuple[str, str | None]
+"""Where a model server is, and who vouches for it."""
+
+
+def place(backend: Backend) -> Place:
+    return backend.url, backend.ca_file
+
+
+def report(config: Config, alive: Mapping[Place, bool]) -> dict[str, Any]:
+    """The body of `/health`. `alive` tells of each place whether a model server answered there."""
     healthy = any(alive.values())
     return {
         "status": "healthy" if healthy else "unhealthy",
         "version": __version__,
         "model": config.the_default_model,
         "vllm_status": "connected" if healthy else "disconnected",
-        "models": {
-            name: {"backends": [{"url": url, "status": "healthy" if alive[url] else "unhealthy"} for url in urls]}
-            for name, urls in backends(config).items()
-        },
+        "models": {name: _model(group, alive) for name, group in backends(config).items()},
+    }
+
+
+def _model(group: tuple[Backend, ...], alive: Mapping[Place, bool]) -> dict[str, Any]:
+    """A model is `degraded` while some of its replicas are down and others serve it."""
+    up = [alive[place(backend)] for backend in group]
+    return {
+        "status": "healthy" if all(up) else "degraded" if any(up) else "unhealthy",
+        "backends": [
+            {"url": backend.url, "status": "healthy" if alive[place(backend)] else "unhealthy"} for backend in group
+        ],
     }

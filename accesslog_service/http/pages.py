@@ -133,9 +133,9 @@ class Pages:
             return dict.fromkeys(("today", "month", "days", "key"))
 
     async def _probe(self) -> dict[str, Any]:
-        urls = sorted({url for group in health.backends(self._config).values() for url in group})
-        answers = await asyncio.gather(*(backends.alive(self._session, url) for url in urls))
-        return health.report(self._config, dict(zip(urls, answers, strict=True)))
+        each = {health.place(backend): backend for group in health.backends(self._config).values() for backend in group}
+        answers = await asyncio.gather(*(backends.alive(self._session, backend) for backend in each.values()))
+        return health.report(self._config, dict(zip(each, answers, strict=True)))
 
     async def _exposition(self, openmetrics: bool) -> bytes:
         stats, near = await asyncio.gather(envoy_stats.read(self._run_dir.admin_socket), self._near.now())

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from gatehouse.cli import backend_choice
+from gatehouse.cli.backend_choice import Choice
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, fail, loaded_or_exit, out, print_json
 from gatehouse.config.model import Config
 from gatehouse.envoy.names import ENDPOINTS
@@ -48,19 +50,21 @@ def _explained(url: str, key: str, model: str, endpoint: str, config: Config) ->
     usage = _get(f"{url}/v1/usage?{urllib.parse.urlencode({'model': model})}", key)
     access = _get(f"{url}/v1/models/{urllib.parse.quote(model)}", key) if model else (400, {})
     health = _get(f"{url}/health", key)
-    status, why = _verdict(usage, access, health, model, endpoint, open_to_any=config.vllm is not None)
+    choice = backend_choice.of(config, model, health[1].get("models", {}))
+    status, why = _verdict(usage, access, choice, model, endpoint, open_to_any=config.vllm is not None)
     identity = {name: usage[1].get(name) for name in ("user", "team", "tier", "key_id")} if usage[0] == 200 else None
     return {
         "answer": {"status": status, "why": why},
         "identity": identity,
         "limits": usage[1].get("limits", []),
         "model": model,
-        "backends": _backends(health[1], config, model),
+        "balance": choice.how,
+        "backends": choice.backends,
     }
 
 
 def _verdict(
-    usage: Answer, access: Answer, health: Answer, model: str, endpoint: str, *, open_to_any: bool
+    usage: Answer, access: Answer, choice: Choice, model: str, endpoint: str, *, open_to_any: bool
 ) -> tuple[int, str]:
     """The gateway's own order: route, key, model, limits, backend."""
     if endpoint not in ENDPOINTS:
@@ -73,7 +77,7 @@ def _verdict(
         return access[0], _reason(access)
     if refusal := usage[1].get("refusal"):
         return 429, f"{refusal['code']}: {refusal['message']}"
-    if health[0] != 200:
+    if not any(backend["status"] == "healthy" for backend in choice.backends):
         return 503, "backend_unavailable: no model server answers"
     return 200, "the model server would be asked"
 
@@ -81,14 +85,6 @@ def _verdict(
 def _reason(answer: Answer) -> str:
     error = answer[1].get("error", {})
     return f"{error.get('code')}: {error.get('message')}"
-
-
-def _backends(health: dict[str, Any], config: Config, model: str) -> list[dict[str, Any]]:
-    """The servers of `model`; in the short form there is one, for every name."""
-    by_model: dict[str, Any] = health.get("models", {})
-    found = by_model.get(config.model_of(model)) or (next(iter(by_model.values()), {}) if config.vllm else {})
-    backends: list[dict[str, Any]] = found.get("backends", [])
-    return backends
 
 
 def _get(url: str, key: str) -> Answer:
@@ -108,12 +104,20 @@ def _show(found: dict[str, Any]) -> None:
     if found["identity"]:
         out.print("  ".join(f"{name} {value}" for name, value in found["identity"].items() if value), markup=False)
     for backend in found["backends"]:
-        out.print(f"backend {backend['url']} {backend['status']}", markup=False)
+        out.print(f"backend {backend['url']} {backend['status']}{_standing(backend)}", markup=False)
+    if len(found["backends"]) > 1:
+        out.print(f"chosen  {found['balance']}", markup=False)
     if found["limits"]:
         table = Table("limit", "of", "used", "left", "resets in")
         for row in _rows(found["limits"]):
             table.add_row(*row)
         out.print(table)
+
+
+def _standing(backend: dict[str, Any]) -> str:
+    """What is unusual about a backend: its weight, its place in the order of failover."""
+    unusual = [f"{name} {backend[name]}" for name, usual in (("weight", 1), ("priority", 0)) if backend[name] != usual]
+    return f" ({', '.join(unusual)})" if unusual else ""
 
 
 def _rows(limits: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:

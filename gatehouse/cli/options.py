@@ -28,7 +28,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -> Loaded:
     """The checked configuration; on faults, says them all and exits with status 2.
 
-    `to_run`: its key files and peppers are checked too, and no keys are kept.
+    `to_run`: its key files and secrets are checked too, and no keys are kept.
     """
     try:
         return load_whole(file) if to_run else load_with_advice(file)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gatehouse.config.secret import SecretReference
+from gatehouse.config.secret import SecretReference, reference
 from gatehouse.keys.digest import key_digest
 
 _DAY = 86400
@@ -116,9 +116,13 @@ def _listen_address(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
+    """A URL, or where one is kept: it may hold a password."""
+    if value.startswith(("env:", "file:")):
+        return reference(value)
     if not re.match(r"(rediss?(\+(cluster|sentinel))?|unix)://.", value):
         raise ValueError(
-            "must be redis://, rediss:// (TLS), redis+sentinel://, redis+cluster:// or unix:// and an address"
+            "must be redis://, rediss:// (TLS), redis+sentinel://, redis+cluster:// or unix:// and an address,"
+            " or say where such a URL is kept: env:NAME or file:PATH"
         )
     return value
 
@@ -197,9 +201,12 @@ class Vllm(Strict):
 
 
 class Backend(Strict):
+    """One model server. `ca_file` (PEM) says which authorities vouch for an https one; None stands for the system's."""
+
     url: HttpUrl
     weight: int = Field(1, ge=1, le=128)
     priority: int = Field(0, ge=0, le=127)
+    ca_file: str | None = Field(None, min_length=1)
 
 
 Dollars = Annotated[float, Field(strict=False, ge=0, le=1_000_000)]
@@ -213,9 +220,25 @@ class Price(Strict):
     cached_input: Dollars | None = None
 
 
+HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9!#$&'*+.^`|~-]{1,64}$")]
+"""In lower case, and without underscores: Envoy refuses headers that have some."""
+
+
 class Model(Strict):
+    """A model, and who serves it.
+
+    `balance`: to the replica with the fewest requests, to each in turn, or the same one for all requests that have the
+    same `session_header` (without one: of the same user). A replica gets at most `concurrent_requests_per_backend`
+    requests at a time; `queued_requests` more wait for it at the gateway.
+    """
+
     backends: tuple[Backend, ...] = Field(min_length=1)
     aliases: tuple[ModelName, ...] = ()
+    balance: Literal["least_request", "round_robin", "session_affinity"] = "least_request"
+    session_header: HeaderName = "x-session-id"
+    upstream_api_key: SecretReference | None = None
+    concurrent_requests_per_backend: Annotated[int, Field(ge=1, le=16384)] | None = None
+    queued_requests: int = Field(100, ge=0, le=16384)
     price_per_million_tokens: Price | None = None
 
     @model_validator(mode="before")
@@ -276,9 +299,11 @@ class Limits(Strict):
 class Tier(Limits):
     """Limits of each user of a tier. `models` holds further ones, for the use of single models.
 
-    `allowed_models` are patterns; without `allowed_ips` the tier's keys may be used from everywhere.
+    `allowed_models` are patterns; without `allowed_ips` the tier's keys may be used from everywhere. While a model is
+    saturated, tiers get their share of it by `weight`.
     """
 
+    weight: int = Field(1, ge=1, le=100)
     models: dict[ModelName, Limits] = {}
     allowed_models: Patterns = ("*",)
     allowed_ips: Networks = ()

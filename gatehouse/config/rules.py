@@ -5,9 +5,9 @@ from ipaddress import ip_address
 from itertools import combinations
 from urllib.parse import urlsplit
 
-from gatehouse.config import access_rules
+from gatehouse.config import access_rules, backend_rules
 from gatehouse.config.key_table import Finding, KeyTable, limits_of
-from gatehouse.config.model import MEASURES, PERIODS, Config, Limits, base_path
+from gatehouse.config.model import MEASURES, PERIODS, Config, Limits
 from gatehouse.config.places import Path
 from gatehouse.config.problem import nearest
 from gatehouse.keys.digest import PEPPERED, pepper_of
@@ -45,8 +45,7 @@ def _model_faults(config: Config) -> Iterator[Finding]:
         yield ("default_model",), f"no model is called '{config.default_model}'", hint
     seen: set[str] = set()
     for name, model in config.models.items():
-        if len({(urlsplit(backend.url).scheme, base_path(backend.url)) for backend in model.backends}) > 1:
-            yield ("models", name, "backends"), "backends of one model must have the same scheme and path", None
+        yield from backend_rules.faults(config, name, model)
         for alias in (name, *model.aliases):
             if alias in seen:
                 yield ("models", name), f"two models answer to the name '{alias}'", None
@@ -171,6 +170,7 @@ def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
         if used and name not in used and name not in ("premium", "standard", "free"):
             yield ("rate_limits", name), "no key is of this tier", None
     yield from access_rules.advice(config, keys)
+    yield from backend_rules.advice(config)
     if config.redis.url is None and "on_failure" in config.redis.model_fields_set:
         yield ("redis", "on_failure"), "has no effect without redis.url", None
     yield from _tracing_advice(config)

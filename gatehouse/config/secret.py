@@ -13,13 +13,14 @@ from gatehouse.config.problem import ConfigError, Problem
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 
 
-def _reference(value: str) -> str:
+def reference(value: str) -> str:
+    """`value`, if it says where a secret is kept. Raises `ValueError`."""
     if not _REFERENCE.fullmatch(value):
         raise ValueError("must say where it is kept: env:NAME (an environment variable) or file:PATH")
     return value
 
 
-SecretReference = Annotated[str, AfterValidator(_reference)]
+SecretReference = Annotated[str, AfterValidator(reference)]
 
 
 def resolve(reference: str, field: str, environment: Mapping[str, str] | None = None) -> bytes:

@@ -1,16 +1,13 @@
-"""Who Envoy calls: the sidecars over unix sockets, and the model servers."""
+"""Who Envoy calls on the gateway's own behalf: the sidecars over unix sockets, and the receiver of traces."""
 
-from urllib.parse import urlsplit
-
-from gatehouse.config.model import Backend, Config, base_path
+from gatehouse.config.model import Backend, Config
 from gatehouse.envoy import names
-from gatehouse.envoy.message import Message, typed
-from gatehouse.envoy.routes import served
+from gatehouse.envoy.endpoints import assignment, encrypted, endpoint, options, tls
+from gatehouse.envoy.message import Message
 from gatehouse.run_dir import SERVICES, RunDir, workers
 
-_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_BACKEND_IDLE = "4s"
-"""uvicorn closes idle connections after 5 s; closing first avoids sending a request into a closing one."""
+_MOST = 4096
+"""Requests at a time. Envoy's defaults (1,024 requests, 3 retries) are for small services."""
 
 
 def sidecars(config: Config, run_dir: RunDir) -> list[Message]:
@@ -30,9 +27,9 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
         "type": "STATIC",
         "connect_timeout": "0.25s",
         "lb_policy": "ROUND_ROBIN" if name == "accesslog" else "LEAST_REQUEST",
-        "load_assignment": _assignment(name, [{"endpoint": {"address": {"pipe": {"path": p}}}} for p in sockets]),
-        **_options(explicit_http_config=protocol),
-        "circuit_breakers": _breakers(4096),
+        "load_assignment": assignment(name, [{"endpoint": {"address": {"pipe": {"path": p}}}} for p in sockets]),
+        **options(explicit_http_config=protocol),
+        "circuit_breakers": _breakers(),
         "outlier_detection": _ejection(1 if name == "accesslog" else 5),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         **({"health_checks": [_grpc_check()]} if grpc else {}),
@@ -67,108 +64,19 @@ def receiver(config: Config) -> list[Message]:
     """Where traces go, if anywhere. The gateway starts and works without it."""
     if config.tracing.otlp_endpoint is None:
         return []
-    endpoint = Backend(url=config.tracing.otlp_endpoint)
+    target = Backend(url=config.tracing.otlp_endpoint)
     cluster = {
         "name": names.OTLP,
         "type": "STRICT_DNS",
         "wait_for_warm_on_init": False,
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "2s",
-        "load_assignment": _assignment(names.OTLP, [_endpoint(endpoint)]),
-        **_options(explicit_http_config={"http2_protocol_options": {}}),
+        "load_assignment": assignment(names.OTLP, [endpoint(target)]),
+        **options(explicit_http_config={"http2_protocol_options": {}}),
     }
-    tls = _tls(endpoint)
-    return [{**cluster, "transport_socket": tls} if tls else cluster]
+    return [{**cluster, "transport_socket": tls(target)} if encrypted(target) else cluster]
 
 
-def model_clusters(config: Config) -> list[Message]:
-    """One cluster a model, that CDS serves."""
-    return [_model_cluster(model, _backends(config, model)) for model in served(config)]
-
-
-def _backends(config: Config, model: str) -> tuple[Backend, ...]:
-    return (Backend(url=config.vllm.base_url),) if config.vllm else config.models[model].backends
-
-
-def _model_cluster(model: str, backends: tuple[Backend, ...]) -> Message:
-    name = names.model_cluster(model)
-    cluster: Message = {
-        "name": name,
-        "type": "STRICT_DNS",
-        "dns_lookup_family": "V4_PREFERRED",
-        "connect_timeout": "2s",
-        "lb_policy": "LEAST_REQUEST",
-        "load_assignment": {"cluster_name": name, "endpoints": _localities(backends)},
-        **_options(
-            explicit_http_config={"http_protocol_options": {}},
-            common_http_protocol_options={"idle_timeout": _BACKEND_IDLE},
-        ),
-        "circuit_breakers": _breakers(16384),
-        "health_checks": [_http_check(backends[0])],
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-    }
-    tls = _tls(backends[0])
-    return {**cluster, "transport_socket": tls} if tls else cluster
-
-
-def _localities(backends: tuple[Backend, ...]) -> list[Message]:
-    """Backends by priority: a higher number is used only when the lower ones are unhealthy."""
-    return [
-        {"priority": level, "lb_endpoints": [_endpoint(b) for b in backends if b.priority == priority]}
-        for level, priority in enumerate(sorted({b.priority for b in backends}))
-    ]
-
-
-def _endpoint(backend: Backend) -> Message:
-    url = urlsplit(backend.url)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    endpoint = {
-        "address": {"socket_address": {"address": url.hostname, "port_value": port}},
-        "hostname": url.hostname,
-        "health_check_config": {"hostname": url.hostname},
-    }
-    return {"endpoint": endpoint, "load_balancing_weight": backend.weight}
-
-
-def _http_check(backend: Backend) -> Message:
-    """vLLM answers 503 once its engine is dead. A server without `/health` answers 404, and is alive."""
-    return {
-        "timeout": "2s",
-        "interval": "1s",
-        "no_traffic_interval": "1s",
-        "unhealthy_interval": "0.5s",
-        "unhealthy_threshold": 2,
-        "healthy_threshold": 1,
-        "http_health_check": {
-            "path": base_path(backend.url) + "/health",
-            "expected_statuses": [{"start": 200, "end": 500}],
-        },
-    }
-
-
-def _tls(backend: Backend) -> Message | None:
-    url = urlsplit(backend.url)
-    if url.scheme != "https":
-        return None
-    trusted = {"trusted_ca": {"filename": "/etc/ssl/certs/ca-certificates.crt"}}
-    context = typed(
-        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        auto_host_sni=True,
-        auto_sni_san_validation=True,
-        common_tls_context={"validation_context": trusted},
-    )
-    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
-
-
-def _assignment(name: str, endpoints: list[Message]) -> Message:
-    return {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}
-
-
-def _options(**fields: Message) -> Message:
-    return {"typed_extension_protocol_options": {_HTTP_OPTIONS: typed(_HTTP_OPTIONS, **fields)}}
-
-
-def _breakers(most: int) -> Message:
-    """Envoy's defaults (1,024 requests, 3 retries) are for small services."""
-    thresholds = {"max_connections": most, "max_pending_requests": most, "max_requests": most, "max_retries": 1024}
-    return {"thresholds": [thresholds]}
+def _breakers() -> Message:
+    most = {"max_connections": _MOST, "max_pending_requests": _MOST, "max_requests": _MOST, "max_retries": 1024}
+    return {"thresholds": [most]}

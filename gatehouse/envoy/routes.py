@@ -10,15 +10,15 @@ import re
 from collections.abc import Iterable
 
 from gatehouse import errors
-from gatehouse.config.model import Config, base_path
+from gatehouse.config.model import Config
 from gatehouse.envoy import model_access, names, tracing
-from gatehouse.envoy.message import Message, disabled, header, literal, seconds
+from gatehouse.envoy.backends import served
+from gatehouse.envoy.message import Message, disabled, header
+from gatehouse.envoy.model_routes import to_backends
 from gatehouse.errors import ClientError
 
 _ENDPOINT = {"safe_regex": {"regex": "|".join(map(re.escape, names.ENDPOINTS))}}
 _BODY_FILTERS = (names.BODY, names.MODEL_ACCESS, names.LIMITS, names.USAGE_REQUEST, names.EVENTS)
-_NOT_FOR_MODEL_SERVERS = ["accept-encoding", "x-envoy-external-address", "x-envoy-internal"]
-"""A compressed answer could not be metered; what Envoy thinks of the client's address is its own affair."""
 _BUFFER_MARGIN = 1024 * 1024
 """Were the buffer full before the size limit is passed, Envoy would stop reading and wait for a body filter that waits
 for more."""
@@ -141,7 +141,7 @@ def _while_reading(config: Config) -> Message:
     return {
         "name": "reading",
         "match": _endpoint(),
-        "route": {"cluster": names.model_cluster(served(config)[0]), "timeout": "0s"},
+        "route": {"cluster": names.model_cluster(next(iter(served(config)))), "timeout": "0s"},
     }
 
 
@@ -156,18 +156,12 @@ def _when(model: str | None) -> Message:
     return {**_endpoint(), "dynamic_metadata": [metadata]}
 
 
-def served(config: Config) -> list[str]:
-    """The models that have backends. The short form has one, whatever it is called."""
-    if config.vllm:
-        return [config.vllm.default_model or "default"]
-    return list(config.models)
-
-
 def _routes_of(config: Config, model: str) -> list[Message]:
-    """The long form: a route for each name of `model`."""
+    """The long form: routes for each name of `model`."""
     if config.vllm:
         return []
-    return [_to_backends(config, model, _when(name)) for name in (model, *config.models[model].aliases)]
+    called = (model, *config.models[model].aliases)
+    return [route for name in called for route in to_backends(config, model, _when(name))]
 
 
 def _default(config: Config) -> list[Message]:
@@ -176,37 +170,6 @@ def _default(config: Config) -> list[Message]:
     if default is None:
         none_given = [_unread(errors.MISSING_MODEL, _when(names.MISSING_MODEL))]
     else:
-        model = next((m for m, e in config.models.items() if default in (m, *e.aliases)), default)
         access = model_access.by_name(default)
-        none_given = [_to_backends(config, model, _when(names.MISSING_MODEL), access, known_as=default)]
-    return [*none_given, *([_to_backends(config, served(config)[0], _when(None))] if config.vllm else [])]
-
-
-def _to_backends(
-    config: Config, model: str, match: Message, access: Message | None = None, known_as: str | None = None
-) -> Message:
-    """To the backends of `model`; `access` replaces the rule on who may, `known_as` the name in the body."""
-    name = literal(known_as) if known_as else f"%DYNAMIC_METADATA({names.LLM}:model)%"
-    route: Message = {
-        "name": f"model:{model}",
-        "match": match,
-        "route": {
-            "cluster": names.model_cluster(model),
-            "timeout": "0s",
-            "idle_timeout": seconds(config.server.stream_idle_timeout_s),
-            "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
-            **_rewritten(config, model),
-        },
-        "request_headers_to_add": [header("x-gatehouse-model", name)],
-        "request_headers_to_remove": _NOT_FOR_MODEL_SERVERS,
-    }
-    if access:
-        route["typed_per_filter_config"] = {names.MODEL_ACCESS: access}
-    return route
-
-
-def _rewritten(config: Config, model: str) -> Message:
-    url = config.vllm.base_url if config.vllm else config.models[model].backends[0].url
-    if not base_path(url):
-        return {}
-    return {"regex_rewrite": {"pattern": {"regex": "^(/.*)$"}, "substitution": base_path(url) + r"\1"}}
+        none_given = to_backends(config, config.model_of(default), _when(names.MISSING_MODEL), access, known_as=default)
+    return [*none_given, *(to_backends(config, next(iter(served(config))), _when(None)) if config.vllm else [])]

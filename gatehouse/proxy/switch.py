@@ -58,6 +58,8 @@ class Switch:
         """
         old, leaving = self._rendered, self._leaving
         self._leaving = _leaving(old, new, leaving, time.monotonic() + self._linger_s)
+        for name, document in new.secrets.items():
+            write(document, self._directory / name)
         try:
             if await self._put(CLUSTERS, self._with_leaving(new), _CDS):
                 await self._warm()

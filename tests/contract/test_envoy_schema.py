@@ -29,6 +29,7 @@ MISSING_MESSAGES = {
 }
 MISSING_FIELDS = {
     "consecutive_5xx": "the package spells it consecutive_5_xx where it reads JSON, and then finds no such field",
+    "enforcing_consecutive_5xx": "likewise",
     "value_type": "of custom tags: newer than the package's copy of the API",
 }
 DEFAULTS = (False, 0, "", "ROUND_ROBIN", "ALLOW", "AUTO", "PROTOBUF_VALUE")
@@ -101,7 +102,8 @@ def spelled(value: object) -> str:
 def rendered(config: Config) -> Iterator[tuple[str, Any]]:
     files = render(config, RunDir(Path("/run/gatehouse")), "/dev/null")
     yield from messages(files.bootstrap, BOOTSTRAP)
-    for resource in (*files.routes["resources"], *files.clusters["resources"]):
+    secrets = [each for file in files.secrets.values() for each in file["resources"]]
+    for resource in (*files.routes["resources"], *files.clusters["resources"], *secrets):
         kind, fields = unpacked(resource)
         yield from messages(fields, kind)
 

@@ -11,10 +11,12 @@ Its attributes may be set at any time and hold for the requests that arrive afte
 import asyncio
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -50,16 +52,24 @@ class FakeVllm:
     """A context manager that serves on one free port of 127.0.0.1.
 
     `requests` holds every request but those to `/health`, which answers 503 while not `healthy`. `running` counts the
-    requests in progress, `aborted` those whose client went away before the end.
+    requests in progress, `aborted` those whose client went away before the end. With key and certificate
+    it speaks TLS.
     """
 
-    def __init__(self, models: tuple[str, ...] = (DEFAULT_MODEL,), *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        models: tuple[str, ...] = (DEFAULT_MODEL,),
+        *,
+        strict: bool = False,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         self.script = Script()
         self.healthy = True
         self.requests: list[Recorded] = []
         self.running = 0
         self.aborted = 0
         self._settings = Settings(models, strict)
+        self._tls = None if certificate is None else _tls(*certificate)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-vllm", daemon=True)
         self._reserved = _reserved_port()
@@ -73,7 +83,7 @@ class FakeVllm:
     @property
     def url(self) -> str:
         """The root: `/v1` is not part of it."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -115,7 +125,8 @@ class FakeVllm:
         app.middlewares.append(_scripted)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_S)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True, backlog=1024).start()
+        site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True, backlog=1024, ssl_context=self._tls)
+        await site.start()
         return runner
 
     @web.middleware
@@ -154,6 +165,12 @@ async def _stream(request: web.Request, response: web.StreamResponse, events: It
 async def _recorded(request: web.Request) -> Recorded:
     headers = CIMultiDictProxy(CIMultiDict(request.headers))
     return Recorded(request.method, request.path_qs, headers, await request.read())
+
+
+def _tls(key: Path, certificate: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 def _reserved_port() -> socket.socket:

@@ -1,7 +1,6 @@
 """TLS of the drop-in: towards its callers, with certificates that change, and towards Redis."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,33 +8,11 @@ import grpc
 import pytest
 
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
+from tests.authority import Authority
 from tests.integration.test_dropin import OK, SHOULD_RATE_LIMIT, Dropin, at, configured, request, until
 from tests.redis_server import free_port, redis_server
 
 NAME = "envoy.internal"
-
-
-class Authority:
-    """A certificate authority in a folder, made with the openssl command."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self._folder = folder
-        if shutil.which("openssl") is None:
-            pytest.skip("needs the openssl command")
-        self._key, self.certificate = self._signed("ca", "CA", ["-x509", "-days", "2"])
-
-    def issue(self, file: str, name: str) -> tuple[Path, Path]:
-        """Key and certificate for `name`."""
-        by = ["-x509", "-days", "2", "-CA", str(self.certificate), "-CAkey", str(self._key)]
-        return self._signed(file, name, [*by, "-addext", f"subjectAltName=DNS:{name}"])
-
-    def _signed(self, file: str, name: str, options: list[str]) -> tuple[Path, Path]:
-        key, certificate = self._folder / f"{file}.key", self._folder / f"{file}.crt"
-        where = ["-keyout", str(key), "-out", str(certificate), "-subj", f"/CN={name}"]
-        new = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        subprocess.run([*new, *where, *options], check=True, capture_output=True)
-        return key, certificate
 
 
 def over_tls(authority: Authority, client: tuple[Path, Path] | None = None) -> Callable[[str], grpc.Channel]:

@@ -4,9 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from gatehouse.config import Config, ConfigError, load
+from gatehouse.config.upstream_keys import check_upstream_keys
 from gatehouse.envoy import names, render
+from gatehouse.envoy.endpoints import SYSTEM_AUTHORITIES
+from gatehouse.envoy.saturation import divided
 from gatehouse.run_dir import ACCESSLOG_RECEIVERS, RunDir
 from tests.envoy_configs import CONFIGS, SHORT
 
@@ -54,17 +59,46 @@ def test_failover_stands_behind_the_others_whatever_its_number() -> None:
 
 def test_each_backend_is_called_by_its_own_name() -> None:
     cluster = clusters(CONFIGS["long"])["model:mistral"]
-    assert cluster["transport_socket"]["typed_config"]["auto_host_sni"] is True
-    assert cluster["transport_socket"]["typed_config"]["auto_sni_san_validation"] is True
+    (match,) = cluster["transport_socket_matches"]
+    assert match["transport_socket"]["typed_config"]["auto_host_sni"] is True
+    assert match["transport_socket"]["typed_config"]["auto_sni_san_validation"] is True
     for each in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
         endpoint = each["endpoint"]
         assert endpoint["address"]["socket_address"]["port_value"] == 443
         assert endpoint["health_check_config"] == {"hostname": endpoint["hostname"]}
 
 
+def test_each_backend_has_a_transport_and_authorities_of_its_own() -> None:
+    cluster = clusters(CONFIGS["replicas"])["model:llama"]
+    authorities = {
+        each["name"]: each["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]
+        for each in cluster["transport_socket_matches"]
+    }
+    trusted = {"trusted_ca": {"filename": SYSTEM_AUTHORITIES}}
+    assert authorities == {f"by name {SYSTEM_AUTHORITIES}": trusted, "by name ": trusted}
+    (first, second) = cluster["load_assignment"]["endpoints"]
+    wanted = [each.get("metadata", {}).get("filter_metadata", {}) for each in first["lb_endpoints"]]
+    assert wanted == [{}, {"envoy.transport_socket_match": {"tls": "by name", "ca_file": SYSTEM_AUTHORITIES}}]
+    assert second["lb_endpoints"][0]["metadata"]["filter_metadata"] == {
+        "envoy.transport_socket_match": {"tls": "by name", "ca_file": ""}
+    }
+
+
+def test_an_https_address_is_looked_for_in_the_certificate() -> None:
+    model = {"backends": [{"url": "https://10.0.0.5"}, {"url": "https://[fd00::05]"}, {"url": "https://gpu"}]}
+    cluster = clusters(Config.model_validate({"models": {"m": model}}))["model:m"]
+    contexts = [each["transport_socket"]["typed_config"] for each in cluster["transport_socket_matches"]]
+    names_ = [
+        [each["matcher"]["exact"] for each in validation.get("match_typed_subject_alt_names", ())]
+        for validation in (context["common_tls_context"]["validation_context"] for context in contexts)
+    ]
+    assert names_ == [["10.0.0.5"], ["fd00::5"], []]
+    assert [context.get("auto_sni_san_validation") for context in contexts] == [None, None, True]
+
+
 def test_plain_http_is_not_encrypted() -> None:
     cluster = clusters(CONFIGS["long"])["model:qwen"]
-    assert "transport_socket" not in cluster
+    assert "transport_socket_matches" not in cluster
     ports = [
         each["endpoint"]["address"]["socket_address"]
         for each in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
@@ -81,18 +115,92 @@ def test_health_is_asked_where_the_server_answers_it(model: str, path: str) -> N
 def test_no_host_that_is_down_is_called_for_want_of_a_better() -> None:
     for name, cluster in clusters(CONFIGS["long"]).items():
         assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}, name
-        assert cluster["circuit_breakers"]["thresholds"][0]["max_retries"] > 3, name
+        assert cluster["common_lb_config"].get("update_merge_window") == ("0s" if name.startswith("model:") else None)
+        for threshold in cluster["circuit_breakers"]["thresholds"]:
+            assert threshold.get("max_retries", 0) > 3 or threshold["retry_budget"]["min_retry_concurrency"] > 3, name
 
 
-MIXED = [("http://a/v1", "https://b/v1"), ("http://a/v1", "http://b/llm/v1")]
-
-
-@pytest.mark.parametrize(("first", "second"), MIXED)
-def test_backends_that_can_share_no_cluster_are_refused(tmp_path: Path, first: str, second: str) -> None:
+def test_backends_at_different_paths_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "gatehouse.yaml"
-    file.write_text(f"models:\n  m:\n    backends: [{{url: '{first}'}}, {{url: '{second}'}}]\n")
-    with pytest.raises(ConfigError, match=r":3: models\.m\.backends: .* the same scheme and path"):
+    file.write_text("models:\n  m:\n    backends: [{url: 'http://a/v1'}, {url: 'http://b/llm/v1'}]\n")
+    with pytest.raises(ConfigError, match=r":3: models\.m\.backends: .* the same path, and these have /, /llm"):
         load(file, {})
+
+
+@pytest.mark.parametrize(
+    ("balance", "policy"),
+    [("least_request", "LEAST_REQUEST"), ("round_robin", "ROUND_ROBIN"), ("session_affinity", "MAGLEV")],
+)
+def test_a_model_is_balanced_as_it_says(balance: str, policy: str) -> None:
+    model = {"backends": [{"url": "http://a"}, {"url": "http://b"}], "balance": balance}
+    assert clusters(Config.model_validate({"models": {"m": model}}))["model:m"]["lb_policy"] == policy
+
+
+def test_slots_bound_each_replica_and_the_queue_before_it() -> None:
+    model = {"backends": [{"url": "http://a"}], "concurrent_requests_per_backend": 8, "queued_requests": 30}
+    breakers = clusters(Config.model_validate({"models": {"m": model}}))["model:m"]["circuit_breakers"]
+    assert breakers["per_host_thresholds"] == [{"max_connections": 8}]
+    assert [each["max_pending_requests"] for each in breakers["thresholds"]] == [30]
+
+
+def test_slots_are_divided_by_weight() -> None:
+    breakers = clusters(CONFIGS["replicas"])["model:llama"]["circuit_breakers"]
+    assert breakers["per_host_thresholds"] == [
+        {"max_connections": 1},
+        {"priority": "HIGH", "max_connections": 15},
+    ]
+    assert [(each.get("priority"), each["max_pending_requests"]) for each in breakers["thresholds"]] == [
+        (None, 20),
+        ("HIGH", 20),
+    ]
+
+
+@given(st.lists(st.integers(1, 100), min_size=2, max_size=6), st.integers(2, 16384))
+def test_every_class_has_a_slot_and_together_they_have_all(weights: list[int], slots: int) -> None:
+    assume(len(set(weights)) > 1)
+    tiers = {f"t{index}": {"weight": weight} for index, weight in enumerate(weights)}
+    config = Config.model_validate({"models": {"m": {"backends": [{"url": "http://a"}]}}, "rate_limits": tiers})
+    shares = divided(config, slots)
+    assert sum(shares) == slots
+    assert min(shares) >= 1
+
+
+def test_without_slots_and_weights_nothing_is_bounded() -> None:
+    breakers = clusters(CONFIGS["long"])["model:llama"]["circuit_breakers"]
+    assert "per_host_thresholds" not in breakers
+    assert [(each.get("priority"), each["max_pending_requests"]) for each in breakers["thresholds"]] == [(None, 16384)]
+
+
+def test_no_rendered_file_holds_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSTREAM", "canary-4711")
+    model = {"backends": [{"url": "http://a"}], "upstream_api_key": "env:UPSTREAM"}
+    config = Config.model_validate({"models": {"m": model, "n": {"backends": [{"url": "http://b"}]}}})
+    rendered = render(config, RUN_DIR, "/dev/null")
+    assert "canary" not in str(rendered.files())
+    ((name, file),) = rendered.secrets.items()
+    assert [each["generic_secret"] for each in file["resources"]] == [{"secret": {"environment_variable": "UPSTREAM"}}]
+    assert list(rendered.files()).index(name) < list(rendered.files()).index("clusters.yaml")
+    wanted = {name: "credential_injector" in str(each) for name, each in clusters(config).items()}
+    assert [name for name, wants in wanted.items() if wants] == ["model:m"]
+
+
+def test_without_credentials_there_is_no_file_of_secrets() -> None:
+    assert list(render(CONFIGS["long"], RUN_DIR, "/dev/null").files()) == ["envoy.yaml", "routes.yaml", "clusters.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "environment variable UPSTREAM: models.m.upstream_api_key: is not set"),
+        ({"UPSTREAM": ""}, "the secret is empty"),
+        ({"UPSTREAM": "can\nary"}, "holds characters that no header may have"),
+    ],
+)
+def test_a_credential_that_cannot_be_used_is_told_before_the_start(environment: dict[str, str], said: str) -> None:
+    model = {"backends": [{"url": "http://a"}], "upstream_api_key": "env:UPSTREAM"}
+    with pytest.raises(ConfigError, match=said) as refused:
+        check_upstream_keys(Config.model_validate({"models": {"m": model}}), environment)
+    assert "nary" not in str(refused.value)
 
 
 def test_a_path_with_and_without_v1_is_the_same_place(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from gatehouse.run_dir import RunDir
 from tests.envoy_configs import CONFIGS, HASHED_KEY, LONG, NAMELESS, PLAIN_KEY, SHORT, valid_configs
 
 Route = dict[str, Any]
+Metadata = Mapping[tuple[str, str], str | None]
 RUN_DIR = RunDir(Path("/run/gatehouse"))
 CHAT = "/v1/chat/completions"
 ALL_FILTERS = {each["name"] for each in chain(1)} - {"envoy.filters.http.body_size_limit", "envoy.filters.http.router"}
@@ -34,18 +35,27 @@ def routes(config: Config) -> list[Route]:
 
 
 def route_for(
-    config: Config, method: str, path: str, model: str | None = None, headers: Mapping[str, str] | None = None
+    config: Config,
+    method: str,
+    path: str,
+    model: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    tier: str | None = None,
 ) -> Route:
     """The first route that matches, as Envoy decides it; `model` is what the body names, None before it is read."""
+    metadata = {(names.LLM, "model"): model, (names.AUTHZ, "tier"): tier}
     seen = {":method": method, "x-forwarded-proto": "https", "content-length": "9", **(headers or {})}
-    return next(route for route in routes(config) if matches(route["match"], path, model, seen))
+    return next(route for route in routes(config) if matches(route["match"], path, metadata, seen))
 
 
-def matches(match: Mapping[str, Any], path: str, model: str | None, headers: Mapping[str, str]) -> bool:
+def matches(match: Mapping[str, Any], path: str, metadata: Metadata, headers: Mapping[str, str]) -> bool:
     return (
         path_matches(match, path)
         and all(header_matches(wanted, headers.get(wanted["name"])) for wanted in match.get("headers", ()))
-        and all(text_matches(wanted["value"], model) for wanted in match.get("dynamic_metadata", ()))
+        and all(
+            text_matches(wanted["value"], metadata[wanted["filter"], wanted["path"][0]["key"]])
+            for wanted in match.get("dynamic_metadata", ())
+        )
     )
 
 
@@ -298,7 +308,18 @@ def test_what_envoy_validates_is_what_it_is_served(config: Config) -> None:
     clusters = whole["static_resources"]["clusters"]
     (manager,) = whole["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     assert [untyped(rendered.routes)] == [[manager["typed_config"]["route_config"]]]
-    assert rendered.bootstrap["static_resources"]["clusters"] + untyped(rendered.clusters) == clusters
+    served = rendered.bootstrap["static_resources"]["clusters"] + untyped(rendered.clusters)
+    assert without_source_of_secrets(served) == clusters
+    asked_for = {each["name"] for file in rendered.secrets.values() for each in file["resources"]}
+    assert {each["name"] for each in whole["static_resources"]["secrets"]} == asked_for
+
+
+def without_source_of_secrets(node: Any) -> Any:
+    if isinstance(node, list):
+        return [without_source_of_secrets(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: without_source_of_secrets(value) for key, value in node.items() if key != "sds_config"}
 
 
 def untyped(file: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -310,3 +331,50 @@ def test_no_key_is_in_anything_rendered(config: Config) -> None:
     rendered = json.dumps(render(config, RUN_DIR, "/dev/null").files())
     secrets = [PLAIN_KEY, HASHED_KEY, HASHED_KEY.removeprefix("sha256:"), *config.api_keys, "alice"]
     assert [secret for secret in secrets if secret in rendered] == []
+
+
+@pytest.mark.parametrize(
+    ("tier", "priority", "urgency"),
+    [("premium", "HIGH", "-4"), ("staff", "HIGH", "-4"), ("standard", "HIGH", "-2"), ("free", None, "-1")]
+    + [(unknown, None, "-1") for unknown in ("elsewhere", "premium2", "-", None)],
+)
+@pytest.mark.parametrize("model", ["llama", "gpt-4o", "mistral", names.MISSING_MODEL])
+def test_the_weight_of_a_tier_goes_with_its_requests(
+    model: str, tier: str | None, priority: str | None, urgency: str
+) -> None:
+    route = route_for(CONFIGS["replicas"], "POST", CHAT, model, tier=tier)
+    told = {each["header"]["key"]: each["header"]["value"] for each in route["request_headers_to_add"]}
+    assert (route["route"].get("priority"), told["x-vllm-priority"]) == (priority, urgency)
+    assert "x-vllm-priority" not in route["request_headers_to_remove"]
+
+
+def test_without_weights_no_client_says_how_urgent_it_is() -> None:
+    for name in ("short", "long"):
+        route = route_for(CONFIGS[name], "POST", CHAT, "llama", tier="premium")
+        assert "x-vllm-priority" in route["request_headers_to_remove"]
+        assert "priority" not in route["route"]
+
+
+def test_the_short_form_asks_its_one_server_again_only_for_what_it_has_not_begun() -> None:
+    route = route_for(CONFIGS["short"], "POST", CHAT, "any")
+    assert route["route"]["retry_policy"] == {
+        "retry_on": "connect-failure,refused-stream,reset-before-request",
+        "num_retries": 2,
+    }
+
+
+def test_other_replicas_are_asked_and_other_levels_last() -> None:
+    many = route_for(CONFIGS["replicas"], "POST", CHAT, "llama")["route"]["retry_policy"]
+    one = route_for(CONFIGS["replicas"], "POST", CHAT, "mistral")["route"]["retry_policy"]
+    assert many["retry_on"] == "connect-failure,refused-stream,reset,retriable-status-codes"
+    assert many["retriable_status_codes"] == [502, 503]
+    assert many["retry_priority"]["typed_config"]["update_frequency"] == 2
+    assert one["retry_on"] == "connect-failure,refused-stream,reset"
+    assert "retry_priority" not in one
+
+
+def test_sessions_are_told_apart_by_their_header_else_by_their_user() -> None:
+    (session, user) = route_for(CONFIGS["replicas"], "POST", CHAT, "llama")["route"]["hash_policy"]
+    assert session == {"header": {"header_name": "x-session-id"}, "terminal": True}
+    assert user == {"header": {"header_name": "x-gatehouse-user"}}
+    assert "hash_policy" not in route_for(CONFIGS["replicas"], "POST", CHAT, "mistral")["route"]

@@ -122,7 +122,7 @@ async def test_healthy_while_the_model_server_answers(tmp_path: Path) -> None:
             "version": __version__,
             "model": "llama",
             "vllm_status": "connected",
-            "models": {"llama": {"backends": [{"url": server.url, "status": "healthy"}]}},
+            "models": {"llama": {"status": "healthy", "backends": [{"url": server.url, "status": "healthy"}]}},
         }
 
 
@@ -145,6 +145,7 @@ async def test_one_living_backend_makes_the_gateway_healthy(tmp_path: Path) -> N
     async with backend() as server, gateway(tmp_path, long(a=[DEAD, server.url], b=[DEAD])) as ask:
         answer = await ask("/health")
     assert answer.status == 200
+    assert [answer.json["models"][name]["status"] for name in ("a", "b")] == ["degraded", "unhealthy"]
     assert [b["status"] for b in answer.json["models"]["a"]["backends"]] == ["unhealthy", "healthy"]
     assert [b["status"] for b in answer.json["models"]["b"]["backends"]] == ["unhealthy"]
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from redis.asyncio import Redis
 
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.model import Keys
 from gatehouse.config.secret import resolve
 from gatehouse.keys.digest import Hasher
 from gatehouse.keys.peppers import hasher
+from gatehouse.redis_client import connect
 
 SECRET = "canary-pepper-of-32-bytes-4711-x"
 
@@ -90,3 +92,18 @@ def test_a_mistake_is_found_in_its_place(section: dict[str, Any], path: str) -> 
     with pytest.raises(ValidationError) as caught:
         Config.model_validate({"vllm": {"base_url": "http://h/v1"}, **section})
     assert ".".join(map(str, caught.value.errors()[0]["loc"])).startswith(path)
+
+
+def test_the_redis_url_may_be_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text("unix:///run/redis.sock\n")
+    monkeypatch.setenv("WHERE", "unix:///run/redis.sock")
+    for url in (f"file:{tmp_path / 'url'}", "env:WHERE"):
+        config = Config.model_validate({"vllm": {"base_url": "http://h/v1"}, "redis": {"url": url}})
+        client = connect(str(config.redis.url))
+        assert isinstance(client, Redis)
+        assert client.connection_pool.connection_kwargs["path"] == "/run/redis.sock"
+
+
+def test_a_redis_url_that_is_not_there_is_told_by_its_field() -> None:
+    with pytest.raises(ConfigError, match=r"redis\.url"):
+        connect("file:/nowhere/url")

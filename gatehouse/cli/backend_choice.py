@@ -1,0 +1,43 @@
+"""Which backends a request for a model may go to, and how one of them is chosen: for `gatehouse explain`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gatehouse.config.model import Backend, Config, Model
+from gatehouse.envoy.backends import served
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`backends`: `{"url", "status", "weight", "priority"}` each; `how` one of them is chosen, in words."""
+
+    how: str
+    backends: list[dict[str, Any]]
+
+
+def of(config: Config, model: str, health: Mapping[str, Any]) -> Choice:
+    """The choice for `model`, of which `health` (the `models` of `/health`) says who is up. None for an unknown one."""
+    models = served(config)
+    name = next(iter(models)) if config.vllm else config.model_of(model)
+    if name not in models:
+        return Choice("", [])
+    status = {each["url"]: each["status"] for each in health.get(name, {}).get("backends", [])}
+    backends = [_backend(backend, status) for backend in models[name].backends]
+    return Choice(_how(models[name], backends), backends)
+
+
+def _backend(backend: Backend, status: Mapping[str, str]) -> dict[str, Any]:
+    known = status.get(backend.url, "unhealthy")
+    return {"url": backend.url, "status": known, "weight": backend.weight, "priority": backend.priority}
+
+
+def _how(model: Model, backends: list[dict[str, Any]]) -> str:
+    up = [backend["priority"] for backend in backends if backend["status"] == "healthy"]
+    rules = {
+        "least_request": "the one with the fewest requests",
+        "round_robin": "each in turn",
+        "session_affinity": f"the same one for the same {model.session_header}, else for the same user",
+    }
+    failover = f", of those with priority {min(up)}" if up and len({b["priority"] for b in backends}) > 1 else ""
+    return rules[model.balance] + failover

@@ -1,0 +1,57 @@
+"""A route to the replicas of a model: for how long, by which of them, how often, and what they are told."""
+
+from gatehouse.config.model import Config, Model
+from gatehouse.envoy import names, retries, saturation
+from gatehouse.envoy.backends import hashed, host_named, rewritten, served
+from gatehouse.envoy.message import Message, header, literal, seconds
+
+_NOT_FOR_MODEL_SERVERS = ["accept-encoding", "x-envoy-external-address", "x-envoy-internal", saturation.URGENCY_HEADER]
+"""A compressed answer could not be metered; what Envoy thinks of the client's address is its own affair; and how urgent
+a request is, its client does not decide."""
+
+
+def to_backends(
+    config: Config, model: str, match: Message, access: Message | None = None, known_as: str | None = None
+) -> list[Message]:
+    """Routes for what `match` describes: one, or one for each class of tiers.
+
+    `access` replaces the rule on who may, `known_as` the name in the body.
+    """
+    route = _route(config, model, match, literal(known_as) if known_as else f"%DYNAMIC_METADATA({names.LLM}:model)%")
+    if access:
+        route["typed_per_filter_config"] = {names.MODEL_ACCESS: access}
+    return [_of_class(route, each) for each in saturation.classes(config)] or [route]
+
+
+def _route(config: Config, name: str, match: Message, told: str) -> Message:
+    model = served(config)[name]
+    return {
+        "name": f"model:{name}",
+        "match": match,
+        "route": {
+            "cluster": names.model_cluster(name),
+            "timeout": "0s",
+            "idle_timeout": seconds(config.server.stream_idle_timeout_s),
+            "retry_policy": retries.OF_ONE_SERVER if config.vllm else retries.policy(model),
+            **_to_replica(config, model),
+        },
+        "request_headers_to_add": [header("x-gatehouse-model", told)],
+        "request_headers_to_remove": _NOT_FOR_MODEL_SERVERS,
+    }
+
+
+def _to_replica(config: Config, model: Model) -> Message:
+    """In the short form the server is told the name that the client called."""
+    return {**rewritten(model), **hashed(model), **({} if config.vllm else host_named(model))}
+
+
+def _of_class(route: Message, tiers: saturation.Class) -> Message:
+    match, told = route["match"], route["request_headers_to_add"]
+    removed = [name for name in route["request_headers_to_remove"] if name != saturation.URGENCY_HEADER]
+    return {
+        **route,
+        "match": {**match, "dynamic_metadata": [*match["dynamic_metadata"], *tiers.matched()]},
+        "route": {**route["route"], **tiers.priority()},
+        "request_headers_to_add": [*told, *tiers.urgency()],
+        "request_headers_to_remove": removed,
+    }
