@@ -6,8 +6,8 @@ BIN    := $(VENV)/bin
 CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
-.PHONY: help run install test check protos dashboards manifests kube-tools pictures golden test-slow test-vllm
-.PHONY: test-deploy images lock sbom bench clean
+.PHONY: help run install test check protos dashboards manifests kube-tools pictures golden \
+        test-slow test-vllm test-deploy images lock sbom bench clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -61,7 +61,8 @@ pictures: $(VENV)/.dev  ## take docs/images anew (needs Chromium, Prometheus and
 	$(BIN)/python -m scripts.pictures
 
 golden: $(VENV)/.dev  ## write envoy/*.yaml anew, after a change of the renderer
-	$(BIN)/gatehouse render gatehouse.yaml --out envoy
+	GATEHOUSE_SERVER__MAX_MEMORY_MB=4096 GATEHOUSE_SERVER__MAX_CONNECTIONS=20000 \
+	  $(BIN)/gatehouse render gatehouse.yaml --out envoy
 
 test-slow: $(VENV)/.dev  ## long property tests and fault loops
 	$(BIN)/python -m pytest -m slow

@@ -25,6 +25,8 @@ _ROUTES = frozenset(
 
 _DETAILS = (
     ("rbac_access_denied", errors.MODEL_NOT_ALLOWED),
+    ("filter_removed_required_request_headers", errors.MODEL_NOT_FOUND),
+    ("overload", errors.OVERLOADED),
     ("ext_authz_error", errors.AUTH_UNAVAILABLE),
     ("request_rate_limited", errors.RATE_LIMITED),
 )

@@ -76,12 +76,11 @@ class _TokensOf:
 @asynccontextmanager
 async def _storing(worker: Worker, keyring: Keyring, last_used: dict[str, float] | None) -> AsyncIterator[None]:
     """The key store, if there is one, is followed while the block runs."""
-    store = store_of(worker.config)
+    store, metrics = store_of(worker.config), StoreMetrics()  # without a store, too: its metrics are told as 0
     if store is None or last_used is None:
         yield
         return
-    metrics, tried = StoreMetrics(), asyncio.Event()
-    kept_at = worker.run_dir.restrictions(worker.index)
+    tried, kept_at = asyncio.Event(), worker.run_dir.restrictions(worker.index)
     keyring.recall(recalled(kept_at))
     after_change = (remembering(keyring, kept_at), cutting(keyring, worker.run_dir.cut))
     async with asyncio.TaskGroup() as tasks:

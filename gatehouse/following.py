@@ -9,18 +9,21 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gatehouse.atomic_file import replace_file
 from gatehouse.config.fixed import HINT, MESSAGE
 from gatehouse.config.follow import MOST_PROBLEMS
+from gatehouse.config.key_table import KeyTable
 from gatehouse.config.load import Loaded, text_of
 from gatehouse.config.model import Config
 from gatehouse.config.problem import VARIABLE, ConfigError, Problem
 from gatehouse.config.watch import POLL_S, Fingerprint, changed, fingerprint
-from gatehouse.config.whole import load_whole
+from gatehouse.config.whole import KeyFiles, load_whole
 from gatehouse.envoy import Rendered, merged, render
+from gatehouse.envoy.message import Message
 from gatehouse.metrics import Reloads
 from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import EnvoyRejectsError, validate, write
@@ -33,13 +36,17 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Target:
     """A configuration file, and what is made of it: Envoy's files in `directory`, with paths as `run_dir` and
-    `access_log` say, and the copy at `accepted`, if one is wanted."""
+    `access_log` say, and the copy at `accepted`, if one is wanted.
+
+    `certificate`: parts of a TLS context to check with, where Envoy is not given the files of `server.tls` themselves.
+    """
 
     file: Path
     run_dir: RunDir
     access_log: str
     directory: Path
     accepted: Path | None
+    certificate: Callable[[], Message] | None = None
 
     def render(self, config: Config) -> Rendered:
         return render(config, self.run_dir, self.access_log)
@@ -71,10 +78,12 @@ class Following:
     reloads: Reloads
     adopted: Callable[[Config, Config], Awaitable[None]] = _nothing
     _seen: Fingerprint = field(default_factory=dict)
+    _key_files: KeyFiles = field(default_factory=KeyFiles)
 
     async def run(self) -> None:
         """Follow until cancelled. Whatever fails, what is in force stays."""
         self._look()
+        await asyncio.to_thread(self._read_key_files)
         first = await asyncio.to_thread(self._differs)  # the file may have changed while the gateway came up
         while True:
             if not first:
@@ -112,6 +121,11 @@ class Following:
         origins = {problem.origin for problem in problems if not problem.origin.startswith(VARIABLE)}
         self._seen = {**fingerprint(map(Path, origins)), **self._seen}
 
+    def _read_key_files(self) -> None:
+        """Now, so that it need not be done when something is changed."""
+        with suppress(ConfigError):
+            self._key_files.check(self.target.file, self.config, KeyTable())
+
     def _differs(self) -> bool:
         try:
             return text_of(self.target.file) != self.text
@@ -137,7 +151,7 @@ class Following:
             log.warning("%s", warning)
 
     def _candidate(self) -> tuple[Loaded, Rendered]:
-        loaded = load_whole(self.target.file, self.config)
+        loaded = load_whole(self.target.file, self.config, self._key_files)
         rendered = self.target.render(loaded.config)
         if rendered.bootstrap != self.switch.rendered.bootstrap:
             raise ConfigError([Problem(str(self.target.file), None, "", f"what is new in it {MESSAGE}", HINT)])
@@ -152,11 +166,15 @@ class Following:
 
 
 def started(
-    target: Target, config: Config, text: bytes, adopted: Callable[[Config, Config], Awaitable[None]] = _nothing
+    target: Target,
+    config: Config,
+    text: bytes,
+    reloads: Reloads,
+    adopted: Callable[[Config, Config], Awaitable[None]] = _nothing,
 ) -> Following:
     """Check and write everything for `config`, whose file holds `text`: what Envoy and the services start with.
 
-    Call it after `gatehouse.metrics.share`. Raises `EnvoyRejectsError` with nothing written.
+    Raises `EnvoyRejectsError` with nothing written.
     """
     target.check(config)
     rendered = target.render(config)
@@ -164,4 +182,4 @@ def started(
         write(document, target.directory / name)
     target.publish(text)
     switch = Switch(target.directory, Admin(target.run_dir.admin_socket), rendered)
-    return Following(target, config, text, switch, Reloads(), adopted)
+    return Following(target, config, text, switch, reloads, adopted)

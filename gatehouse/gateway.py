@@ -1,6 +1,7 @@
 """The whole gateway on one machine: Envoy and the services, started, kept running and stopped in order."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -14,16 +15,25 @@ from pathlib import Path
 import aiohttp
 
 from gatehouse import app_log, metrics
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, Server
 from gatehouse.envoy.access_log import FILE_NAME
-from gatehouse.following import Target, started
-from gatehouse.proxy.admin import Admin, drain
+from gatehouse.following import Following, Target, started
+from gatehouse.proxy import generation
+from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import envoy_path
+from gatehouse.proxy.drain import drain, finish
+from gatehouse.proxy.generation import Generation
+from gatehouse.proxy.handover import Predecessor, Succession, place
+from gatehouse.proxy.secrets import Secrets
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
 from gatehouse.supervise import Program, keep_running, supervise
 from gatehouse.worker import worker_program
 
+log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 60.0
+LONG_AFTER_S = 3600
+"""An Envoy ends the one before it so long after its time to drain: by then that gateway has long ended it itself."""
 
 
 class PortInUseError(Exception):
@@ -53,7 +63,7 @@ def local_url(config: Config) -> str:
     """Where a gateway with `config` answers, as seen from its own machine."""
     host = config.server.host
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{config.server.port}"
+    return f"{'https' if config.server.tls else 'http'}://{shown}:{config.server.port}"
 
 
 class Signals:
@@ -74,14 +84,22 @@ def check_ports(config: Config) -> None:
     if config.server.metrics_port:
         wanted.append((config.server.metrics_host, config.server.metrics_port, "metrics_port"))
     for host, port, field in wanted:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                message = f"can't listen on {host}:{port}: {error.strerror}"
-                raise PortInUseError(f"{message}; set server.{field} or GATEHOUSE_SERVER__{field.upper()}") from None
+        if reason := why_not_listening(host, port):
+            message = f"can't listen on {host}:{port}: {reason}"
+            hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
+            own = ", or take over: up --replace" if field == "port" and place(config.server).exists() else ""
+            raise PortInUseError(f"{message}; {hint}{own}")
+
+
+def why_not_listening(host: str, port: int) -> str | None:
+    """What keeps this process from listening there; None when nothing does."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 @contextmanager
@@ -93,42 +111,100 @@ def run_directory() -> Iterator[RunDir]:
         yield run_dir
 
 
-async def run(gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asyncio.Event) -> None:
-    """Run until `signals` ask to stop, then drain; `ready` is set once requests are answered.
+async def run(
+    gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asyncio.Event, before: Predecessor | None = None
+) -> None:
+    """Run until `signals` ask to stop or another gateway takes over, then let requests finish; take over from `before`.
 
-    Meanwhile the configuration may change (`gatehouse.following`).
-
-    Raises `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
+    `ready` is set once requests are answered; meanwhile the configuration may change (`gatehouse.following`). Raises
+    `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
     """
-    gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
-    metrics.share(run_dir.metrics, "gateway")
-    following = started(
-        Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted),
-        gateway.config,
-        gateway.text,
-        partial(_logs_as, Admin(run_dir.admin_socket)),
-    )
+    admin = Admin(run_dir.admin_socket)
+    secrets = Secrets(gateway.config.server.tls, run_dir.envoy) if gateway.config.server.tls else None
+    following = _following(gateway, run_dir, admin, secrets)
+    succession = Succession(partial(_prepare, admin, run_dir, before))
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
         tasks.create_task(supervise([*deciders, *gateway.beside], services_stop))
         recorders = tasks.create_task(supervise(_programs(gateway, run_dir, "accesslog"), recorders_stop))
+        meanwhile: list[asyncio.Task[None]] = []
         try:
             await _sockets_exist(gateway.config, run_dir, signals)
-            envoy = tasks.create_task(keep_running(_envoy(gateway, run_dir), envoy_stop))
-            await _answers(gateway, signals)
-            ready.set()
-            changing = tasks.create_task(following.run())
-            await signals.stop.wait()
-            changing.cancel()
-            await drain(Admin(run_dir.admin_socket), following.config.server.drain_s, signals.hurry)
-            envoy_stop.set()
-            await envoy
+            program = _envoy(gateway, run_dir, before.following if before else None)
+            envoy = tasks.create_task(keep_running(program, envoy_stop, succession.taken))
+            await _answers(gateway, admin, signals)
+            async with succession.offered(place(gateway.config.server)):
+                if before:
+                    await before.release()
+                    meanwhile.append(tasks.create_task(before.outlive()))
+                if secrets:
+                    meanwhile.append(tasks.create_task(secrets.follow(following.reloads)))
+                changing = tasks.create_task(following.run())
+                ready.set()
+                await _either(signals.stop, succession.taken)
+                changing.cancel()
+                await _leave(following.config.server, run_dir, admin, signals, replaced=succession.taken.is_set())
+                if before:  # whose Envoy ours would end with itself
+                    await _either(before.gone, signals.hurry, limit_s=following.config.server.drain_s)
+                envoy_stop.set()
+                await envoy
+            if not succession.taken.is_set():
+                _forget(run_dir, before)
             recorders_stop.set()  # the last records settle with ratelimit_service, so that one goes last
             await recorders
         finally:
             for stop in (envoy_stop, recorders_stop, services_stop):
                 stop.set()
+            for task in meanwhile:
+                task.cancel()
+            await admin.close()
+
+
+def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: Secrets | None) -> Following:
+    """Envoy's files, checked by Envoy, and who follows the configuration. Raises `EnvoyRejectsError`."""
+    gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
+    metrics.share(run_dir.metrics, "gateway")
+    certificate = secrets.context if secrets else None
+    target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted, certificate)
+    following = started(target, gateway.config, gateway.text, metrics.Reloads(), partial(_logs_as, admin))
+    if secrets:
+        secrets.hand_over()
+    return following
+
+
+async def _prepare(admin: Admin, run_dir: RunDir, before: Predecessor | None) -> Generation | None:
+    """Another gateway wants to take over. Not while this one still takes over itself: Envoy would end the oldest."""
+    if before and not before.gone.is_set():
+        return None
+    await admin.hold()
+    return generation.current(run_dir.base_id, before.following if before else None)
+
+
+async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals, *, replaced: bool) -> None:
+    """Let what runs finish. Where another has taken over, health goes on being good: its own."""
+    if replaced:
+        log.info("another gateway has taken over; running requests have %d s", server.drain_s)
+        run_dir.replaced.touch()
+        await finish(admin, server.drain_s, signals.hurry)
+    else:
+        await drain(admin, run_dir, server, signals.hurry)
+
+
+def _forget(run_dir: RunDir, before: Predecessor | None) -> None:
+    try:
+        generation.current(run_dir.base_id, before.following if before else None).forget()
+    except (OSError, ValueError) as error:
+        log.debug("no shared memory to remove: %s", error)
+
+
+async def _either(*events: asyncio.Event, limit_s: float | None = None) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
 
 
 def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
@@ -136,14 +212,16 @@ def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Progr
     return [worker_program(service, index, run_dir.accepted, run_dir.path) for index in range(count)]
 
 
-def _envoy(gateway: Gateway, run_dir: RunDir) -> Program:
-    logging = gateway.config.logging
-    threads = min(gateway.config.server.workers, os.cpu_count() or 1)
-    command = [envoy_path(), "-c", str(run_dir.envoy / "envoy.yaml"), "--disable-hot-restart"]
-    command += ["--concurrency", str(threads), "--drain-strategy", "immediate"]
+def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> Program:
+    logging, server = gateway.config.logging, gateway.config.server
+    threads = min(server.workers, os.cpu_count() or 1)
+    command = [envoy_path(), "-c", str(run_dir.envoy / "envoy.yaml"), "--concurrency", str(threads)]
+    command += ["--drain-strategy", "immediate", "--drain-time-s", str(max(server.drain_s, 1))]
+    command += ["--parent-shutdown-time-s", str(server.drain_s + LONG_AFTER_S)]
     command += ["--log-path", str(Path(logging.dir) / "envoy.log"), "--log-level", _envoy_level(logging.level)]
     command += ["--component-log-level", "misc:error", "--file-flush-interval-msec", "1000"]
-    return Program("envoy", tuple(command))
+    first = (*command, *generation.first(run_dir.base_id))
+    return Program("envoy", (*command, *following.arguments) if following else first, again=first)
 
 
 def _envoy_level(level: str) -> str:
@@ -165,14 +243,20 @@ async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> N
             await asyncio.sleep(0.02)  # a socket file announces itself to nobody
 
 
-async def _answers(gateway: Gateway, signals: Signals) -> None:
-    """Wait until `/health` is answered, be the model server healthy or not."""
+async def _answers(gateway: Gateway, admin: Admin, signals: Signals) -> None:
+    """Wait until our Envoy serves, then until `/health` is answered, be the model server healthy or not."""
     async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
         while not signals.stop.is_set():
             try:
-                async with session.get(f"{gateway.url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
-                    if "status" in await answer.json():
-                        return
-            except (aiohttp.ClientError, TimeoutError, ValueError):
+                if await admin.serves() and await _health_is_told(session, gateway.config):
+                    return
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
                 pass
             await asyncio.sleep(0.05)
+
+
+async def _health_is_told(session: aiohttp.ClientSession, config: Config) -> bool:
+    """In plaintext it is, too, whatever certificates clients need for the rest."""
+    url = local_url(config).replace("https:", "http:", 1)
+    async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+        return "status" in await answer.json()

@@ -77,6 +77,21 @@ class RunDir:
             log.warning("can't say in %s where the run directory is: %s", log_directory, error)
 
     @property
+    def draining(self) -> Path:
+        """Is there while the gateway drains: `/health` says so."""
+        return self.path / "draining"
+
+    @property
+    def replaced(self) -> Path:
+        """Is there once another gateway has taken over."""
+        return self.path / "replaced"
+
+    @property
+    def base_id(self) -> Path:
+        """Where an Envoy that begins a line of them notes its base id (`gatehouse.proxy.generation`)."""
+        return self.path / "base-id"
+
+    @property
     def cut(self) -> Path:
         """The ids of revoked keys whose running streams are to end, one a line: from authz_service to Envoy."""
         return self.path / "cut"

@@ -25,10 +25,11 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command under supervision. `name` is what logs call it."""
+    """A command under supervision. `name` is what logs call it. `again`: how it is started but for the first time."""
 
     name: str
     command: tuple[str, ...]
+    again: tuple[str, ...] | None = None
 
 
 def backoff(failures: int) -> float:
@@ -43,10 +44,13 @@ async def supervise(programs: Sequence[Program], stop: asyncio.Event) -> None:
             tasks.create_task(keep_running(program, stop))
 
 
-async def keep_running(program: Program, stop: asyncio.Event) -> None:
-    """Run `program` again and again until `stop` is set, then end it: SIGTERM, and SIGKILL if it does not listen."""
+async def keep_running(program: Program, stop: asyncio.Event, last: asyncio.Event | None = None) -> None:
+    """Run `program` again and again until `stop` is set, then end it: SIGTERM, and SIGKILL if it does not listen.
+
+    Once `last` is set, it is not started again.
+    """
     failures = 0
-    while not stop.is_set():
+    while not (stop.is_set() or (last and last.is_set())):
         started = time.monotonic()
         process = await _start(program)
         log.info("%s started, pid %d", program.name, process.pid)
@@ -54,6 +58,7 @@ async def keep_running(program: Program, stop: asyncio.Event) -> None:
             failures = 0 if time.monotonic() - started >= STEADY_S else failures + 1
             log.warning("%s ended with status %s; starting it again", program.name, process.returncode)
             await _sleep_unless(stop, backoff(failures))
+            program = Program(program.name, program.again or program.command)
         else:
             await _end(program, process)
 

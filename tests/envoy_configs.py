@@ -126,7 +126,24 @@ _SERVER = st.fixed_dictionaries(
         "require_https": st.booleans(),
         "trusted_proxy_hops": st.integers(0, 10),
         "max_body_mb": st.integers(1, 1024),
+        "max_connections": st.integers(1, 10_000_000),
+        "max_memory_mb": st.integers(64, 1024 * 1024),
         "stream_idle_timeout_s": st.integers(1, 31_536_000),
+    },
+)
+
+_OTHERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "logging": st.fixed_dictionaries(
+            {"bodies": st.sampled_from(["off", "errors", "sampled"])}, optional={"body_sample": st.floats(1e-6, 1)}
+        ),
+        "key_store": st.just({"type": "file", "path": "keys.jsonl"}),
+        "redis": st.just({"url": "redis://redis:6379/0"}),
+        "tracing": st.fixed_dictionaries(
+            {"otlp_endpoint": st.sampled_from(["http://otel:4317", "https://otel.example.com", "http://[::1]:4317"])},
+            optional={"sample": st.floats(0, 1)},
+        ),
     },
 )
 
@@ -134,9 +151,12 @@ _TIER_NAMES = st.text(_PLAIN, min_size=1, max_size=20).filter(lambda name: not a
 _TIERS = st.dictionaries(_TIER_NAMES, st.fixed_dictionaries({}, optional={"weight": st.integers(1, 100)}), max_size=4)
 
 valid_configs: st.SearchStrategy[Config] = st.builds(
-    lambda backends, server, tiers: Config.model_validate({**backends, "server": server, "rate_limits": tiers}),
+    lambda backends, server, tiers, others: Config.model_validate(
+        {**backends, **others, "server": server, "rate_limits": tiers}
+    ),
     _SHORT_FORM | _long_form(),
     _SERVER,
     _TIERS,
+    _OTHERS,
 )
 """Any valid configuration, as far as what Envoy is given depends on it."""

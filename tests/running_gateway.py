@@ -110,7 +110,14 @@ def running_gateway(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningGateway]:
     """Start a gateway with `config` (ports and log directory are filled in); it is stopped in the end."""
-    server = {"host": "127.0.0.1", "port": free_port(), "metrics_port": free_port(), "workers": 2, "drain_s": 5}
+    server = {
+        "host": "127.0.0.1",
+        "port": free_port(),
+        "metrics_port": free_port(),
+        "workers": 2,
+        "drain_s": 5,
+        "drain_notice_s": 0,
+    }
     document = {**config, "server": {**server, **config.get("server", {})}}
     document["logging"] = {"dir": str(directory / "logs"), **config.get("logging", {})}
     file = directory / "gatehouse.yaml"

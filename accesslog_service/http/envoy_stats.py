@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gatehouse.envoy.tls import EXPIRY_STAT
+
 TIMEOUT = ClientTimeout(total=1.0)
 
 Stats = Mapping[str, float]
@@ -42,6 +44,12 @@ _BY_MODEL = (
 _OF_GATEWAY = (
     Told("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
     Told("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
+    Told(
+        EXPIRY_STAT,
+        "api_certificate_expiry_timestamp_seconds",
+        "When the certificate that clients are shown ends (Unix time).",
+        GaugeMetricFamily,
+    ),
     # What is sent and not in `api_access_log_entries_total` is on its way or, after a moment, lost.
     Told(f"{_LOG}.logs_written", "api_access_log_sent", "Entries of its log that Envoy has sent.", CounterMetricFamily),
     Told(f"{_LOG}.logs_dropped", "api_access_log_dropped", "Entries that Envoy has dropped.", CounterMetricFamily),

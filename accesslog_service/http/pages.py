@@ -85,6 +85,8 @@ class Pages:
 
     async def health(self, _request: Request) -> Response:
         report = await self.health_report()
+        if self._run_dir.draining.exists():
+            report = {**report, "status": "draining"}
         if report["status"] == "healthy":
             return json_response(report)
         return json_response(report, status=503, headers={"Retry-After": "1"})

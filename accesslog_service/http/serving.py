@@ -1,5 +1,6 @@
 """The two applications: `public` on a unix socket for Envoy, `operator` on a TCP port for Prometheus."""
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -33,6 +34,7 @@ from gatehouse.run_dir import RunDir, workers
 log = logging.getLogger(__name__)
 
 Adopt = Callable[[Config], None]
+LOOK_S = 0.5
 
 LONGEST_HEADER = 4 * 1024 * 1024
 """On the socket that Envoy alone reaches: it says there which models a caller may use, and that may be thousands."""
@@ -57,15 +59,24 @@ async def serving(config: Config, run_dir: RunDir, index: int, book: Book) -> As
             pages.adopt(changed)
             overview.adopt(changed)
 
+        leaving = asyncio.create_task(_leave_to_successor(operator, run_dir))
         try:
             await _listen_unix(public, run_dir.http_socket(index))
             if config.server.metrics_port:
                 await _listen_tcp(operator, config.server.metrics_host, config.server.metrics_port)
             yield adopt
         finally:
+            leaving.cancel()
             await public.cleanup()
             await operator.cleanup()
             run_dir.http_socket(index).unlink(missing_ok=True)
+
+
+async def _leave_to_successor(operator: AppRunner, run_dir: RunDir) -> None:
+    """Two generations of a gateway on one port would answer Prometheus by turns, each with counts of its own."""
+    while not run_dir.replaced.exists():
+        await asyncio.sleep(LOOK_S)
+    await operator.cleanup()
 
 
 def public_app(pages: Pages) -> Application:

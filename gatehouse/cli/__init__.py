@@ -3,7 +3,7 @@
 import typer
 
 from gatehouse import __version__
-from gatehouse.cli import check, explain, keys, reconcile, render, schema, simulate, up, usage
+from gatehouse.cli import check, doctor, drain, explain, keys, reconcile, render, schema, simulate, up, usage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +28,9 @@ def _root(
 
 app.command("up")(up.up)
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("render")(render.render_files)
+app.command("drain")(drain.drain)
 app.command("explain")(explain.explain)
 app.command("schema")(schema.schema)
 app.add_typer(keys.app, name="keys")

@@ -1,6 +1,6 @@
 """`gatehouse check`: is this configuration one that would run?"""
 
-import tempfile
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +13,15 @@ from gatehouse.cli.options import (
     ConfigFile,
     err,
     escaped,
-    fail,
     loaded_or_exit,
     out,
     print_json,
     problem_fields,
 )
 from gatehouse.config.model import Config
-from gatehouse.envoy import merged
-from gatehouse.proxy.binary import EnvoyRejectsError, validate
-from gatehouse.run_dir import RunDir
+from gatehouse.doctor.envoy import envoy
+from gatehouse.doctor.finding import Finding
+from gatehouse.doctor.redis import unusable
 
 
 def check(
@@ -30,15 +29,16 @@ def check(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Check a configuration file, with Envoy's own validation of what it becomes. Exits 2 when it can't be used."""
+    """Check a configuration file, with Envoy's own validation of what it becomes, and whether Envoy and Redis are new
+    enough. Exits 2 when it can't be used."""
     loaded = loaded_or_exit(file or config, as_json=as_json, to_run=True)
-    try:
-        envoy_accepts(loaded.config)
-    except EnvoyRejectsError as error:
+    if refused := _refused(loaded.config):
         if as_json:
-            print_json({"ok": False, "errors": [{"origin": "envoy", "message": str(error)}]})
-            raise typer.Exit(BAD_CONFIG) from None
-        fail(f"Envoy refuses what this configuration becomes: {error}", BAD_CONFIG)
+            errors = [{"origin": each.about, "message": each.message, "hint": each.fix} for each in refused]
+            print_json({"ok": False, "errors": errors})
+        for each in () if as_json else refused:
+            err.print(f"[red]error[/red] {escaped(f'{each.about}: {each.message} ({each.fix})')}")
+        raise typer.Exit(BAD_CONFIG)
     if as_json:
         print_json({"ok": True, "warnings": [problem_fields(warning) for warning in loaded.warnings]})
         return
@@ -47,7 +47,6 @@ def check(
     out.print(f"{escaped(str(file or config))}: ok")
 
 
-def envoy_accepts(config: Config) -> None:
-    """Raises `EnvoyRejectsError` when Envoy would not run what `config` becomes."""
-    with tempfile.TemporaryDirectory(prefix="gatehouse-") as directory:
-        validate(merged(config, RunDir(Path(directory)), f"{directory}/access.log"), Path(directory))
+def _refused(config: Config) -> list[Finding]:
+    """What Envoy and Redis have against it; a Redis that does not answer now has nothing."""
+    return [finding for finding in (*envoy(config), *asyncio.run(unusable(config))) if finding.level == "error"]

@@ -6,15 +6,17 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from gatehouse.certificate import pinned
 from gatehouse.cli import backend_choice
 from gatehouse.cli.backend_choice import Choice
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, fail, loaded_or_exit, out, print_json
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, Tls
 from gatehouse.envoy.names import ENDPOINTS
 from gatehouse.gateway import local_url
 
@@ -35,9 +37,8 @@ def explain(
     settings = loaded_or_exit(config, as_json=as_json).config
     secret = sys.stdin.readline().strip() if key == "-" else key
     try:
-        found = _explained(
-            url or local_url(settings), secret, model or settings.the_default_model or "", endpoint, settings
-        )
+        asked = _Gateway(url or local_url(settings), secret, None if url else settings.server.tls)
+        found = _explained(asked, model or settings.the_default_model or "", endpoint, settings)
     except OSError as error:
         fail(f"no gateway answers at {url or local_url(settings)}: {getattr(error, 'reason', error)}")
     if as_json:
@@ -46,10 +47,10 @@ def explain(
         _show(found)
 
 
-def _explained(url: str, key: str, model: str, endpoint: str, config: Config) -> dict[str, Any]:
-    usage = _get(f"{url}/v1/usage?{urllib.parse.urlencode({'model': model})}", key)
-    access = _get(f"{url}/v1/models/{urllib.parse.quote(model)}", key) if model else (400, {})
-    health = _get(f"{url}/health", key)
+def _explained(gateway: "_Gateway", model: str, endpoint: str, config: Config) -> dict[str, Any]:
+    usage = gateway.get(f"/v1/usage?{urllib.parse.urlencode({'model': model})}")
+    access = gateway.get(f"/v1/models/{urllib.parse.quote(model)}") if model else (400, {})
+    health = gateway.get("/health")
     choice = backend_choice.of(config, model, health[1].get("models", {}))
     status, why = _verdict(usage, access, choice, model, endpoint, open_to_any=config.vllm is not None)
     identity = {name: usage[1].get(name) for name in ("user", "team", "tier", "key_id")} if usage[0] == 200 else None
@@ -87,14 +88,23 @@ def _reason(answer: Answer) -> str:
     return f"{error.get('code')}: {error.get('message')}"
 
 
-def _get(url: str, key: str) -> Answer:
-    """Status and JSON body, errors included. Raises `OSError` when nobody answers."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
-    try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    """Where to ask, and as whom. `tls`: whose certificate it shows; None: one that this machine trusts."""
+
+    url: str
+    key: str = field(repr=False)
+    tls: Tls | None
+
+    def get(self, path: str) -> Answer:
+        """Status and JSON body, errors included. Raises `OSError` when nobody answers."""
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.key}"})
+        try:
+            context = pinned(self.tls) if self.tls else None
+            with urllib.request.urlopen(request, timeout=5, context=context) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from gatehouse import certificate
 from gatehouse.config import ConfigError
 from gatehouse.config.load import Loaded, load_with_advice
 from gatehouse.config.whole import load_whole
@@ -28,10 +31,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -> Loaded:
     """The checked configuration; on faults, says them all and exits with status 2.
 
-    `to_run`: its key files and secrets are checked too, and no keys are kept.
+    `to_run`: its key files, secrets and certificate are checked too, and no keys are kept.
     """
     try:
-        return load_whole(file) if to_run else load_with_advice(file)
+        return _with_certificate(load_whole(file)) if to_run else load_with_advice(file)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "errors": [problem_fields(problem) for problem in error.problems]})
@@ -40,6 +43,13 @@ def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -
         if not as_json and not file.exists():
             err.print("Name another file with -c, or set VLLM_BASE_URL in a file such as the one in the README.")
         raise typer.Exit(BAD_CONFIG) from None
+
+
+def _with_certificate(loaded: Loaded) -> Loaded:
+    """Raises `ConfigError` when there is none to serve with; one that clients will refuse is worth a warning."""
+    tls = loaded.config.server.tls
+    problem = certificate.untimely(certificate.read(tls), tls, datetime.now(UTC)) if tls else None
+    return replace(loaded, warnings=(*loaded.warnings, problem)) if problem else loaded
 
 
 def problem_fields(problem: Any) -> dict[str, Any]:

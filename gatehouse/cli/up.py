@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import closing, nullcontext
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, run, run_directory
 from gatehouse.proxy.binary import EnvoyRejectsError
+from gatehouse.proxy.handover import CannotReplaceError, place, predecessor
 from gatehouse.supervise import Program
 
 
@@ -34,9 +36,16 @@ def up(
     or_demo: Annotated[
         bool, typer.Option("--or-demo", help="Start a demo model server when vllm.base_url does not answer.")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take over from the gateway that runs at this address, if one does.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run Envoy and the three services. Ctrl-C lets running requests finish; a second Ctrl-C does not."""
+    """Run Envoy and the three services. Ctrl-C lets running requests finish; a second Ctrl-C does not.
+
+    With --replace the gateway that runs at the same address hands over and ends when its last request has: no
+    connection is refused, no stream is cut.
+    """
     loaded = loaded_or_exit(config, as_json=as_json, to_run=True)
     demo = _demo(loaded.config) if or_demo else None
     if demo:
@@ -45,10 +54,11 @@ def up(
         err.print(f"[yellow]warning[/yellow] {escaped(str(warning))}")
     problem: str | None = None
     try:
-        check_ports(loaded.config)
         app_log.configure(loaded.config.logging, "gatehouse")
-        asyncio.run(_run(Gateway(loaded.config, config, loaded.text, (demo,) if demo else ()), loaded, as_json))
-    except* (PortInUseError, EnvoyRejectsError, FileNotFoundError) as errors:
+        asyncio.run(
+            _run(Gateway(loaded.config, config, loaded.text, (demo,) if demo else ()), loaded, as_json, replace)
+        )
+    except* (PortInUseError, CannotReplaceError, EnvoyRejectsError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
     except* TimeoutError:
         problem = f"the gateway did not come up in time; see {loaded.config.logging.dir}/"
@@ -56,13 +66,16 @@ def up(
         fail(problem)
 
 
-async def _run(gateway: Gateway, loaded: Loaded, as_json: bool) -> None:
+async def _run(gateway: Gateway, loaded: Loaded, as_json: bool, replace: bool) -> None:
     signals, ready = Signals(), asyncio.Event()
-    with run_directory() as run_dir:
+    before = await predecessor(place(gateway.config.server)) if replace else None
+    if before is None:
+        check_ports(gateway.config)
+    with run_directory() as run_dir, closing(before) if before else nullcontext():
         async with asyncio.TaskGroup() as tasks:
             talk = tasks.create_task(_talk(gateway, loaded, signals, ready, as_json))
             reporting = tasks.create_task(systemd.report(ready, signals.stop))
-            await run(gateway, run_dir, signals, ready)
+            await run(gateway, run_dir, signals, ready, before)
             talk.cancel()
             reporting.cancel()
 
@@ -101,8 +114,16 @@ def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
     headers = f"-H 'Authorization: Bearer {loaded.plain_key}' -H 'Content-Type: application/json'"
     out.print(f"  key      {loaded.plain_key}\n\nTry it:\n", markup=False)
-    out.print(f"curl -N {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
+    out.print(f"curl -N{_trust(gateway.config)} {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
     out.print(f"  -d '{json.dumps(body)}'\n", markup=False)
+
+
+def _trust(config: Config) -> str:
+    """The certificate is for the name that clients use, which here is not the one of the URL."""
+    tls = config.server.tls
+    if tls is None:
+        return ""
+    return " -k --cert CLIENT.crt --key CLIENT.key" if tls.client_ca_file else " -k"
 
 
 def _demo(config: Config) -> Program | None:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from gatehouse.config import rules
-from gatehouse.config.key_file import clashes, read_key_file
+from gatehouse.config.key_file import fits, read_key_file
 from gatehouse.config.key_table import Keep, KeyTable
 from gatehouse.config.load import read
 from gatehouse.config.model import Config
@@ -140,17 +139,12 @@ class _Look:
     def _key_file(
         self, path: Path, before: _Read | None, config: Config, others: Mapping[str, KeyTable]
     ) -> _Read | None:
-        fits = before is not None and _fits(before.keys, config, others)
+        good = before is not None and fits(before.keys, config, others)
         now = self.seen[path] = mark(path)
-        if before is not None and fits and now is not None and before.mark == now:
+        if before is not None and good and now is not None and before.mark == now:
             return before
         try:
             return _Read(read_key_file(path, config, others, before.keys.records if before else None), now)
         except ConfigError as error:
             self.problems += error.problems
-            return replace(before, mark=None) if before is not None and fits else None
-
-
-def _fits(keys: KeyTable, config: Config, others: Mapping[str, KeyTable]) -> bool:
-    """Whether keys that were good once still are, as the other files are now."""
-    return not any(rules.key_faults(config, keys)) and not any(clashes(keys, others))
+            return replace(before, mark=None) if before is not None and good else None

@@ -21,6 +21,9 @@ FIXED: tuple[Path, ...] = (
     ("server", "metrics_port"),
     ("server", "trusted_proxy_hops"),
     ("server", "max_body_mb"),
+    ("server", "tls"),
+    ("server", "max_connections"),
+    ("server", "max_memory_mb"),
     ("logging", "dir"),
     ("logging", "bodies"),
     ("logging", "body_sample"),
@@ -56,6 +59,6 @@ def _at(config: Config, path: Path) -> Any:
 
 
 def _differing(path: Path, old: Any, new: Any) -> Iterator[Path]:
-    if not isinstance(new, BaseModel):
+    if not (isinstance(old, BaseModel) and isinstance(new, BaseModel)):
         return iter([path] if old != new else [])
     return ((*path, name) for name in type(new).model_fields if getattr(old, name) != getattr(new, name))

@@ -48,16 +48,9 @@ def placed_keys(file: FilePath) -> list[tuple[KeyRecord, int | None]]:
     return [(record, place.line) for (_, record), place in zip(written, places, strict=True)]
 
 
-def check_key_files(main: FilePath, config: Config, keys: KeyTable) -> None:
-    """Raises `ConfigError` with all that is wrong with the key files of `config`, which `main` holds with `keys`."""
-    others, problems = {str(main): keys}, list[Problem]()
-    for file in config.key_files:
-        try:
-            others[file] = read_key_file(FilePath(file), config, others)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+def fits(keys: KeyTable, config: Config, others: Others) -> bool:
+    """Whether keys that were good once still are, as the other files are now."""
+    return not any(rules.key_faults(config, keys)) and not any(clashes(keys, others))
 
 
 def clashes(keys: KeyTable, others: Others) -> Iterator[Finding]:

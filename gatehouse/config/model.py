@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gatehouse.config.machine import client_connections, envoy_memory_mb
 from gatehouse.config.secret import SecretReference, reference
 from gatehouse.keys.digest import key_digest
 
@@ -147,7 +148,10 @@ def _listed(value: Any) -> Any:
 def _end_of(value: Any) -> Any:
     """A plain date means until the end of that day, UTC; a time without a zone is UTC."""
     if isinstance(value, str):
-        value = date.fromisoformat(value) if len(value) == len("2027-01-01") else datetime.fromisoformat(value)
+        try:
+            value = date.fromisoformat(value) if len(value) == len("2027-01-01") else datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("must be a date such as 2027-01-01, or a time such as 2027-01-01T12:00:00Z") from None
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, date):
@@ -175,18 +179,39 @@ Patterns = Annotated[tuple[ModelName, ...], BeforeValidator(_listed)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 
+FilePath = Annotated[str, Field(min_length=1)]
+
+
+class Tls(Strict):
+    """Files in PEM, followed while the gateway runs. With `client_ca_file`, clients need a certificate from that CA."""
+
+    cert_file: FilePath
+    key_file: FilePath
+    client_ca_file: FilePath | None = None
+
+
 class Server(Strict):
+    """Where the gateway listens, and how much it takes on.
+
+    Beyond `max_connections`, clients' connections are closed as they come. Envoy sheds load as its memory nears
+    `max_memory_mb`. The defaults go by the machine, or its container.
+    """
+
     host: ListenAddress = "0.0.0.0"
     port: int = Field(8000, ge=1, le=65535)
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(9090, ge=0, le=65535)
     public_metrics: bool = True
+    tls: Tls | None = None
     require_https: bool = False
     trusted_proxy_hops: int = Field(0, ge=0, le=10)
     max_body_mb: int = Field(32, ge=1, le=1024)
+    max_connections: int = Field(default_factory=client_connections, ge=1, le=10_000_000)
+    max_memory_mb: int = Field(default_factory=envoy_memory_mb, ge=64, le=1024 * 1024)
     stream_idle_timeout_s: int = Field(600, ge=1, le=31_536_000)
     drain_s: int = Field(600, ge=0)
+    drain_notice_s: float = Field(1, strict=False, ge=0, le=600)
 
     @property
     def max_body_bytes(self) -> int:

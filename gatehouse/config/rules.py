@@ -16,6 +16,7 @@ from gatehouse.keys.record import KeyRecord
 
 def faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
     """Everything that makes `config` unusable, with `keys` as its `api_keys`."""
+    yield from _server_faults(config)
     yield from _model_faults(config)
     for path, limits in _all_limits(config):
         yield from _limit_faults(config, path, limits)
@@ -24,6 +25,13 @@ def faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
     yield from _key_store_faults(config)
     yield from _jwt_faults(config)
     yield from access_rules.faults(config)
+
+
+def _server_faults(config: Config) -> Iterator[Finding]:
+    server = config.server
+    if server.max_body_mb >= server.max_memory_mb:
+        message = f"one body of max_body_mb ({server.max_body_mb}) would not fit into max_memory_mb"
+        yield ("server", "max_memory_mb"), message, f"{server.max_memory_mb} now: raise it, or lower max_body_mb"
 
 
 def _limit_faults(config: Config, path: Path, limits: Limits) -> Iterator[Finding]:

@@ -25,6 +25,10 @@ def explained(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
             return "must be a whole number", None
         case "model_type" | "dict_type":
             return "must hold named fields", None
+        case "too_short":
+            return "must have at least one", None
+        case "tuple_type":
+            return "must be a list", None
         case _:
             return error["msg"].replace("Input should be", "must be"), None
 

@@ -2,18 +2,25 @@
 
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies, names, tracing
+from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies, names, tls, tracing
 from gatehouse.envoy.message import Message, extension, seconds
 from gatehouse.run_dir import RunDir
 
 CONNECTION_BUFFER_BYTES = 1024 * 1024
 """What a slow reader can make Envoy hold of an answer. Request bodies have a limit of their own, in the routes."""
 
+CONNECTION_IDLE = "650s"
+"""Of a connection without a request. Load balancers in front keep theirs for as long as 600 s, and are to close first:
+whoever sends a request into a closing connection gets an error."""
+
 _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
 
-def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message) -> Message:
-    """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`."""
+def listener(
+    config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message, secrets: Message
+) -> Message:
+    """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`; `secrets` are
+    parts of a TLS context."""
     address: Message = {"address": config.server.host, "port_value": config.server.port}
     if config.server.host == "::":
         address["ipv4_compat"] = True  # all of this machine, whichever kind of address clients have
@@ -35,7 +42,7 @@ def listener(config: Config, run_dir: RunDir, access_log_file: str, route_specif
         "name": "gatehouse",
         "address": {"socket_address": address},
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
-        "filter_chains": [{"filters": [manager]}],
+        **tls.chains(config.server.tls, manager, secrets),
     }
 
 
@@ -81,6 +88,7 @@ def _patience() -> Message:
         "request_headers_timeout": "10s",
         "request_timeout": "120s",
         "stream_idle_timeout": "600s",
+        "stream_flush_timeout": "60s",
         "delayed_close_timeout": "1s",
     }
 
@@ -94,7 +102,7 @@ def _posture() -> Message:
         "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
         "max_request_headers_kb": 60,
         "common_http_protocol_options": {
-            "idle_timeout": "3600s",
+            "idle_timeout": CONNECTION_IDLE,
             "headers_with_underscores_action": "REJECT_REQUEST",
             "max_headers_count": 100,
         },

@@ -47,6 +47,9 @@ def _both(*filters: Message) -> Message:
 
 _TABLE: tuple[tuple[Message, ClientError], ...] = (
     (_details_start("rbac_access_denied"), errors.MODEL_NOT_ALLOWED),
+    # A model's name with control characters, which no header can hold.
+    (_details_start("filter_removed_required_request_headers"), errors.MODEL_NOT_FOUND),
+    (_details_start("overload"), errors.OVERLOADED),
     (_both(_flags("UAEX"), _status(503)), errors.AUTH_UNAVAILABLE),
     (_flags("RLSE"), errors.OVERLOADED),
     (_flags("UO"), errors.OVERLOADED),
@@ -58,6 +61,7 @@ _TABLE: tuple[tuple[Message, ClientError], ...] = (
     (_status(413), errors.REQUEST_TOO_LARGE),
     (_status(426), errors.UPGRADE_REQUIRED),
     (_status(431), errors.HEADERS_TOO_LARGE),
+    (_status(501), errors.BAD_REQUEST),  # a Transfer-Encoding that Envoy does not know
     (_status(503), errors.BACKEND_UNAVAILABLE),
 )
 

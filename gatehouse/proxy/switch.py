@@ -16,7 +16,7 @@ import aiohttp
 
 from gatehouse.envoy import Rendered, names
 from gatehouse.envoy.message import Message
-from gatehouse.envoy.render import CLUSTERS, ROUTES, versioned
+from gatehouse.envoy.render import BOOTSTRAP, CLUSTERS, ROUTES, versioned
 from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import EnvoyRejectsError, write
 
@@ -31,6 +31,7 @@ UNTOLD_S = 0.5
 """Envoy's admin socket may be out of reach: then each step is given this long."""
 _LOOK_S = 0.02
 
+_IN_TURN = (BOOTSTRAP, CLUSTERS, ROUTES)
 _CDS, _RDS = "cluster_manager.cds", f"http.gatehouse.rds.{names.ROUTES}"
 _WARMING = "cluster_manager.warming_clusters"
 
@@ -58,15 +59,18 @@ class Switch:
         """
         old, leaving = self._rendered, self._leaving
         self._leaving = _leaving(old, new, leaving, time.monotonic() + self._linger_s)
-        for name, document in new.secrets.items():
-            write(document, self._directory / name)
+        for name, document in new.files().items():
+            if name not in _IN_TURN and document != old.files().get(name):
+                write(document, self._directory / name)  # what clusters refer to comes before them, and may stay
         try:
+            self._place(new)
             if await self._put(CLUSTERS, self._with_leaving(new), _CDS):
                 await self._warm()
             before_routes()
             await self._put(ROUTES, new.routes, _RDS)
         except EnvoyRejectsError:
             self._leaving = leaving
+            self._place(old)
             self._write(CLUSTERS, self._with_leaving(old))
             self._write(ROUTES, old.routes)
             raise
@@ -82,6 +86,11 @@ class Switch:
         now = time.monotonic()
         self._leaving = {name: kept for name, kept in self._leaving.items() if kept[1] > now}
         await self._put(CLUSTERS, self._with_leaving(self._rendered), _CDS)
+
+    def _place(self, rendered: Rendered) -> None:
+        """Tell Envoy where credentials are, before there are clusters that ask. Files of clusters that leave stay."""
+        for name, document in rendered.secrets.items():
+            write(document, self._directory / name)
 
     def _with_leaving(self, rendered: Rendered) -> Message:
         resources = [*rendered.clusters["resources"], *(cluster for cluster, _ in self._leaving.values())]

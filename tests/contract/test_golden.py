@@ -18,7 +18,9 @@ FILES = ("envoy.yaml", "routes.yaml", "clusters.yaml")
 @pytest.fixture
 def rendered(tmp_path: Path) -> Path:
     """What `make golden` would write now."""
-    result = CliRunner().invoke(app, ["render", str(ROOT / "gatehouse.yaml"), "--out", str(tmp_path)])
+    of_this_machine = {"GATEHOUSE_SERVER__MAX_MEMORY_MB": "4096", "GATEHOUSE_SERVER__MAX_CONNECTIONS": "20000"}
+    command = ["render", str(ROOT / "gatehouse.yaml"), "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, command, env=of_this_machine)
     assert result.exit_code == 0, result.output
     return tmp_path
 

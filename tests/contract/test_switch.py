@@ -13,7 +13,7 @@ import pytest
 
 from gatehouse.config import Config
 from gatehouse.envoy import Rendered
-from gatehouse.envoy.clusters import model_clusters
+from gatehouse.envoy.backends import model_clusters
 from gatehouse.envoy.listener import rds
 from gatehouse.envoy.message import Message, extension, typed
 from gatehouse.envoy.names import ROUTES as ROUTES_NAME

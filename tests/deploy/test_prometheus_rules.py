@@ -102,6 +102,7 @@ CASES = [
         {f"api_settlements_lost_total{{{AT}}}": NEVER, f"api_rate_limit_events_lost_total{{{AT}}}": NEVER},
     ),
     Case("GatehouseConfigRejected", *one("api_config_reloads_total", LATE, ONCE_LONG_AGO, 'result="rejected"')),
+    Case("GatehouseCertificateExpires", *one("api_certificate_expiry_timestamp_seconds", "900000x130", "9000000x130")),
     Case("GatehouseKeyStoreStale", *one("api_key_store_age_seconds", "0x100 20 45 75x30", "0x100 10x30")),
     Case("GatehouseIssuerKeysFailing", refreshes("5x130", STEADY), refreshes(STEADY, STEADY), f'{{{AT},issuer="sso"}}'),
     Case("GatehouseKeyLimitsUnreadable", *one("api_key_limits_unreadable_total", LATE, NEVER)),

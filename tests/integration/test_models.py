@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+import yaml
 
 from gatehouse.cli import app
 from tests.authority import Authority
@@ -20,7 +23,7 @@ from tests.running_gateway import RunningGateway, running_gateway
 from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
-KEY = "sk-canary-client-key-1"
+KEY, PREMIUM = "sk-canary-client-key-1", "sk-canary-client-key-2"
 UPSTREAM, FILED, ROTATED = "canary-upstream-4711", "canary-filed-4712", "canary-rotated-4713"
 DIE = Script(die_before_headers=True)
 
@@ -55,6 +58,7 @@ def models(fleet: Fleet, authority: Authority, stranger: Authority) -> dict[str,
         "backed": {"backends": [a, {**b, "priority": 1}]},
         "mixed": {"backends": [secured, a], "balance": "round_robin"},
         "secured": {"backends": [secured], "upstream_api_key": "env:UPSTREAM"},
+        "slots": {"backends": [a], "concurrent_requests_per_backend": 5, "queued_requests": 1},
         "distrusted": {"backends": [{**secured, "ca_file": str(stranger.certificate)}]},
     }
 
@@ -66,12 +70,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningGa
     (directory / "credential").write_text(f"{FILED}\n")
     with ExitStack() as stack:
         replicas = [stack.enter_context(FakeVllm(("m",))) for _ in range(4)]
-        secured = stack.enter_context(FakeVllm(("m",), certificate=authority.issue("server", "127.0.0.1", "IP")))
+        secured = stack.enter_context(FakeVllm(("m",), certificate=authority.issue("server", "127.0.0.1")))
         fleet = Fleet(replicas, secured, directory / "credential")
         config = {
             "models": models(fleet, authority, stranger),
             "default_model": "gpt-4o",
-            "api_keys": {KEY: {"user_id": "alice", "tier": "standard"}},
+            "rate_limits": {"standard": {}, "premium": {"weight": 4}},
+            "api_keys": {
+                KEY: {"user_id": "alice", "tier": "standard"},
+                PREMIUM: {"user_id": "paula", "tier": "premium"},
+            },
         }
         gateway = stack.enter_context(running_gateway(directory, config, environment={"UPSTREAM": UPSTREAM}))
         yield gateway, fleet
@@ -277,6 +285,42 @@ def test_failover_takes_over_when_the_first_level_is_gone_and_gives_back(client:
     until(back, 10)  # up to 5 s of ejection, and a health check
 
 
+@pytest.mark.parametrize(("key", "urgency"), [(KEY, "-1"), (PREMIUM, "-4")])
+@pytest.mark.parametrize("model", ["pair", "gpt-4o", None, "slots"])
+def test_vllm_is_told_the_weight_of_the_tier_and_not_what_the_client_claims(
+    client: httpx.Client, fleet: Fleet, model: str | None, key: str, urgency: str
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], **({"model": model} if model else {})}
+    headers = {"authorization": f"Bearer {key}", "x-vllm-priority": "-1000"}
+    assert client.post(CHAT, json=body, headers=headers).status_code == 200
+    (request,) = [each for replica in fleet.replicas for each in replica.requests]
+    assert request.headers.getall("x-vllm-priority") == [urgency]
+
+
+def test_while_a_model_is_saturated_each_tier_has_its_share_of_the_slots(gateway: RunningGateway, fleet: Fleet) -> None:
+    server = fleet.replicas[0]
+    server.script = Script(headers_after_s=1)
+
+    def post(key: str) -> tuple[httpx.Response, float]:
+        began = time.monotonic()
+        with gateway.client(headers={"authorization": f"Bearer {key}"}) as http:
+            return ask(http, "slots"), time.monotonic() - began
+
+    with ThreadPoolExecutor(16) as threads:
+        flood = [threads.submit(post, KEY) for _ in range(12)]
+        server.wait_until(lambda: any(each.done() for each in flood))
+        assert server.running <= 2  # one of five slots; each of Envoy's two threads may have one
+        premium, took = threads.submit(post, PREMIUM).result()
+        answers = [each.result()[0] for each in flood]
+    assert premium.status_code == 200
+    assert took < 2.5
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert 1 <= len(answers) - len(refused) <= 6
+    assert {answer.status_code for answer in refused} == {503}
+    assert {answer.json()["error"]["code"] for answer in refused} == {"server_is_overloaded"}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+
+
 def test_a_model_is_degraded_while_one_of_its_replicas_is_down(
     gateway: RunningGateway, client: httpx.Client, fleet: Fleet
 ) -> None:
@@ -298,3 +342,28 @@ def _explained(gateway: RunningGateway, model: str) -> dict[str, Any]:
     arguments = ["explain", "--key", KEY, "--model", model, "--json", "-c", str(gateway.directory / "gatehouse.yaml")]
     told: dict[str, Any] = json.loads(CliRunner(env={**os.environ}).invoke(app, arguments).stdout)
     return told
+
+
+def test_a_model_that_comes_later_brings_its_credential(
+    gateway: RunningGateway, client: httpx.Client, fleet: Fleet
+) -> None:
+    file = gateway.directory / "gatehouse.yaml"
+    before = yaml.safe_load(file.read_text())
+    late = {"backends": [{"url": fleet.replicas[0].url}], "upstream_api_key": f"file:{fleet.credential}"}
+    replaced(file, {**before, "models": {**before["models"], "late": late}})
+    until(lambda: ask(client, "late").status_code == 200)
+    assert fleet.replicas[0].requests[-1].headers["authorization"] == f"Bearer {fleet.credential.read_text().strip()}"
+    replaced(file, {**before, "models": {**before["models"], "late": {**late, "upstream_api_key": "env:UPSTREAM"}}})
+    until(lambda: ask(client, "late").status_code == 200 and _last_credential(fleet) == f"Bearer {UPSTREAM}")
+    replaced(file, before)
+    until(lambda: ask(client, "late").status_code == 404)
+
+
+def _last_credential(fleet: Fleet) -> str:
+    return str(fleet.replicas[0].requests[-1].headers["authorization"])
+
+
+def replaced(file: Path, document: dict[str, Any]) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(yaml.safe_dump(document))
+    new.rename(file)

@@ -24,6 +24,7 @@ from gatehouse.config.model import (
     Redis,
     Server,
     Tier,
+    Tls,
     Tracing,
     User,
     Vllm,
@@ -94,6 +95,7 @@ def test_every_setting_that_is_described_exists() -> None:
         KeyStore,
         JwtIssuer,
         Tier,
+        Tls,
         User,
         Redis,
         Tracing,
@@ -118,6 +120,10 @@ def test_every_setting_that_is_described_exists() -> None:
         "allow",
         "deny",
         "limits_unavailable",
+        "least_request",
+        "round_robin",
+        "session_affinity",
+        "https",
     }
     periods = {"_minute", "_hour", "_day"}
     assert described - fields - values - periods == set()
@@ -139,6 +145,7 @@ def test_every_setting_that_exists_is_described() -> None:
         KeyStore,
         JwtIssuer,
         Redis,
+        Tls,
         Tracing,
     )
     missing = [name for model in models for name in model.model_fields if name not in table]

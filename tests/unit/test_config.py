@@ -61,8 +61,11 @@ MISTAKES = [
     ("", "gatehouse.yaml: there is no model server to proxy"),
     ("[]\n", "gatehouse.yaml:1: must hold settings"),
     (VLLM + "models: {a: {backends: [{url: 'http://a/v1'}]}}\n", "gatehouse.yaml:1: vllm: vllm and models can't both"),
-    ("models: {a: {backends: []}}\n", "gatehouse.yaml:1: models.a.backends: Tuple should have at least 1 item"),
-    ("models: {a: {backends: [{url: 'http://a/v1', wieght: 1}]}}\n", "(did you mean 'weight'?)"),
+    ("models: {a: {backends: []}}\n", "gatehouse.yaml:1: models.a.backends: must have at least one"),
+    (
+        "models: {a: {backends: [{url: 'http://a/v1', wieght: 1}]}}\n",
+        "gatehouse.yaml:1: models.a.backends[0].wieght: unknown field (did you mean 'weight'?)",
+    ),
     (
         "models: {a: {backends: [{url: 'http://a/v1'}]}}\ndefault_model: b\n",
         "gatehouse.yaml:2: default_model: no model is called 'b'",
@@ -73,6 +76,30 @@ MISTAKES = [
         "gatehouse.yaml:3: models.b: two models answer to the name 'x'",
     ),
     (
+        "models:\n  a:\n    backends:\n      - {url: 'http://a', ca_file: ca.pem}\n",
+        "gatehouse.yaml:4: models.a.backends[0].ca_file: has no effect without https",
+    ),
+    (
+        "models:\n  a:\n    backends:\n      - {url: 'https://a', ca_file: /not/here.pem}\n",
+        "gatehouse.yaml:4: models.a.backends[0].ca_file: can't be read: No such file",
+    ),
+    (
+        "models:\n  a:\n    backends:\n      - {url: 'https://a', ca_file: /etc/hosts}\n",
+        "gatehouse.yaml:4: models.a.backends[0].ca_file: /etc/hosts holds no certificate",
+    ),
+    (
+        "models:\n  a:\n    backends:\n      - {url: 'http://a/v1'}\n      - {url: 'http://a', priority: 1}\n",
+        "gatehouse.yaml:5: models.a.backends[1].url: this backend stands here twice",
+    ),
+    (
+        "models:\n  a: {backends: [{url: 'http://a'}], concurrent_requests_per_backend: 1}\n"
+        "rate_limits: {free: {}, premium: {weight: 2}}\n",
+        "gatehouse.yaml:2: models.a.concurrent_requests_per_backend: a single slot can't be shared between tiers",
+    ),
+    ("models: {a: {backends: [{url: 'http://a'}], balance: random}}\n", "balance: must be 'least_request'"),
+    ("models: {a: {backends: [{url: 'http://a'}], upstream_api_key: sk-1}}\n", "must say where it is kept: env:NAME"),
+    ("models: {a: {backends: [{url: 'http://a'}], session_header: X_Id}}\n", "session_header: has characters that"),
+    (
         VLLM + "rate_limits: {free: {requests_per_minute: 1}}\napi_keys:\n  sk-secret-1: {user_id: a, tier: fre}\n",
         "gatehouse.yaml:4: api_keys.<key>.tier: no tier is called 'fre' (did you mean 'free'?)",
     ),
@@ -80,11 +107,23 @@ MISTAKES = [
         VLLM + "rate_limits:\n  free:\n    requests_per_minute: 10\n    requests_per_hour: 600\n",
         "gatehouse.yaml:5: rate_limits.free.requests_per_hour: can never bind",
     ),
-    (VLLM + "rate_limits: {free: {requests_per_minute: 0}}\n", "must be greater than or equal to 1"),
-    (VLLM + "rate_limits: {free: {request_per_minute: 1}}\n", "(did you mean 'requests_per_minute'?)"),
-    (VLLM + "rate_limits: {free: {algorithm: leaky}}\n", "rate_limits.free.algorithm: must be 'sliding_window'"),
+    (
+        VLLM + "rate_limits: {free: {requests_per_minute: 0}}\n",
+        "gatehouse.yaml:2: rate_limits.free.requests_per_minute: must be greater than or equal to 1",
+    ),
+    (
+        VLLM + "rate_limits: {free: {request_per_minute: 1}}\n",
+        "gatehouse.yaml:2: rate_limits.free.request_per_minute: unknown field (did you mean 'requests_per_minute'?)",
+    ),
+    (
+        VLLM + "rate_limits: {free: {algorithm: leaky}}\n",
+        "gatehouse.yaml:2: rate_limits.free.algorithm: must be 'sliding_window'",
+    ),
     (VLLM + "api_keys:\n  sk-secret-1: {}\n", "gatehouse.yaml:3: api_keys.<key>.user_id: is missing"),
-    (VLLM + "api_keys:\n  sk-secret-1: {user_id: 'a b'}\n", "user_id: has characters that are not allowed here"),
+    (
+        VLLM + "api_keys:\n  sk-secret-1: {user_id: 'a b'}\n",
+        "gatehouse.yaml:3: api_keys.<key>.user_id: has characters that are not allowed here",
+    ),
     (
         VLLM + "api_keys:\n  'sk secret 1': {user_id: a}\n",
         "gatehouse.yaml:3: api_keys.<key>: a key is 8 to 512 visible",
@@ -111,20 +150,38 @@ MISTAKES = [
         "gatehouse.yaml:3: api_keys.<key>.allowed_ips[0]: '10.0.0.0/33' is not an address or a network",
     ),
     (VLLM + "jwt: [{issuer: 'https://a'}]\n", "gatehouse.yaml:2: jwt[0].audience: is missing"),
-    (VLLM + "jwt: [{issuer: 'https://a', audience: []}]\n", "jwt[0].audience: Tuple should have at least 1 item"),
-    (VLLM + JWT + ", algorithms: [HS256]}]\n", "jwt[0].algorithms[0]: HS256 is symmetric: whoever can check a token"),
-    (VLLM + JWT + ", algorithms: [RS256, none]}]\n", "jwt[0].algorithms[1]: 'none' is no signature"),
-    (VLLM + JWT + ", algorithms: RS257}]\n", "jwt[0].algorithms[0]: must be one of RS256, RS384"),
-    (VLLM + JWT + ", algorithms: []}]\n", "jwt[0].algorithms: Tuple should have at least 1 item"),
-    (VLLM + JWT + ", jwks_url: 'https://u:p@a/keys'}]\n", "jwt[0].jwks_url: must have neither credentials"),
-    (VLLM + JWT + ", jwks_url: 'ftp://a/keys'}]\n", "jwt[0].jwks_url: must be a URL such as https://"),
+    (
+        VLLM + "jwt: [{issuer: 'https://a', audience: []}]\n",
+        "gatehouse.yaml:2: jwt[0].audience: must have at least one",
+    ),
+    (
+        VLLM + JWT + ", algorithms: [HS256]}]\n",
+        "gatehouse.yaml:2: jwt[0].algorithms[0]: HS256 is symmetric: whoever can check a token",
+    ),
+    (VLLM + JWT + ", algorithms: [RS256, none]}]\n", "gatehouse.yaml:2: jwt[0].algorithms[1]: 'none' is no signature"),
+    (VLLM + JWT + ", algorithms: RS257}]\n", "gatehouse.yaml:2: jwt[0].algorithms[0]: must be one of RS256, RS384"),
+    (VLLM + JWT + ", algorithms: []}]\n", "gatehouse.yaml:2: jwt[0].algorithms: must have at least one"),
+    (
+        VLLM + JWT + ", jwks_url: 'https://u:p@a/keys'}]\n",
+        "gatehouse.yaml:2: jwt[0].jwks_url: must have neither credentials",
+    ),
+    (
+        VLLM + JWT + ", jwks_url: 'ftp://a/keys'}]\n",
+        "gatehouse.yaml:2: jwt[0].jwks_url: must be a URL such as https://",
+    ),
     (
         VLLM + JWT + ", user_clam: x}]\n",
         "gatehouse.yaml:2: jwt[0].user_clam: unknown field (did you mean 'user_claim'?)",
     ),
-    (VLLM + JWT + ", max_stale_s: 10}]\n", "jwt[0].max_stale_s: keys would be dropped before they are fetched again"),
-    (VLLM + "jwt: [{issuer: 'urn:a', audience: a}]\n", "jwt[0].issuer: is no URL that could be asked for its keys"),
-    (VLLM + "jwt: [{issuer: 'https://[a', audience: a}]\n", "jwt[0].issuer: Invalid IPv6 URL"),
+    (
+        VLLM + JWT + ", max_stale_s: 10}]\n",
+        "gatehouse.yaml:2: jwt[0].max_stale_s: keys would be dropped before they are fetched again",
+    ),
+    (
+        VLLM + "jwt: [{issuer: 'urn:a', audience: a}]\n",
+        "gatehouse.yaml:2: jwt[0].issuer: is no URL that could be asked for its keys",
+    ),
+    (VLLM + "jwt: [{issuer: 'https://[a', audience: a}]\n", "gatehouse.yaml:2: jwt[0].issuer: Invalid IPv6 URL"),
     (
         VLLM + "rate_limits: {free: {requests_per_minute: 1}}\n" + JWT + ", tier: fre}]\n",
         "gatehouse.yaml:3: jwt[0].tier: no tier is called 'fre' (did you mean 'free'?)",
@@ -137,8 +194,14 @@ MISTAKES = [
         VLLM + "jwt:\n  - {issuer: 'https://a/x', audience: a}\n  - {issuer: 'https://a/y', audience: a}\n",
         "gatehouse.yaml:4: jwt[1].name: another issuer is called 'a'",
     ),
-    (VLLM + "key_store: {type: redis}\n", "key_store.type: there is no Redis to keep keys in (set redis.url, or use"),
-    (VLLM + "key_store: {type: file}\n", "key_store: a key store of type file needs a path (such as path: keys.jsonl)"),
+    (
+        VLLM + "key_store: {type: redis}\n",
+        "gatehouse.yaml:2: key_store.type: there is no Redis to keep keys in (set redis.url, or use",
+    ),
+    (
+        VLLM + "key_store: {type: file}\n",
+        "gatehouse.yaml:2: key_store: a key store of type file needs a path (such as path: keys.jsonl)",
+    ),
     (VLLM + "key_store: {path: a.jsonl}\n", "gatehouse.yaml:2: key_store.path: has no effect without type: file"),
     (
         VLLM + "keys: {peppers: {'1': canary-4711}}\n",
@@ -155,9 +218,18 @@ MISTAKES = [
         VLLM + "tracing: {otlp_endpoint: 'otel:4317'}\n",
         "gatehouse.yaml:2: tracing.otlp_endpoint: must be a URL such as",
     ),
-    (VLLM + "tracing: {otlp_endpoint: 'http://a:b@otel'}\n", "tracing.otlp_endpoint: must not carry credentials"),
-    (VLLM + "tracing: {otlp_endpoint: 'http://otel:4318/v1/traces'}\n", "tracing.otlp_endpoint: must have no path"),
-    (VLLM + "tracing: {otlp_endpoint: 'http://otel:99999'}\n", "tracing.otlp_endpoint: Port out of range"),
+    (
+        VLLM + "tracing: {otlp_endpoint: 'http://a:b@otel'}\n",
+        "gatehouse.yaml:2: tracing.otlp_endpoint: must not carry credentials",
+    ),
+    (
+        VLLM + "tracing: {otlp_endpoint: 'http://otel:4318/v1/traces'}\n",
+        "gatehouse.yaml:2: tracing.otlp_endpoint: must have no path",
+    ),
+    (
+        VLLM + "tracing: {otlp_endpoint: 'http://otel:99999'}\n",
+        "gatehouse.yaml:2: tracing.otlp_endpoint: Port out of range",
+    ),
     (VLLM + "tracing: {sample: 10}\n", "gatehouse.yaml:2: tracing.sample: must be less than or equal to 1"),
     (VLLM + "tracing: {sample: -0.1}\n", "gatehouse.yaml:2: tracing.sample: must be greater than or equal to 0"),
     (VLLM + "server: {\n", "gatehouse.yaml:3: not valid YAML"),
@@ -168,13 +240,38 @@ MISTAKES = [
         "gatehouse.yaml:2: logging.level: must be 'debug', 'info', 'warning' or 'error'",
     ),
     (VLLM + "logging: {dir: !!python/object:os.system x}\n", "gatehouse.yaml:2: logging.dir: this value can't be read"),
+    (
+        VLLM + "server: {max_memory_mb: 100, max_body_mb: 100}\n",
+        "gatehouse.yaml:2: server.max_memory_mb: one body of max_body_mb (100) would not fit into max_memory_mb",
+    ),
+    (
+        VLLM + "server: {max_connections: 0}\n",
+        "gatehouse.yaml:2: server.max_connections: must be greater than or equal",
+    ),
+    (VLLM + "server: {host: example.com}\n", "gatehouse.yaml:2: server.host: must be an IP address such as"),
+    (
+        VLLM + "server:\n  drain_s: 5\n  max_body_mb: 32 MB\n",
+        "gatehouse.yaml:4: server.max_body_mb: must be a whole number",
+    ),
+    (
+        VLLM + "teams:\n  search:\n    limits:\n      tokens_per_fortnight: 1\n",
+        "gatehouse.yaml:5: teams.search.limits.tok",
+    ),
+    (VLLM + "key_files: {a: b}\n", "gatehouse.yaml:2: key_files: must be a list"),
+    (
+        VLLM
+        + "rate_limits: {free: {}}\n"
+        + "\n" * 997
+        + "api_keys:\n  sk-secret-1: {user_id: a, tier: free, expires_at: soon}\n",
+        "gatehouse.yaml:1001: api_keys.<key>.expires_at: must be a date such as 2027-01-01",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), MISTAKES)
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
     said = faults(tmp_path, text)
-    assert expected in said
+    assert said.startswith(expected)
     assert "secret" not in said
 
 
@@ -254,6 +351,13 @@ def test_tracing_that_can_not_work_is_warned_about(tmp_path: Path) -> None:
     assert "tracing.sample: has no effect without" in "\n".join(advice(tmp_path, VLLM + "tracing: {sample: 0.5}\n"))
     over_http = advice(tmp_path, VLLM + "tracing: {otlp_endpoint: 'http://otel:4318'}\n")
     assert "tracing.otlp_endpoint: 4318 is where OTLP over HTTP is spoken" in over_http
+
+
+def test_what_of_a_model_has_no_effect_is_said(tmp_path: Path) -> None:
+    text = "models: {a: {backends: [{url: 'http://a'}], session_header: x-chat, queued_requests: 5}}\n"
+    said = "\n".join(advice(tmp_path, text))
+    assert "models.a.session_header: has no effect without balance: session_affinity" in said
+    assert "models.a.queued_requests: has no effect without concurrent_requests_per_backend" in said
 
 
 def advice(tmp_path: Path, text: str) -> list[str]:

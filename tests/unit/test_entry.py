@@ -233,6 +233,12 @@ def test_the_gateways_own_pages_have_no_backend() -> None:
             {"status": 503, "details": "rate_limiter_error", "flags": ("rate_limit_service_error",)},
             "server_is_overloaded",
         ),
+        ({"status": 503, "details": "overload"}, "server_is_overloaded"),
+        (
+            {"status": 503, "details": "filter_removed_required_request_headers{x}"}
+            | {"flags": ("downstream_protocol_error",)},
+            "model_not_found",
+        ),
         ({"status": 503, "details": "something new"}, "backend_unavailable"),
         ({"status": 500, "details": "something new"}, "gateway_error"),
         ({"status": 405, "details": "something new"}, "bad_request"),

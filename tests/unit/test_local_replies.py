@@ -44,10 +44,15 @@ def evaluated(cel: str, reply: Reply) -> bool:
 
 FROM_ENVOY = [
     (Reply(403, "rbac_access_denied_matched_policy[model_not_allowed]"), errors.MODEL_NOT_ALLOWED),
+    (
+        Reply(503, "filter_removed_required_request_headers{invalid_header_value_for:_x-gatehouse-model}", ("DPE",)),
+        errors.MODEL_NOT_FOUND,
+    ),
     (Reply(503, "ext_authz_error", ("UAEX",)), errors.AUTH_UNAVAILABLE),
     (Reply(503, "rate_limiter_error", ("RLSE",)), errors.OVERLOADED),
     (Reply(503, "upstream_reset_before_response_started{overflow}", ("UO",)), errors.OVERLOADED),
-    (Reply(503, "overload", ("OM",)), errors.OVERLOADED),
+    (Reply(503, "overload"), errors.OVERLOADED),
+    (Reply(503, "a stream that was reset", ("OM",)), errors.OVERLOADED),
     (Reply(503, "no_healthy_upstream", ("UH",)), errors.BACKEND_UNAVAILABLE),
     (Reply(503, "upstream_reset_before_response_started{connection_failure}", ("UF",)), errors.BACKEND_UNAVAILABLE),
     (Reply(503, "upstream_reset_before_response_started{x}", ("URX", "UF")), errors.BACKEND_UNAVAILABLE),
@@ -67,6 +72,7 @@ FROM_ENVOY = [
     (Reply(413, "request_payload_too_large"), errors.REQUEST_TOO_LARGE),
     (Reply(426, "low_version"), errors.UPGRADE_REQUIRED),
     (Reply(431, "request_headers_too_large"), errors.HEADERS_TOO_LARGE),
+    (Reply(501, "http1.invalid_transfer_encoding"), errors.BAD_REQUEST),
 ]
 CATCH_ALL = [
     (Reply(400, "missing_host_header"), errors.BAD_REQUEST),

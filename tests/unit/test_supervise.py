@@ -206,3 +206,25 @@ def eventually(condition: Callable[[], bool], within_s: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.asyncio
+async def test_a_program_may_be_started_differently_again(tmp_path: Path) -> None:
+    """An Envoy that took over from another can't do so twice."""
+    file, stop = tmp_path / "starts", asyncio.Event()
+    first, later = ("/bin/sh", "-c", f"echo first >> {file}"), ("/bin/sh", "-c", f"echo later >> {file}; sleep 60")
+    running = asyncio.ensure_future(keep_running(Program("p", first, again=later), stop))
+    await until(lambda: lines(file) == ["first", "later"])
+    stop.set()
+    await running
+
+
+@pytest.mark.asyncio
+async def test_what_runs_for_the_last_time_is_not_started_again(tmp_path: Path) -> None:
+    file, last = tmp_path / "starts", asyncio.Event()
+    last_run = shell("p", f"echo x >> {file}; sleep 0.2")
+    running = asyncio.ensure_future(keep_running(last_run, asyncio.Event(), last))
+    await until(lambda: lines(file) == ["x"])
+    last.set()
+    await asyncio.wait_for(running, 10)
+    assert lines(file) == ["x"]

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from ratelimit_service.redis_checks import findings
+from gatehouse.redis_info import unfit_to_count
 
 FIT = {"redis_version": "7.0.15", "role": "master", "maxmemory_policy": "noeviction", "aof_enabled": 1}
 
 
 def levels(**info: Any) -> list[str]:
-    return [finding.level for finding in findings(FIT | info)]
+    return [finding.level for finding in unfit_to_count(FIT | info)]
 
 
 def test_fit_redis_has_no_findings() -> None:
@@ -24,7 +24,7 @@ def test_redis_of_version_7_and_newer_is_fit(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["6.2.14", "5.0", "6.99.99"])
 def test_older_redis_is_an_error_that_names_its_version(version: str) -> None:
-    finding = next(findings(FIT | {"redis_version": version}))
+    finding = next(unfit_to_count(FIT | {"redis_version": version}))
     assert finding.level == "error"
     assert version in finding.message
     assert "7.0" in finding.fix
@@ -36,7 +36,7 @@ def test_replica_is_an_error() -> None:
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
 def test_policy_that_evicts_is_a_warning_that_names_it(policy: str) -> None:
-    finding = next(findings(FIT | {"maxmemory_policy": policy}))
+    finding = next(unfit_to_count(FIT | {"maxmemory_policy": policy}))
     assert finding.level == "warning"
     assert policy in finding.message
     assert "noeviction" in finding.fix

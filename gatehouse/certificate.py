@@ -1,0 +1,116 @@
+"""The certificate that clients see: read from its files, and checked before anyone is served with it."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from gatehouse.config.model import Tls
+from gatehouse.config.problem import ConfigError, Problem
+
+_T = TypeVar("_T")
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""So far the clock of whoever issued it may be ahead of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """PEM texts that fit together, and the time in which they are good."""
+
+    chain: str
+    key: str = field(repr=False)
+    client_ca: str | None
+    subject: str
+    starts: datetime
+    ends: datetime
+
+
+class MismatchError(ConfigError):
+    """Certificate and key are not of one pair: perhaps only one of the two has been replaced so far."""
+
+
+def read(tls: Tls) -> Certificate:
+    """What the files of `tls` hold. Raises `ConfigError`, `MismatchError` among them, with file and reason."""
+    certificates = _parsed(tls.cert_file, "cert_file", _certificates)
+    leaf = certificates[0]
+    key = _parsed(tls.key_file, "key_file", _private_key)
+    if key[1] != _public(leaf.public_key()):
+        message = f"is not the key of the certificate in {tls.cert_file}"
+        raise MismatchError([_problem(tls.key_file, "key_file", message, "replace both files")])
+    client_ca = _parsed(tls.client_ca_file, "client_ca_file", _certificates) if tls.client_ca_file else None
+    return Certificate(
+        chain=_pem(certificates),
+        key=key[0],
+        client_ca=_pem(client_ca) if client_ca else None,
+        subject=leaf.subject.rfc4514_string(),
+        starts=leaf.not_valid_before_utc,
+        ends=leaf.not_valid_after_utc,
+    )
+
+
+def untimely(certificate: Certificate, tls: Tls, now: datetime) -> Problem | None:
+    """What is wrong with the time in which `certificate` is good, if anything is."""
+    if certificate.ends <= now:
+        message = f"the certificate expired at {certificate.ends:%Y-%m-%d %H:%M} UTC"
+    elif certificate.starts > now + CLOCK_SKEW:
+        message = f"the certificate is not valid before {certificate.starts:%Y-%m-%d %H:%M} UTC"
+    else:
+        return None
+    return _problem(tls.cert_file, "cert_file", message, "clients will refuse it: put a new one there")
+
+
+def pinned(tls: Tls) -> ssl.SSLContext:
+    """For clients on this machine: trusts whoever shows the very certificate of `tls`, whatever name they go by.
+
+    Raises `OSError` when it can't be read.
+    """
+    context = ssl.create_default_context(cafile=tls.cert_file)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
+
+
+def _parsed(path: str, name: str, parse: Callable[[bytes], _T]) -> _T:
+    try:
+        return parse(Path(path).read_bytes())
+    except OSError as error:
+        hint = "create it, readable for the user the gateway runs as"
+        raise ConfigError([_problem(path, name, f"can't be read: {error.strerror}", hint)]) from None
+    except TypeError:  # a password would be needed
+        raise ConfigError(
+            [_problem(path, name, "the key is encrypted", "keep it without a password, mode 0600")]
+        ) from None
+    except ValueError:
+        what = "private key" if name == "key_file" else "certificate"
+        raise ConfigError(
+            [_problem(path, name, f"holds no {what} in PEM", f"it begins -----BEGIN {what.upper()}-----")]
+        ) from None
+
+
+def _certificates(text: bytes) -> list[x509.Certificate]:
+    """The first is the one that was asked for, the others vouch for it."""
+    return x509.load_pem_x509_certificates(text)
+
+
+def _private_key(text: bytes) -> tuple[str, bytes]:
+    """The text, and its public half."""
+    return text.decode("ascii"), _public(load_pem_private_key(text, password=None).public_key())  # type: ignore[arg-type]
+
+
+def _public(key: CertificatePublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _pem(certificates: list[x509.Certificate]) -> str:
+    return "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
+
+
+def _problem(path: str, field_name: str, message: str, hint: str) -> Problem:
+    return Problem(path, None, f"server.tls.{field_name}", message, hint)

@@ -1,0 +1,30 @@
+"""One gateway at the edge, for everything that is thrown at it: small bodies only, no limits but these."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fakes.fake_vllm import FakeVllm
+from tests.integration.conftest import LIMITED, MODEL, PREMIUM
+from tests.running_gateway import RunningGateway, running_gateway
+
+
+@pytest.fixture(scope="package")
+def backend() -> Iterator[FakeVllm]:
+    with FakeVllm((MODEL, "tiny")) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="package")
+def gateway(backend: FakeVllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    config = {
+        "vllm": {"base_url": f"{backend.url}/v1", "default_model": MODEL},
+        "api_keys": {
+            PREMIUM: {"user_id": "dev-team", "tier": "unlimited"},
+            LIMITED: {"user_id": "lim", "tier": "unlimited", "models": ["tiny*"]},
+        },
+        "rate_limits": {"unlimited": {}},
+        "server": {"max_body_mb": 1},
+    }
+    with running_gateway(tmp_path_factory.mktemp("edge"), config) as running:
+        yield running

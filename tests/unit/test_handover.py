@@ -1,0 +1,116 @@
+"""Two supervisors agree on who follows whom, and a gateway that is no more is followed by nobody."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from gatehouse.config.model import Server
+from gatehouse.proxy import generation
+from gatehouse.proxy.generation import Generation
+from gatehouse.proxy.handover import CannotReplaceError, Predecessor, Succession, place, predecessor
+
+pytestmark = pytest.mark.asyncio
+RUNS = Generation(4711, 2)
+
+
+def offering(found: Generation | None) -> Callable[[], Awaitable[Generation | None]]:
+    async def prepare() -> Generation | None:
+        return found
+
+    return prepare
+
+
+async def met(at: Path) -> Predecessor:
+    found = await predecessor(at)
+    assert found is not None
+    return found
+
+
+async def test_the_next_generation_follows_the_one_that_runs(tmp_path: Path) -> None:
+    succession = Succession(offering(RUNS))
+    async with succession.offered(tmp_path / "s"):
+        old = await met(tmp_path / "s")
+        assert old.following == Generation(4711, 3)
+        assert not succession.taken.is_set()
+        await old.release()
+        await asyncio.wait_for(succession.taken.wait(), 5)
+        old.close()
+
+
+async def test_one_that_goes_away_has_taken_nothing_and_another_may_come(tmp_path: Path) -> None:
+    succession = Succession(offering(RUNS))
+    async with succession.offered(tmp_path / "s"):
+        (await met(tmp_path / "s")).close()
+        second = await met(tmp_path / "s")
+        assert not succession.taken.is_set()
+        second.close()
+
+
+async def test_the_end_of_the_old_one_is_noticed_and_its_place_held(tmp_path: Path) -> None:
+    async with Succession(offering(RUNS)).offered(tmp_path / "s"):
+        old = await met(tmp_path / "s")
+        await old.release()
+        outliving = asyncio.ensure_future(old.outlive())
+        await asyncio.sleep(0.05)
+        assert not old.gone.is_set()
+    await asyncio.wait_for(outliving, 5)
+    assert old.gone.is_set()
+    assert RUNS.stand_in() is None  # the place is taken
+    old.close()
+
+
+async def test_who_still_takes_over_is_waited_for(tmp_path: Path) -> None:
+    answers = [None, RUNS]
+
+    async def prepare() -> Generation | None:
+        return answers.pop(0)
+
+    async with Succession(prepare).offered(tmp_path / "s"):
+        (await met(tmp_path / "s")).close()
+    assert answers == []
+
+
+async def test_nobody_there_is_no_gateway(tmp_path: Path) -> None:
+    assert await predecessor(tmp_path / "none") is None
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left"))
+    assert await predecessor(tmp_path / "left") is None
+
+
+async def test_one_that_can_not_say_what_it_runs_is_not_replaced(tmp_path: Path) -> None:
+    async def prepare() -> Generation | None:
+        raise OSError("no base id")
+
+    async with Succession(prepare).offered(tmp_path / "s"):
+        with pytest.raises(CannotReplaceError, match="does not answer"):
+            await predecessor(tmp_path / "s")
+
+
+async def test_the_socket_goes_with_its_gateway_and_not_with_the_one_before(tmp_path: Path) -> None:
+    at = tmp_path / "s"
+    async with Succession(offering(RUNS)).offered(at):
+        async with Succession(offering(RUNS)).offered(at):
+            pass
+        assert not at.exists()
+        async with Succession(offering(RUNS)).offered(at):
+            pass
+
+
+async def test_the_place_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    at = place(Server(host="127.0.0.1", port=8000))
+    assert at.name == "127.0.0.1-8000"
+    assert at.parent.stat().st_mode & 0o077 == 0
+    at.parent.chmod(0o777)
+    with pytest.raises(CannotReplaceError, match="this user alone"):
+        place(Server())
+
+
+async def test_an_envoy_that_was_started_again_begins_a_new_line(tmp_path: Path) -> None:
+    file = tmp_path / "base-id"
+    assert generation.current(file, RUNS) == RUNS
+    file.write_text("99")
+    assert generation.current(file, RUNS) == Generation(99, 0)
