@@ -12,7 +12,7 @@ from gatehouse.config.load import load_with_advice
 from tests.deploy.engine import DIRECTORY, Project, no_compose, skip_if
 from tests.running_gateway import ROOT
 
-PROFILES = ("vllm", "demo", "observability")
+PROFILES = ("vllm", "demo", "observability", "tls")
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 PINNED = re.compile(r":v?\d+(\.\d+)*(-[a-z0-9.-]+)?$")
 
@@ -92,7 +92,7 @@ def test_envoy_and_the_services_are_one_user() -> None:
 
 def test_whoever_runs_for_long_has_a_health_check() -> None:
     without = {name for name, service in services().items() if "test" not in service.get("healthcheck", {})}
-    assert without == {"prometheus", "grafana"}
+    assert without == {"prometheus", "grafana", "certificate"}
 
 
 def test_redis_forgets_nothing() -> None:
@@ -112,7 +112,7 @@ def test_the_configuration_is_one_that_runs() -> None:
 
 def test_the_example_of_env_names_every_variable_and_no_other() -> None:
     example = (DIRECTORY / ".env.example").read_text()
-    assigned = set(re.findall(r"^(\w+)=", example, re.MULTILINE)) - {"COMPOSE_PROFILES"}
+    assigned = set(re.findall(r"^(?:# )?(\w+)=", example, re.MULTILINE)) - {"COMPOSE_PROFILES"}
     used = set(re.findall(r"\$\{(\w+)", (DIRECTORY / "compose.yaml").read_text()))
     assert assigned <= used
     assert {name for name in used - assigned if not name.endswith(("_IMAGE", "_MAXMEMORY"))} == set()
