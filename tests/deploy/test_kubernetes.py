@@ -13,9 +13,8 @@ import yaml
 
 from gatehouse import __version__
 from gatehouse.config import load
-from gatehouse.config.key_file import check_key_files
 from gatehouse.config.key_table import Keep, KeyTable
-from gatehouse.envoy import bootstrap
+from gatehouse.config.whole import KeyFiles
 from scripts import kubernetes
 from tests.deploy.kubernetes import CHART, OVERLAYS, Manifest, built, configuration, containers, named, templates
 
@@ -165,7 +164,7 @@ def test_the_dev_overlays_keys_are_good(tmp_path: Path) -> None:
     (tmp_path / "gatehouse.yaml").write_text(
         configuration(keys).replace("/run/secrets/gatehouse/keys.yaml", str(tmp_path / "keys.yaml"))
     )
-    check_key_files(tmp_path / "gatehouse.yaml", load(tmp_path / "gatehouse.yaml"), KeyTable(Keep.RECORDS))
+    KeyFiles().check(tmp_path / "gatehouse.yaml", load(tmp_path / "gatehouse.yaml"), KeyTable(Keep.RECORDS))
 
 
 def test_pods_have_the_time_that_draining_takes(overlay: list[Manifest]) -> None:
@@ -195,7 +194,8 @@ def test_envoy_sheds_load_before_it_is_killed(production: list[Manifest]) -> Non
     envoy = next(c for c in containers(pod) if c["name"] == "envoy")
     limit = re.fullmatch(r"(\d+)Mi", envoy["resources"]["limits"]["memory"])
     assert limit
-    assert int(limit[1]) * 1024**2 > bootstrap.MAX_HEAP_BYTES
+    config = yaml.safe_load(configuration(production))
+    assert int(limit[1]) > config["server"]["max_memory_mb"]
 
 
 def test_envoy_drains_at_once_and_writes_its_log_every_second(production: list[Manifest]) -> None:
