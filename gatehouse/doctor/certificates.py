@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from gatehouse.certificate import read
+from gatehouse.config.model import Tls
+from gatehouse.config.problem import ConfigError
 from gatehouse.doctor.files import secret_file
 from gatehouse.doctor.finding import Finding, error, ok, warning
 
@@ -15,38 +16,17 @@ SOON_DAYS = 21
 """Let's Encrypt renews 30 days before the end: what has fewer left was not renewed."""
 
 
-def certificates(cert_file: str, key_file: str, client_ca_file: str | None, now: datetime) -> list[Finding]:
-    """PEM files; `cert_file` begins with the server's own certificate. `now` has a time zone."""
-    found = _pair(cert_file, key_file, now) + secret_file(ABOUT, key_file)
-    return found + (_authorities(client_ca_file, now) if client_ca_file else [])
-
-
-def _pair(cert_file: str, key_file: str, now: datetime) -> list[Finding]:
+def certificates(tls: Tls, now: datetime) -> list[Finding]:
+    """What `read` would have a gateway serve with, and how long it will do. `now` has a time zone."""
+    unguarded = secret_file(ABOUT, tls.key_file)
     try:
-        [certificate, *_] = x509.load_pem_x509_certificates(Path(cert_file).read_bytes())
-    except (OSError, ValueError) as wrong:
-        return [
-            error(
-                ABOUT, f"{cert_file} holds no certificate: {_reason(wrong)}", "let server.tls.cert_file name one (PEM)"
-            )
-        ]
-    try:
-        key = load_pem_private_key(Path(key_file).read_bytes(), None)
-    except (OSError, ValueError, TypeError) as wrong:
-        fix = "let server.tls.key_file name an unencrypted private key (PEM)"
-        return [error(ABOUT, f"{key_file} holds no key that can be read: {_reason(wrong)}", fix)]
-    if _bytes(key.public_key()) != _bytes(certificate.public_key()):
-        fix = "let server.tls name a certificate and its own key"
-        return [error(ABOUT, f"the key in {key_file} is not that of the certificate in {cert_file}", fix)]
-    return [lifetime(cert_file, certificate, now)]
-
-
-def _authorities(file: str, now: datetime) -> list[Finding]:
-    try:
-        return [lifetime(file, each, now) for each in x509.load_pem_x509_certificates(Path(file).read_bytes())]
-    except (OSError, ValueError) as wrong:
-        fix = "let server.tls.client_ca_file name the certificates that vouch for clients (PEM)"
-        return [error(ABOUT, f"{file} holds no certificate: {_reason(wrong)}", fix)]
+        read(tls)
+    except ConfigError as wrong:
+        return [error(ABOUT, f"{each.origin} {each.message}", each.hint or "") for each in wrong.problems] + unguarded
+    shown, *_ = _in(tls.cert_file)
+    authorities = _in(tls.client_ca_file) if tls.client_ca_file else []
+    trusted = [lifetime(str(tls.client_ca_file), each, now) for each in authorities]
+    return [lifetime(tls.cert_file, shown, now), *unguarded, *trusted]
 
 
 def lifetime(file: str, certificate: x509.Certificate, now: datetime) -> Finding:
@@ -61,13 +41,9 @@ def lifetime(file: str, certificate: x509.Certificate, now: datetime) -> Finding
     return ok(ABOUT, f"{file} is good for {days} days")
 
 
-def _bytes(key: PublicKeyTypes) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _reason(wrong: Exception) -> str:
-    return wrong.strerror or "can't be read" if isinstance(wrong, OSError) else str(wrong).splitlines()[0]
-
-
 def today() -> datetime:
     return datetime.now(UTC)
+
+
+def _in(file: str) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(Path(file).read_bytes())

@@ -51,7 +51,7 @@ async def examine(wanted: dict[str, Check], tell: Callable[[str], None]) -> Asyn
 
 def _certificates(config: Config) -> list[Finding]:
     tls = config.server.tls
-    return [] if tls is None else certificates(tls.cert_file, tls.key_file, tls.client_ca_file, today())
+    return [] if tls is None else certificates(tls, today())
 
 
 def _aside(check: Callable[[], list[Finding]]) -> Check:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from gatehouse.config.machine import memory_bytes
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, Tls
 from gatehouse.doctor.backends import Target, healthy, serves, targets
 from gatehouse.doctor.certificates import certificates
 from gatehouse.doctor.files import key_files, log_directory, secret_file
@@ -150,28 +150,28 @@ def logging_to(directory: Path) -> Config:
 
 class TestCertificates:
     def test_a_pair_is_good_for_so_many_days(self, tmp_path: Path) -> None:
-        [found] = certificates(*pair(tmp_path, days=90), None, NOW)
+        [found] = certificates(tls(*pair(tmp_path, days=90)), NOW)
         assert (found.level, found.message) == ("ok", f"{tmp_path}/tls.crt is good for 90 days")
 
     @pytest.mark.parametrize(
         ("days", "level", "words"), [(20, "warning", "expires in 20 days"), (-1, "error", "expired on 2026-11-23")]
     )
     def test_the_end_is_told_in_time(self, tmp_path: Path, days: int, level: str, words: str) -> None:
-        [found] = certificates(*pair(tmp_path, days=days), None, NOW)
+        [found] = certificates(tls(*pair(tmp_path, days=days)), NOW)
         assert found.level == level
         assert words in found.message
 
     def test_one_of_tomorrow_is_an_error(self, tmp_path: Path) -> None:
-        [found] = certificates(*pair(tmp_path, days=90), None, NOW - timedelta(days=400))
+        [found] = certificates(tls(*pair(tmp_path, days=90)), NOW - timedelta(days=400))
         assert "not valid before" in found.message
 
     def test_another_key_is_an_error(self, tmp_path: Path) -> None:
         cert_file, _ = pair(tmp_path, days=90)
         (tmp_path / "other").mkdir()
         _, key_file = pair(tmp_path / "other", days=90)
-        [found] = certificates(cert_file, key_file, None, NOW)
+        [found] = certificates(tls(cert_file, key_file), NOW)
         assert found.level == "error"
-        assert "is not that of the certificate" in found.message
+        assert "is not the key of the certificate" in found.message
 
     @pytest.mark.parametrize(
         "content", [b"", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", b"\xff"]
@@ -181,15 +181,19 @@ class TestCertificates:
         (tmp_path / "junk").write_bytes(content)
         (tmp_path / "junk").chmod(0o600)
         junk = str(tmp_path / "junk")
-        assert levels(certificates(junk, key_file, None, NOW)) == ["error"]
-        assert levels(certificates(cert_file, junk, None, NOW)) == ["error"]
-        assert levels(certificates(cert_file, key_file, junk, NOW)) == ["ok", "error"]
-        assert levels(certificates(cert_file, str(tmp_path / "none"), None, NOW)) == ["error", "error"]
+        assert levels(certificates(tls(junk, key_file), NOW)) == ["error"]
+        assert levels(certificates(tls(cert_file, junk), NOW)) == ["error"]
+        assert levels(certificates(tls(cert_file, key_file, junk), NOW)) == ["error"]
+        assert levels(certificates(tls(cert_file, str(tmp_path / "none")), NOW)) == ["error", "error"]
 
     def test_a_key_for_everybody_is_a_warning(self, tmp_path: Path) -> None:
         cert_file, key_file = pair(tmp_path, days=90)
         Path(key_file).chmod(0o644)
-        assert levels(certificates(cert_file, key_file, cert_file, NOW)) == ["ok", "warning", "ok"]
+        assert levels(certificates(tls(cert_file, key_file, cert_file), NOW)) == ["ok", "warning", "ok"]
+
+
+def tls(cert_file: str, key_file: str, client_ca_file: str | None = None) -> Tls:
+    return Tls(cert_file=cert_file, key_file=key_file, client_ca_file=client_ca_file)
 
 
 def pair(directory: Path, *, days: int) -> tuple[str, str]:
