@@ -28,6 +28,7 @@ class Deployed:
     project: Project
     url: str
     operator_url: str
+    prometheus_url: str
     config_file: Path
     key: str
 
@@ -65,10 +66,10 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         made = project.run(
             "exec", "-T", "authz", "gatehouse", "keys", "create", "--user=alice", "--tier=premium", "--json"
         )
-        url, operator_url = f"http://127.0.0.1:{ports['PORT']}", f"http://127.0.0.1:{ports['METRICS_PORT']}"
-        yield Deployed(project, url, operator_url, config / "gatehouse.yaml", json.loads(made)["key"])
+        urls = [f"http://127.0.0.1:{port}" for port in ports.values()]
+        yield Deployed(project, *urls, config / "gatehouse.yaml", json.loads(made)["key"])
     finally:
-        project.compose.stop()
+        project.run("--profile", "observability", "down", "--volumes")
         assert project.leftovers() == []
 
 
@@ -124,6 +125,23 @@ def test_operators_see_metrics_and_health(deployed: Deployed, client: httpx.Clie
     assert "api_requests_total{" in metrics
     assert re.search(r'^api_backends\{.*state="healthy".*\} 1', metrics, re.MULTILINE)
     assert httpx.get(f"{deployed.url}/health").json()["vllm_status"] == "connected"
+
+
+def test_prometheus_scrapes_the_gateway_and_has_its_rules(deployed: Deployed) -> None:
+    """Grafana is left out: it is only parsed (compose.yaml says so)."""
+    deployed.project.run("--profile", "observability", "up", "-d", "prometheus")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            targets = httpx.get(f"{deployed.prometheus_url}/api/v1/targets").json()["data"]["activeTargets"]
+            if [target["health"] for target in targets] == ["up"]:
+                break
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    rules = httpx.get(f"{deployed.prometheus_url}/api/v1/rules").json()["data"]["groups"]
+    assert len(rules) > 3
 
 
 ALLOWED = {
