@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from gatehouse.config.model import Server
 from tests.deploy.engine import Project, no_compose, no_engine, skip_if
 from tests.deploy.load import CHAT, body
 from tests.running_gateway import free_port
@@ -16,7 +15,6 @@ from tests.running_gateway import free_port
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deploy,
-    pytest.mark.skipif("tls" not in Server.model_fields, reason="this version has no server.tls"),
 ]
 
 
