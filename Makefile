@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= gatehouse.yaml
 
-.PHONY: help run install test check protos dashboards pictures golden test-slow test-vllm bench clean
+.PHONY: help run install test check protos dashboards pictures golden test-slow test-vllm bench bench-full bench-parts clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -61,7 +61,17 @@ test-vllm: $(VENV)/.dev  ## end to end against real vLLM on the CPU (installs se
 	$(BIN)/python scripts/vllm_env.py
 	$(BIN)/python -m pytest -m vllm tests/vllm
 
-bench: $(VENV)/.dev  ## measure the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver (docs/benchmarks.md)
+$(VENV)/.bench: $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench  ## Gatehouse beside its peers, in ten minutes (docs/benchmarks.md); peers are installed the first time
+	$(BIN)/python -m benchmarks
+
+bench-full: $(VENV)/.bench  ## the same with more rounds, streams and sizes, in an hour at most
+	$(BIN)/python -m benchmarks --full
+
+bench-parts: $(VENV)/.dev  ## the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver, one core each
 	$(BIN)/python benchmarks/limiter.py
 	$(BIN)/python benchmarks/receiver.py
 
