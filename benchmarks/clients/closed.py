@@ -39,7 +39,12 @@ def load(contender: Running, connections: int, seconds: float, body: bytes = BOD
         data, log = Path(folder) / "body", Path(folder) / "log"
         data.write_bytes(body)
         command = ["taskset", "-c", ",".join(map(str, LOAD_CPUS)), h2load(), "--h1", contender.url + PATH]
-        command += [f"--clients={connections}", f"--duration={seconds:g}", f"--data={data}", f"--log-file={log}"]
+        command += [
+            f"--clients={connections}",
+            f"--duration={seconds * 1000:.0f}ms",
+            f"--data={data}",
+            f"--log-file={log}",
+        ]
         for header in ({**HEADERS, **contender.headers}).items():
             command += ["--header", ": ".join(header)]
         limit_s = seconds + 60
