@@ -51,9 +51,13 @@ def load(contender: Running, connections: int, seconds: float, body: bytes = BOD
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
         lines = [line.split("\t") for line in log.read_text().splitlines()] if log.exists() else []
     if not lines:
-        raise RuntimeError(f"{contender.name} answered nothing: {(done.stderr or done.stdout).strip()[-300:]}")
+        raise RuntimeError(f"{contender.name} answered nothing: {_last_line(done.stderr)}")
     statuses = Counter(status for _, status, _ in lines)
     return _seen([int(micros) / 1000 for _, status, micros in lines if status == "200"], seconds, statuses)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no word of why"])[-1]
 
 
 def _seen(latencies_ms: Sequence[float], seconds: float, statuses: Counter[str]) -> Load:

@@ -15,9 +15,5 @@ def measure(field: Field, effort: Effort) -> Iterator[Row]:
         say(f"{MEASURE}: {size // 1024} KiB")
         sent = body(size)
         for contender in field.contenders:
-            try:
-                values = turn(contender, _CONNECTIONS, effort.seconds, sent)
-            except RuntimeError as error:
-                say(f"  {error}")
-                values = {"rate": 0.0, "failed": 1.0}
+            values = turn(contender, _CONNECTIONS, effort.seconds, sent)
             yield Row(MEASURE, contender.name, f"{size // 1024} KiB", 0, values)

@@ -19,6 +19,10 @@ def measure(field: Field, effort: Effort) -> Iterator[Row]:
 
 
 def _turn(contender: Running, connections: int, seconds: float) -> dict[str, float]:
-    seen = load(contender, connections, seconds)
+    try:
+        seen = load(contender, connections, seconds)
+    except RuntimeError as error:
+        say(f"  {error}")
+        return {"rate": 0.0}
     by_class = {f"{kind}xx": sum(n for code, n in seen.statuses.items() if code[0] == str(kind)) for kind in (2, 4, 5)}
     return {"rate": seen.rate, "p50_ms": seen.p50_ms, "p99_ms": seen.p99_ms, **by_class}

@@ -28,7 +28,11 @@ def rounds(measure: str, contenders: Sequence[Running], effort: Effort, connecti
 def turn(contender: Running, connections: int, seconds: float, body: bytes = BODY) -> dict[str, float]:
     """One turn's figures; `cpu_us:ROLE` is a role's CPU time for each request, `failed` the share without a 200."""
     before = contender.cpu_s()
-    seen = load(contender, connections, seconds, body)
+    try:
+        seen = load(contender, connections, seconds, body)
+    except RuntimeError as error:
+        say(f"  {error}")
+        return {"rate": 0.0, "failed": 1.0}
     costs = {role: max(0.0, used - before.get(role, 0.0)) for role, used in contender.cpu_s().items()}
     cpu_us = {f"cpu_us:{role}": used / max(1, seen.requests) * 1e6 for role, used in costs.items()}
     return {
