@@ -18,7 +18,7 @@ from types import FrameType
 from benchmarks import plots, report
 from benchmarks.clients.closed import h2load
 from benchmarks.contenders import BY_NAME
-from benchmarks.field import FULL, Effort, Field, Row, say, the_field
+from benchmarks.field import FULL, Effort, Field, Row, installed, say, the_field
 from benchmarks.machine import NotInstalledError, allow_many_files
 from benchmarks.measures import bodies, growth, memory, overload, steady, streaming, throughput
 from benchmarks.targets import verdicts
@@ -42,9 +42,9 @@ def main() -> int:
         return 2
     allow_many_files()
     rows: list[Row] = []
-    absent: dict[str, str] = {}
+    contenders, absent = installed(options.only)
     _be_done_in(effort.limit_s)
-    with suppress(_TimeIsUp), the_field(options.only) as field:
+    with suppress(_TimeIsUp), the_field(contenders) as field:
         absent |= field.absent
         for name in options.measure or MEASURES:
             for row in _measured(name, field, effort):

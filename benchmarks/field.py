@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contenders import ALL, Running
+from benchmarks.contenders import ALL, Contender, Running
 from benchmarks.machine import LOAD_CPUS, NotInstalledError, free_port, running, wait_until_answers
 
 
@@ -56,9 +56,24 @@ class Field:
         return [contender for contender in self.contenders if contender.name in names]
 
 
+def installed(only: Sequence[str]) -> tuple[list[Contender], dict[str, str]]:
+    """The contenders that this machine has, or has now, and why it can't have the others. `only` names; empty: all."""
+    found, absent = [], {}
+    for contender in ALL:
+        if only and contender.name not in only:
+            continue
+        try:
+            contender.install()
+            found.append(contender)
+        except (NotInstalledError, OSError) as error:
+            absent[contender.name] = str(error)
+            say(f"without {contender.name}: {error}")
+    return found, absent
+
+
 @contextmanager
-def the_field(only: Sequence[str]) -> Iterator[Field]:
-    """Everything runs inside the block, and nothing after it. `only` names contenders; empty: all."""
+def the_field(contenders: Sequence[Contender]) -> Iterator[Field]:
+    """Everything runs inside the block, and nothing after it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gh-bench-", ignore_cleanup_errors=True)))
         port = free_port()
@@ -66,14 +81,11 @@ def the_field(only: Sequence[str]) -> Iterator[Field]:
         upstream = f"http://127.0.0.1:{port}"
         wait_until_answers(f"{upstream}/health", {}, None, stack.enter_context(running(command, folder, LOAD_CPUS)))
         found, absent = [], {}
-        for number, contender in enumerate(ALL):
-            if only and contender.name not in only:
-                continue
+        for number, contender in enumerate(contenders):
             own = folder / str(number)
             own.mkdir()
             say(f"starting {contender.name}")
             try:
-                contender.install()
                 found.append(stack.enter_context(contender.start(own, upstream)))
             except (NotInstalledError, RuntimeError, OSError) as error:
                 absent[contender.name] = str(error)

@@ -6,7 +6,7 @@ from gatehouse.config.model import Backend, Config, base_path
 from gatehouse.envoy import names
 from gatehouse.envoy.message import Message, typed
 from gatehouse.envoy.routes import served
-from gatehouse.run_dir import SERVICES, RunDir, workers
+from gatehouse.run_dir import SERVICES, RunDir, first_rank, workers
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _RANKED = ("authz", "ratelimit")
@@ -26,15 +26,13 @@ def sidecars(config: Config, run_dir: RunDir) -> list[Message]:
 
 def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
     protocol: Message = {"http2_protocol_options": {}} if grpc else {"http_protocol_options": {}}
+    first = first_rank(len(sockets)) if name in _RANKED else len(sockets)
     return {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "0.25s",
         "lb_policy": "ROUND_ROBIN" if name == "accesslog" else "LEAST_REQUEST",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": _ranks(sockets, 2 if name in _RANKED else 1),
-        },
+        "load_assignment": {"cluster_name": name, "endpoints": _ranks(sockets, first)},
         **_options(explicit_http_config=protocol),
         "circuit_breakers": _breakers(4096),
         "outlier_detection": _ejection(1 if name == "accesslog" else 5),
@@ -43,14 +41,9 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
     }
 
 
-def _ranks(sockets: list[str], ranks: int) -> list[Message]:
-    """With two ranks half of the workers are called, and the others once those are gone or a call to one has failed.
-
-    A process that is woken for each single call spends more on waking up than on the call; the fewer are called, the
-    more calls one finds waiting. Envoy itself needs more than half of the CPU, so half of the workers are enough.
-    """
-    first = -(-len(sockets) // ranks)
-    groups = [sockets[:first], sockets[first:]] if first < len(sockets) else [sockets]
+def _ranks(sockets: list[str], first: int) -> list[Message]:
+    """The first so many, and behind them the others."""
+    groups = [group for group in (sockets[:first], sockets[first:]) if group]
     return [
         {"priority": rank, "lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in group]}
         for rank, group in enumerate(groups)
