@@ -24,7 +24,7 @@ from benchmarks.measures import bodies, growth, memory, overload, steady, stream
 from benchmarks.targets import verdicts
 
 MEASURES: dict[str, Callable[[Field, Effort], Iterator[Row]]] = {
-    module.MEASURE: module.measure for module in (throughput, steady, streaming, memory, bodies, growth, overload)
+    module.MEASURE: module.measure for module in (throughput, steady, streaming, memory, growth, overload, bodies)
 }
 
 

@@ -28,7 +28,7 @@ class Effort:
     """How long and how often; the defaults fit ten minutes."""
 
     rounds: int = 3
-    seconds: float = 2.0
+    seconds: float = 1.5
     connections: tuple[int, ...] = (1, 16, 64, 256)
     rate: float = 500.0
     streams: tuple[int, ...] = (1, 100, 1000)

@@ -88,6 +88,9 @@ class _Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now, text = time.monotonic_ns(), self._tail + data
+        if not self._opened and data.startswith(b"HTTP/1.1") and data[9:12] != b"200":
+            self._transport.close()
+            return
         last = 0
         for match in _SENT.finditer(text):
             last = match.end()
