@@ -8,6 +8,9 @@ from pathlib import Path
 
 from benchmarks.field import Row
 
+_SHOWN = 3
+"""Bars are shown up to so many times Gatehouse's."""
+
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write what there is to see. Raises `ImportError` where there is no matplotlib."""
@@ -58,16 +61,20 @@ def _costs(rows: Sequence[Row], folder: Path) -> list[Path]:
                     found[row.contender][name.partition(":")[2]].append(value)
     if not found:
         return []
-    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    roles = dict.fromkeys(role for costs in found.values() for role in costs)
+    colours = {role: f"C{number % 10}" for number, role in enumerate(roles)}
+    totals = {name: sum(map(statistics.median, costs.values())) for name, costs in found.items()}
+    most = _SHOWN * totals.get("Gatehouse", max(totals.values()))
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     for contender, costs in found.items():
         left = 0.0
         for role, values in costs.items():
             width = statistics.median(values)
-            axes.barh(contender, width, left=left)
-            if width > 100:
-                axes.text(left + width / 2, contender, role, ha="center", va="center", fontsize="x-small")
+            axes.barh(contender, width, left=left, color=colours[role])
             left += width
-    axes.set(xscale="symlog", xlabel="CPU µs a request, 16 connections")
+        axes.text(min(left, most) + most / 100, contender, f"{left:,.0f}", va="center", fontsize="small")
+    axes.set(xlim=(0, 1.1 * most), xlabel="CPU µs a request, 16 connections; longer bars are cut")
+    axes.legend([pyplot.Rectangle((0, 0), 1, 1, color=colours[role]) for role in roles], list(roles), fontsize="small")
     axes.invert_yaxis()
     path = folder / "throughput-cpu.png"
     figure.savefig(path, dpi=120)
