@@ -39,7 +39,7 @@ def start(
 
 def _config(folder: Path, upstream: str, port: int, keys: int, models: int) -> str:
     """JSON is YAML."""
-    names = [MODEL, *(f"model-{n}" for n in range(1, models))]
+    names = [*(f"model-{n}" for n in range(1, models)), MODEL]  # Envoy tries routes in this order: the worst case
     document = {
         "server": {"host": "127.0.0.1", "port": port, "metrics_port": free_port(), "drain_s": 1},
         "models": {name: {"backends": [{"url": f"{upstream}/v1"}]} for name in names},
