@@ -7,7 +7,7 @@ CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
 .PHONY: help run install test check protos dashboards manifests kube-tools pictures golden \
-        test-slow test-vllm test-deploy images lock sbom bench clean
+        test-slow test-vllm test-deploy images lock sbom bench bench-full bench-parts clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -88,7 +88,17 @@ lock: $(VENV)/.dev  ## pin anew, by hash, what the image is built from (deploy/*
 test-deploy: $(VENV)/.dev  ## start what deploy/ holds on a real Docker engine, and break it
 	$(BIN)/python -m pytest -m deploy tests/deploy
 
-bench: $(VENV)/.dev  ## measure the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver (docs/benchmarks.md)
+$(VENV)/.bench: $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.bench  ## Gatehouse beside its peers, in ten minutes (docs/benchmarks.md); peers are installed the first time
+	$(BIN)/python -m benchmarks
+
+bench-full: $(VENV)/.bench  ## the same with more rounds, streams and sizes, in an hour at most
+	$(BIN)/python -m benchmarks --full
+
+bench-parts: $(VENV)/.dev  ## the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver, one core each
 	$(BIN)/python benchmarks/limiter.py
 	$(BIN)/python benchmarks/receiver.py
 

@@ -39,6 +39,16 @@ def workers(config: Config, service: Service) -> int:
     return config.server.workers
 
 
+def first_rank(workers: int) -> int:
+    """How many of the workers that decide, of authz and ratelimit, Envoy calls while all is well: half. The others
+    stand by, for when those are gone or a call to one has failed.
+
+    A process that is woken for each single call spends more on waking up than on the call; the fewer are called, the
+    more calls one finds waiting. Envoy itself needs more than half of the CPU, so half of the workers are enough.
+    """
+    return -(-workers // 2)
+
+
 @dataclass(frozen=True, slots=True)
 class RunDir:
     """Paths below one directory. Unix socket paths are limited to about 100 bytes: keep `path` short."""

@@ -43,12 +43,16 @@ def headers(plan: Plan, decision: Decision) -> Headers:
     """What every answer says of the caller's limits; empty when there are none of that kind, or nobody looked."""
     if not decision.outcomes:
         return []
+    found: Headers = []
     measured: dict[str, list[Outcome]] = {"requests": [], "tokens": []}
     for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
         if rule.measure in measured and not rule.limit.shadow:
             measured[rule.measure].append(outcome)
-    windows = [pair for period_s, name in _NAMED for pair in _window(measured["requests"], period_s, name)]
-    return [*windows, *(pair for measure in measured for pair in _tightest(measured[measure], measure))]
+    for period_s, name in _NAMED:
+        found += _window(measured["requests"], period_s, name)
+    for measure, outcomes in measured.items():
+        found += _tightest(outcomes, measure)
+    return found
 
 
 def refusal(plan: Plan, decision: Decision, caller: Caller) -> Refusal:
@@ -83,20 +87,26 @@ def _tight(outcome: Outcome) -> tuple[int, int]:
     return outcome.remaining, -outcome.reset_after_ms
 
 
-def _window(outcomes: list[Outcome], period_s: int, name: str) -> Iterator[tuple[str, str]]:
+def _window(outcomes: list[Outcome], period_s: int, name: str) -> Headers:
     mine = [outcome for outcome in outcomes if outcome.charge.limit.period_s == period_s]
-    if mine:
-        outcome = min(mine, key=_tight)
-        yield f"x-ratelimit-limit-{name}", str(outcome.charge.limit.amount)
-        yield f"x-ratelimit-remaining-{name}", str(outcome.remaining)
+    if not mine:
+        return []
+    outcome = min(mine, key=_tight) if len(mine) > 1 else mine[0]
+    return [
+        (f"x-ratelimit-limit-{name}", str(outcome.charge.limit.amount)),
+        (f"x-ratelimit-remaining-{name}", str(outcome.remaining)),
+    ]
 
 
-def _tightest(outcomes: list[Outcome], measure: str) -> Iterator[tuple[str, str]]:
-    if outcomes:
-        outcome = min(outcomes, key=_tight)
-        yield f"x-ratelimit-limit-{measure}", str(outcome.charge.limit.amount)
-        yield f"x-ratelimit-remaining-{measure}", str(outcome.remaining)
-        yield f"x-ratelimit-reset-{measure}", duration(outcome.reset_after_ms)
+def _tightest(outcomes: list[Outcome], measure: str) -> Headers:
+    if not outcomes:
+        return []
+    outcome = min(outcomes, key=_tight) if len(outcomes) > 1 else outcomes[0]
+    return [
+        (f"x-ratelimit-limit-{measure}", str(outcome.charge.limit.amount)),
+        (f"x-ratelimit-remaining-{measure}", str(outcome.remaining)),
+        (f"x-ratelimit-reset-{measure}", duration(outcome.reset_after_ms)),
+    ]
 
 
 def _window_reasons(plan: Plan, decision: Decision, caller: Caller) -> Iterator[_Reason]:

@@ -5,23 +5,26 @@ its key; all must pass. Counters belong to users, teams and keys, so changing a 
 key come with its requests; keys that rotation made of each other share their counters.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
+from functools import lru_cache
 
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, Price
 from gatehouse.envoy.access_log import PERIOD_S
 from gatehouse.envoy.names import MISSING_MODEL
 from gatehouse.prices import cost_micro_usd, prices
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate import Tokens, estimate
 from ratelimit_service.key_rules import KeyRules
-from ratelimit_service.limits import MAX_AMOUNT
-from ratelimit_service.rules import NOTHING, Concurrency, Rule, RuleSet, rule_set
+from ratelimit_service.limits import MAX_AMOUNT, Limit
+from ratelimit_service.rules import NOTHING, Concurrency, Rule, rule_set
 from ratelimit_service.store import Ask, Charge, LeaseAsk, Renewal, Settlement
 
 LEASE_TTL_MS = 3 * PERIOD_S * 1000
 """A running request shows a sign of life every `PERIOD_S`; after three that are missing it counts as gone."""
+
+REMEMBERED = 4096
+"""Callers, each with a model, whose rules are kept ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,36 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Applied:
-    """A rule set, for one holder: `holder` begins the keys of its counters. The braces around a holder's name keep all
-    its counters on one slot of a Redis Cluster."""
+class _Counter:
+    """A rule, for one holder. `fixed` is its charge where that is the same for every request."""
 
-    holder: str
-    rules: RuleSet
+    key: str
+    limit: Limit
+    measure: str
+    fixed: Charge | None
+
+    def charge(self, hits: Mapping[str, int]) -> Charge:
+        """Of one that is not fixed."""
+        return Charge(self.key, self.limit, hits[self.measure], reserve=True)
+
+    def capped(self, hits: Mapping[str, int]) -> Charge:
+        """A guess larger than the whole limit would keep the request out for ever."""
+        return self.fixed or Charge(self.key, self.limit, min(hits[self.measure], self.limit.capacity), reserve=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is the same for every request of a caller to a model."""
+
+    rules: tuple[Rule, ...]
+    concurrency: tuple[Concurrency, ...]
+    counters: tuple[_Counter, ...]
+    leases: tuple[LeaseAsk, ...]
+    price: Price | None
 
 
 class Plans:
-    """Every rule of a configuration, ready to be asked. Allocates only what differs from request to request."""
+    """Every rule of a configuration, ready to be asked. Works out only what differs from request to request."""
 
     def __init__(self, config: Config, key_rules: KeyRules | None = None, *, lease_ttl_ms: int = LEASE_TTL_MS) -> None:
         self._lease_ttl_ms = lease_ttl_ms
@@ -59,58 +82,73 @@ class Plans:
         self._users = {name: rule_set(user.limits, "user", "u") for name, user in config.users.items() if user.limits}
         self._teams = {name: rule_set(team.limits, "team") for name, team in config.teams.items() if team.limits}
         self._keys = key_rules or KeyRules()
+        self._remembered = lru_cache(REMEMBERED)(self._stands)
 
     def plan(self, caller: Caller) -> Plan:
         """Everything that `caller`'s request must pass, with guesses for what only its end will tell."""
-        applied = self._applied(caller)
-        rules = tuple(chain.from_iterable(entry.rules.rules for entry in applied))
-        concurrency = tuple(chain.from_iterable(entry.rules.concurrency for entry in applied))
-        charges = tuple(self._charges(applied, self._hits(caller, estimate(caller)), capped=True))
-        return Plan(Ask(caller.request_id, charges, tuple(self._leases(applied))), rules, concurrency)
+        standing = self._standing(caller)
+        hits = _hits(standing, estimate(caller))
+        charges = tuple([counter.capped(hits) for counter in standing.counters])
+        return Plan(Ask(caller.request_id, charges, standing.leases), standing.rules, standing.concurrency)
 
     def settlement(self, caller: Caller, true: Tokens | None, *, late: bool = False) -> Settlement:
         """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""
-        applied = self._applied(caller)
-        charges = () if true is None else tuple(self._charges(applied, self._hits(caller, true)))
-        reserved = tuple(charge for charge in charges if charge.reserve)
-        return Settlement(caller.request_id, reserved, tuple(lease.key for lease in self._leases(applied)), late)
+        standing = self._standing(caller)
+        reserved = () if true is None else _reserved(standing, _hits(standing, true))
+        return Settlement(caller.request_id, reserved, tuple([lease.key for lease in standing.leases]), late)
 
     def renewals(self, caller: Caller) -> list[Renewal]:
         """The same request, seen running: its leases hold on."""
-        leases = self._leases(self._applied(caller))
+        leases = self._standing(caller).leases
         return [Renewal(caller.request_id, lease.key, lease.ttl_ms) for lease in leases]
 
-    def _applied(self, caller: Caller) -> tuple[_Applied, ...]:
-        model = self._model(caller)
-        user = f"{{u:{caller.user}}}"
-        found = (
-            _Applied(user, self._tiers.get(caller.tier, NOTHING)),
-            _Applied(user, self._models.get((caller.tier, model), NOTHING)),
-            _Applied(user, self._users.get(caller.user, NOTHING)),
-            _Applied(f"{{t:{caller.team}}}", self._teams.get(caller.team, NOTHING)),
-            _Applied(f"{{k:{caller.key_family or caller.key_id}}}", self._keys.of(caller.key_limits)),
-        )
-        return tuple(entry for entry in found if entry.rules is not NOTHING)
+    def _standing(self, caller: Caller) -> _Standing:
+        key = caller.key_family or caller.key_id
+        return self._remembered(caller.user, caller.team, caller.tier, key, caller.key_limits, caller.model)
 
-    def _model(self, caller: Caller) -> str:
-        name = self._default_model if caller.model in ("", MISSING_MODEL) else caller.model
+    def _stands(self, user: str, team: str, tier: str, key: str, key_limits: str, model: str) -> _Standing:
+        """The braces around a holder's name keep all its counters on one slot of a Redis Cluster."""
+        model = self._model(model)
+        holders = (
+            (f"{{u:{user}}}", self._tiers.get(tier, NOTHING)),
+            (f"{{u:{user}}}", self._models.get((tier, model), NOTHING)),
+            (f"{{u:{user}}}", self._users.get(user, NOTHING)),
+            (f"{{t:{team}}}", self._teams.get(team, NOTHING)),
+            (f"{{k:{key}}}", self._keys.of(key_limits)),
+        )
+        return _Standing(
+            tuple(rule for _, rules in holders for rule in rules.rules),
+            tuple(rule for _, rules in holders for rule in rules.concurrency),
+            tuple(_counter(holder, rule) for holder, rules in holders for rule in rules.rules),
+            tuple(
+                LeaseAsk(holder + rule.counter, rule.name, rule.most, self._lease_ttl_ms, rule.shadow)
+                for holder, rules in holders
+                for rule in rules.concurrency
+            ),
+            self._prices.get(model),
+        )
+
+    def _model(self, said: str) -> str:
+        name = self._default_model if said in ("", MISSING_MODEL) else said
         return self._model_of.get(name, name)
 
-    @staticmethod
-    def _charges(applied: tuple[_Applied, ...], hits: Mapping[str, int], *, capped: bool = False) -> Iterator[Charge]:
-        """`capped`: a guess larger than the whole limit would keep the request out for ever."""
-        for entry in applied:
-            for rule in entry.rules.rules:
-                amount = min(hits[rule.measure], rule.limit.capacity) if capped else hits[rule.measure]
-                yield Charge(entry.holder + rule.counter, rule.limit, amount, reserve=rule.measure != "requests")
 
-    def _hits(self, caller: Caller, tokens: Tokens) -> Mapping[str, int]:
-        price = self._prices.get(self._model(caller))
-        cost = cost_micro_usd(price, tokens.input, tokens.output, tokens.cached) if price else 0
-        counts = {"input_tokens": tokens.input, "output_tokens": tokens.output, "tokens": tokens.total, "budget": cost}
-        return {"requests": 1, **{measure: min(count, MAX_AMOUNT) for measure, count in counts.items()}}
+def _counter(holder: str, rule: Rule) -> _Counter:
+    key, limit = holder + rule.counter, rule.limit
+    once = Charge(key, limit, min(1, limit.capacity)) if rule.measure == "requests" else None
+    return _Counter(key, limit, rule.measure, once)
 
-    def _leases(self, applied: tuple[_Applied, ...]) -> Iterator[LeaseAsk]:
-        for entry in applied:
-            for rule in entry.rules.concurrency:
-                yield LeaseAsk(entry.holder + rule.counter, rule.name, rule.most, self._lease_ttl_ms, rule.shadow)
+
+def _reserved(standing: _Standing, hits: Mapping[str, int]) -> tuple[Charge, ...]:
+    return tuple([counter.charge(hits) for counter in standing.counters if counter.fixed is None])
+
+
+def _hits(standing: _Standing, tokens: Tokens) -> Mapping[str, int]:
+    price = standing.price
+    cost = cost_micro_usd(price, tokens.input, tokens.output, tokens.cached) if price else 0
+    return {
+        "input_tokens": min(tokens.input, MAX_AMOUNT),
+        "output_tokens": min(tokens.output, MAX_AMOUNT),
+        "tokens": min(tokens.total, MAX_AMOUNT),
+        "budget": min(cost, MAX_AMOUNT),
+    }

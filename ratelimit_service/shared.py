@@ -4,7 +4,7 @@ import logging
 
 from gatehouse.config.model import Config
 from gatehouse.redis_client import Client, connect
-from gatehouse.run_dir import workers
+from gatehouse.run_dir import first_rank, workers
 from ratelimit_service import redis_checks
 from ratelimit_service.fallback import fallback
 from ratelimit_service.metrics import Metrics
@@ -27,7 +27,8 @@ async def shared_store(url: str, config: Config, metrics: Metrics) -> Store:
     client = connect(url, timeout_s=_PATIENCE_S)
     store = RedisStore(client)
     await _look_over(client, store)
-    local = fallback(settings.on_failure, sharers=workers(config, "ratelimit") * settings.gateways)
+    called = first_rank(workers(config, "ratelimit"))
+    local = fallback(settings.on_failure, sharers=called * settings.gateways)
     budget_s = settings.timeout_ms / 1000
     return Resilient(store, local, metrics, budget_s=budget_s, answers=lambda: store.answers)
 

@@ -4,8 +4,9 @@ from gatehouse.config.model import Backend, Config
 from gatehouse.envoy import names
 from gatehouse.envoy.endpoints import assignment, encrypted, endpoint, options, tls
 from gatehouse.envoy.message import Message
-from gatehouse.run_dir import SERVICES, RunDir, workers
+from gatehouse.run_dir import SERVICES, RunDir, first_rank, workers
 
+_RANKED = ("authz", "ratelimit")
 _MOST = 4096
 """Requests at a time. Envoy's defaults (1,024 requests, 3 retries) are for small services."""
 
@@ -22,18 +23,28 @@ def sidecars(config: Config, run_dir: RunDir) -> list[Message]:
 
 def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
     protocol: Message = {"http2_protocol_options": {}} if grpc else {"http_protocol_options": {}}
+    first = first_rank(len(sockets)) if name in _RANKED else len(sockets)
     return {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "0.25s",
         "lb_policy": "ROUND_ROBIN" if name == "accesslog" else "LEAST_REQUEST",
-        "load_assignment": assignment(name, [{"endpoint": {"address": {"pipe": {"path": p}}}} for p in sockets]),
+        "load_assignment": {"cluster_name": name, "endpoints": _ranks(sockets, first)},
         **options(explicit_http_config=protocol),
         "circuit_breakers": _breakers(),
         "outlier_detection": _ejection(1 if name == "accesslog" else 5),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         **({"health_checks": [_grpc_check()]} if grpc else {}),
     }
+
+
+def _ranks(sockets: list[str], first: int) -> list[Message]:
+    """The first so many, and behind them the others."""
+    groups = [group for group in (sockets[:first], sockets[first:]) if group]
+    return [
+        {"priority": rank, "lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in group]}
+        for rank, group in enumerate(groups)
+    ]
 
 
 def _grpc_check() -> Message:

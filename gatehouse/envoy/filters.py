@@ -22,6 +22,11 @@ AUTHZ_TIMEOUT_S = 0.2
 AUTHZ_TRY_TIMEOUT_S = 0.1
 LIMITS_TIMEOUT_S = 0.3
 
+_OTHER_RANK = extension(
+    "envoy.retry_priorities.previous_priorities",
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+    update_frequency=1,
+)
 _OTHER_HOST = extension(
     "envoy.retry_host_predicates.previous_hosts",
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
@@ -56,11 +61,12 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
 
 
 def other_host_retry(retry_on: str, tries: int, **fields: object) -> Message:
-    """A retry policy that prefers a host that was not tried yet."""
+    """A retry policy that prefers a host, and a rank of hosts, that was not tried yet."""
     return {
         "retry_on": retry_on,
         "num_retries": tries,
         "retry_host_predicate": [_OTHER_HOST],
+        "retry_priority": _OTHER_RANK,
         "host_selection_retry_max_attempts": 3,
         **fields,
     }

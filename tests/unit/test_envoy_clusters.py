@@ -34,8 +34,8 @@ def endpoints(cluster: Node) -> list[tuple[int, str | int, int]]:
 
 
 def sockets(cluster: Node) -> list[str]:
-    (group,) = cluster["load_assignment"]["endpoints"]
-    return [each["endpoint"]["address"]["pipe"]["path"] for each in group["lb_endpoints"]]
+    groups = cluster["load_assignment"]["endpoints"]
+    return [each["endpoint"]["address"]["pipe"]["path"] for group in groups for each in group["lb_endpoints"]]
 
 
 def test_every_worker_of_every_service_is_called() -> None:
@@ -44,6 +44,18 @@ def test_every_worker_of_every_service_is_called() -> None:
     for service, count in (("authz", 3), ("ratelimit", 3), ("accesslog", ACCESSLOG_RECEIVERS)):
         assert sockets(found[service]) == [f"/run/gatehouse/{service}-{index}.sock" for index in range(count)]
     assert sockets(found[names.GATEWAY]) == [f"/run/gatehouse/accesslog-{i}.http.sock" for i in range(2)]
+
+
+@pytest.mark.parametrize(("workers", "first"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
+def test_half_of_the_workers_are_called_and_the_others_stand_by(workers: int, first: int) -> None:
+    config = Config.model_validate({**SHORT, "server": {"workers": workers}, "redis": {"url": "redis://r"}})
+    found = clusters(config)
+    for service in ("authz", "ratelimit"):
+        groups = found[service]["load_assignment"]["endpoints"]
+        ranks = [(group["priority"], len(group["lb_endpoints"])) for group in groups]
+        assert ranks == [(0, first), (1, workers - first)][: 1 + (workers > first)]
+    (receivers,) = found["accesslog"]["load_assignment"]["endpoints"]
+    assert len(receivers["lb_endpoints"]) == ACCESSLOG_RECEIVERS
 
 
 def test_counters_in_memory_are_in_one_process() -> None:

@@ -1,0 +1,1 @@
+"""What is measured, a file each. Every measure takes the field and yields rows; the sizes are `Effort`'s."""
