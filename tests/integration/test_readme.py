@@ -35,6 +35,7 @@ from tests.integration.conftest import MODEL
 from tests.running_gateway import ROOT, RunningGateway, running_gateway
 
 README = (ROOT / "README.md").read_text()
+FIELDS = (ROOT / "docs" / "configuration.md").read_text().split("| field |")[1].split("\n\n")[0]
 
 
 def blocks(language: str) -> list[str]:
@@ -80,7 +81,7 @@ def test_the_python_program_runs_as_shown(example: RunningGateway, tmp_path: Pat
 
 
 def test_every_setting_that_is_described_exists() -> None:
-    described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", README.split("| field |")[1].split("\n\n")[0]))
+    described = set(re.findall(r"`(?:\w+\.)*\.?([a-z_]+)`", FIELDS))
     models = (
         Config,
         Server,
@@ -130,7 +131,7 @@ def test_every_setting_that_is_described_exists() -> None:
 
 
 def test_every_setting_that_exists_is_described() -> None:
-    table = README.split("| field |")[1].split("\n\n")[0]
+    table = FIELDS
     models = (
         Server,
         Logging,
