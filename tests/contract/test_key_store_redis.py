@@ -270,6 +270,7 @@ def many() -> list[KeyRecord]:
     ]
 
 
+@pytest.mark.slow
 async def test_100_000_keys_are_kept_loaded_and_followed(store: RedisKeyStore, server: RedisServer) -> None:
     keys = many()
     await store.put(keys)

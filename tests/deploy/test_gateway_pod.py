@@ -98,6 +98,7 @@ def ask(url: str, model: str = "demo") -> httpx.Response:
     return httpx.post(f"{url}/v1/chat/completions", json=body, headers=KEY, timeout=20)
 
 
+@pytest.mark.slow
 def test_the_pods_commands_make_a_gateway_that_follows_changes_and_drains(overlay: list[Manifest]) -> None:
     """One start for three promises: it takes a while."""
     events: list[str] = []

@@ -32,7 +32,7 @@ def statuses(gateway: RunningGateway, count: int) -> list[int]:
     return [chat(gateway).status_code for _ in range(count)]
 
 
-@pytest.mark.parametrize("on_failure", ["local", "allow", "deny"])
+@pytest.mark.parametrize("on_failure", ["local", pytest.param("allow", marks=pytest.mark.slow), "deny"])
 def test_f10_without_redis_the_policy_holds_and_redis_is_used_again(tmp_path: Path, on_failure: str) -> None:
     with (
         FakeVllm() as backend,

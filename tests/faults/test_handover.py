@@ -134,7 +134,7 @@ def hand_over(backend: FakeVllm, directory: Path, streams: int, event_delay_s: f
 
 
 def test_f25_streams_go_on_while_another_gateway_takes_over(backend: FakeVllm, tmp_path: Path) -> None:
-    hand_over(backend, tmp_path, 100, 0.25)
+    hand_over(backend, tmp_path, 100, 0.15)
 
 
 @pytest.mark.slow
@@ -158,6 +158,7 @@ def a_bad_successor(of: RunningGateway) -> int:
     return subprocess.run(command, capture_output=True, cwd=ROOT, timeout=30, check=False).returncode
 
 
+@pytest.mark.slow
 def test_f26_a_line_of_gateways_outlives_its_first_and_a_killed_envoy(backend: FakeVllm, tmp_path: Path) -> None:
     """Envoy aborts when the one before it is not there to be told to end: somebody has to stand in for it.
 

@@ -97,7 +97,7 @@ PATHS = [b"/v1/chat/completions", b"/v1/models/", b"/", b"/v1/chat/completions?x
 TEXTS = st.sampled_from(NASTY) | st.text(max_size=60)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(PATHS),
     tail=TEXTS,

@@ -152,6 +152,7 @@ def test_a_client_that_leaves_gives_its_lease_back(start: Start, backend: FakeVl
     until(lambda: chat(gateway, 1).status_code == 200, 3, "the lease is still held")
 
 
+@pytest.mark.slow
 def test_a_long_stream_keeps_its_lease_by_showing_signs_of_life(start: Start, backend: FakeVllm) -> None:
     gateway = start({"concurrent_requests": 1})
     backend.script = Script(event_delay_s=0.1)

@@ -58,7 +58,10 @@ def refused(gateway: RunningGateway, requests: int) -> dict[str, str]:
     return {r["request_id"]: r["limited_by"] for r in recorded(gateway, requests) if r["limited_by"]}
 
 
-@pytest.mark.parametrize("algorithm", ["sliding_window", "fixed_window", "token_bucket"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["sliding_window", *(pytest.param(other, marks=pytest.mark.slow) for other in ("fixed_window", "token_bucket"))],
+)
 def test_the_same_requests_are_refused_by_the_same_limits(backend: FakeVllm, tmp_path: Path, algorithm: str) -> None:
     limits = {"algorithm": algorithm, "requests_per_day": 7, "tokens_per_day": 900}
     users = {"bob": {"limits": {"budget_usd_per_month": 0.0012}}}
