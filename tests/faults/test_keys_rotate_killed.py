@@ -12,11 +12,13 @@ import pytest
 from tests.integration.test_cli_keys import Desk
 from tests.redis_server import redis_server
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 CODE = "import sys; from gatehouse.cli import app; print('ready', flush=True); app(sys.argv[1:])"
 
 
-@pytest.fixture(params=[pytest.param("file", marks=pytest.mark.slow), "redis"])
+@pytest.fixture(params=["file", "redis"])
 def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
     if request.param == "file":
         desk = Desk(tmp_path)
