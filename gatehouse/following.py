@@ -56,7 +56,8 @@ class Target:
         with tempfile.TemporaryDirectory(prefix="gatehouse-") as directory:
             here = Path(self.access_log).parent.is_dir()  # where Envoy runs elsewhere, its log may be elsewhere, too
             access_log = self.access_log if here else f"{directory}/access.log"
-            validate(merged(config, self.run_dir, access_log), Path(directory))
+            secrets = self.certificate() if self.certificate else None
+            validate(merged(config, self.run_dir, access_log, secrets), Path(directory))
 
     def publish(self, text: bytes) -> None:
         if self.accepted:

@@ -136,7 +136,7 @@ def running_gateway(
             start_new_session=True,
         )
     try:
-        facts = _first_line(process, directory)
+        facts = first_line(process, directory)
         yield RunningGateway(process, facts["url"], facts["metrics_url"], directory)
     finally:
         if process.poll() is None:
@@ -148,7 +148,7 @@ def running_gateway(
                 process.wait()
 
 
-def _first_line(process: "subprocess.Popen[bytes]", directory: Path) -> dict[str, Any]:
+def first_line(process: "subprocess.Popen[bytes]", directory: Path) -> dict[str, Any]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:

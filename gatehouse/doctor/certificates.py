@@ -1,6 +1,6 @@
 """Are certificate and key a pair, and for how long?"""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -39,10 +39,6 @@ def lifetime(file: str, certificate: x509.Certificate, now: datetime) -> Finding
     if days < SOON_DAYS:
         return warning(ABOUT, f"{file} expires in {days} days", "renew it: it is loaded when the file changes")
     return ok(ABOUT, f"{file} is good for {days} days")
-
-
-def today() -> datetime:
-    return datetime.now(UTC)
 
 
 def _in(file: str) -> list[x509.Certificate]:

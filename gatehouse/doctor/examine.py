@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.doctor.backends import backends
-from gatehouse.doctor.certificates import certificates, today
+from gatehouse.doctor.certificates import certificates
 from gatehouse.doctor.envoy import envoy
 from gatehouse.doctor.files import key_files, log_directory
 from gatehouse.doctor.finding import Finding
@@ -51,7 +52,7 @@ async def examine(wanted: dict[str, Check], tell: Callable[[str], None]) -> Asyn
 
 def _certificates(config: Config) -> list[Finding]:
     tls = config.server.tls
-    return [] if tls is None else certificates(tls, today())
+    return [] if tls is None else certificates(tls, datetime.now(UTC))
 
 
 def _aside(check: Callable[[], list[Finding]]) -> Check:

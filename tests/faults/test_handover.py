@@ -20,7 +20,7 @@ from gatehouse.proxy import generation
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.running_gateway import ROOT, RunningGateway, _first_line, running_gateway
+from tests.running_gateway import ROOT, RunningGateway, first_line, running_gateway
 
 pytestmark = pytest.mark.skipif(not generation.possible(), reason="needs /dev/shm, where Envoys share memory")
 
@@ -49,7 +49,7 @@ def successor(of: RunningGateway, note: str) -> Iterator[RunningGateway]:
     with (of.directory / f"stderr-{note}.log").open("wb") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT, start_new_session=True)
     try:
-        facts = _first_line(process, of.directory)
+        facts = first_line(process, of.directory)
         yield RunningGateway(process, facts["url"], facts["metrics_url"], of.directory)
     finally:
         if process.poll() is None:

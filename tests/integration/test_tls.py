@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+import yaml
 from openai import DefaultHttpxClient, OpenAI
 
 from tests.authority import Authority, serial
@@ -210,6 +211,20 @@ def test_a_bad_pair_is_refused_and_the_old_one_stays(site: Site) -> None:
     number = site.replace()
     eventually(lambda: site.served() == number, "a good one is not taken up afterwards")
     assert "PRIVATE" not in site.log()
+
+
+def test_a_bad_pair_in_the_files_keeps_no_other_change_out(site: Site) -> None:
+    """What is served is what counts, and that is the pair before."""
+    site.certificate.write_text("garbage")
+    file = site.gateway.directory / "gatehouse.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["server"]["stream_idle_timeout_s"] = 601  # a route's, so Envoy checks the whole
+    applied = _reloads(site, "applied")
+    file.write_text(yaml.safe_dump(document))
+    eventually(lambda: _reloads(site, "applied") > applied, "the change is not taken up")
+    assert "Envoy refuses" not in site.log()
+    number = site.replace()
+    eventually(lambda: site.served() == number, "a good pair is not taken up afterwards")
 
 
 def _reloads(site: Site, result: str) -> float:
