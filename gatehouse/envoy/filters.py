@@ -4,6 +4,7 @@
 2. header_mutation: the client's address, for the next.
 3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
 4. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
+   set_filter_state: the model, where its route is looked up.
 5. RBAC: may this caller use this model?
 6. ratelimit: one call with everything the limits depend on.
    tap, where `logging.bodies` asks for it: bodies of chosen requests.
@@ -15,7 +16,7 @@
 
 from collections.abc import Sequence
 
-from gatehouse.envoy import model_access, names, usage
+from gatehouse.envoy import model_access, model_lookup, names, usage
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
@@ -47,6 +48,7 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
         _client_ip(),
         _authz(),
         _body(),
+        model_lookup.name_filter(),
         model_access.by_requested_name(),
         _limits(),
         *wanted,

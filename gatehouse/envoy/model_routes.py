@@ -50,7 +50,7 @@ def _of_class(route: Message, tiers: saturation.Class) -> Message:
     removed = [name for name in route["request_headers_to_remove"] if name != saturation.URGENCY_HEADER]
     return {
         **route,
-        "match": {**match, "dynamic_metadata": [*match["dynamic_metadata"], *tiers.matched()]},
+        "match": {**match, "dynamic_metadata": [*match.get("dynamic_metadata", ()), *tiers.matched()]},
         "route": {**route["route"], **tiers.priority()},
         "request_headers_to_add": [*told, *tiers.urgency()],
         "request_headers_to_remove": removed,

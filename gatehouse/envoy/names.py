@@ -16,6 +16,7 @@ STREAM = "gatehouse.usage"
 """Metadata namespace in which the Lua filter notes what it does with a stream, and when its first event came."""
 
 BODY = "envoy.filters.http.json_to_metadata"
+MODEL_NAME = "envoy.filters.http.set_filter_state"
 MODEL_ACCESS = "envoy.filters.http.rbac"
 LIMITS = "envoy.filters.http.ratelimit"
 USAGE_REQUEST = "envoy.filters.http.lua"

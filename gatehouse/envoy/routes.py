@@ -11,41 +11,47 @@ from collections.abc import Iterable
 
 from gatehouse import errors
 from gatehouse.config.model import Config
-from gatehouse.envoy import model_access, names, tracing
+from gatehouse.envoy import model_access, model_lookup, names, tracing
 from gatehouse.envoy.backends import served
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
 from gatehouse.errors import ClientError
 
-_ENDPOINT = {"safe_regex": {"regex": "|".join(map(re.escape, names.ENDPOINTS))}}
-_BODY_FILTERS = (names.BODY, names.MODEL_ACCESS, names.LIMITS, names.USAGE_REQUEST, names.EVENTS)
+_ENDPOINT = "|".join(map(re.escape, names.ENDPOINTS))
+_ANYTHING: Message = {"prefix": "/"}
+_BODY_FILTERS = (names.BODY, names.MODEL_NAME, names.MODEL_ACCESS, names.LIMITS, names.USAGE_REQUEST, names.EVENTS)
 _BUFFER_MARGIN = 1024 * 1024
 """Were the buffer full before the size limit is passed, Envoy would stop reading and wait for a body filter that waits
 for more."""
-_TWO_HOSTS: Message = {"name": ":authority", "string_match": {"contains": ","}}
-"""Envoy joins several Host lines to one; a server must refuse them (RFC 9112 §3.2)."""
 _ALL_FILTERS = (names.CLIENT_IP, names.AUTHZ, *_BODY_FILTERS)
 
 
 def routes(config: Config) -> Message:
     """The route configuration that RDS serves."""
+    inference = model_lookup.matcher(_ENDPOINT, "POST", _by_model(config), _without_a_model(config))
     host = {
         "name": "gatehouse",
         "domains": ["*"],
         "request_body_buffer_limit": config.server.max_body_bytes + _BUFFER_MARGIN,
-        "routes": [
-            _refusal(errors.BAD_REQUEST, {"prefix": "/", "headers": [_TWO_HOSTS]}, without=_ALL_FILTERS),
-            *_pages(config, "/health"),
-            *_https_required(config),
-            *_pages(config, "/", "/metrics", *names.USAGE_PAGE),
-            *_own_api(),
-            _too_large(config),
-            *_models(config),
-            _refusal(errors.NOT_FOUND, {"prefix": "/"}, without=_ALL_FILTERS),
-            _refusal(errors.NOT_FOUND, {"connect_matcher": {}}, without=_ALL_FILTERS),  # CONNECT has no path
-        ],
+        "matcher": {
+            "matcher_list": {"matchers": [inference]},
+            "on_no_match": model_lookup.tried(_everything_else(config)),
+        },
     }
     return {"name": names.ROUTES, "virtual_hosts": [host]}
+
+
+def _everything_else(config: Config) -> list[Message]:
+    return [
+        _two_hosts(),
+        *_pages(config, "/health"),
+        *_https_required(config),
+        *_pages(config, "/", "/metrics", *names.USAGE_PAGE),
+        *_own_api(),
+        _too_large(config),
+        _refusal(errors.NOT_FOUND, _ANYTHING, without=_ALL_FILTERS),
+        _refusal(errors.NOT_FOUND, {"connect_matcher": {}}, without=_ALL_FILTERS),  # CONNECT has no path
+    ]
 
 
 def _method(*methods: str) -> Message:
@@ -109,32 +115,71 @@ def _gateway() -> Message:
     return {"cluster": names.GATEWAY, "timeout": "10s", "retry_policy": retry}
 
 
+def _two_hosts() -> Message:
+    """Envoy joins several Host lines to one; a server must refuse them (RFC 9112 §3.2)."""
+    several = {"name": ":authority", "string_match": {"contains": ","}}
+    return _refusal(errors.BAD_REQUEST, {**_ANYTHING, "headers": [several]}, without=_ALL_FILTERS)
+
+
 def _https_required(config: Config) -> list[Message]:
     """Plaintext is answered 426; `/health` stands before it, for probes inside the machine."""
     if not config.server.require_https and config.server.tls is None:
         return []
     plain = {"name": "x-forwarded-proto", "string_match": {"exact": "http"}}
-    return [_refusal(errors.HTTPS_REQUIRED, {"prefix": "/", "headers": [plain]}, without=_ALL_FILTERS)]
+    return [_refusal(errors.HTTPS_REQUIRED, {**_ANYTHING, "headers": [plain]}, without=_ALL_FILTERS)]
 
 
 def _too_large(config: Config) -> Message:
     """A body that says it is too large is refused before anyone is asked about it."""
     range_match = {"start": config.server.max_body_bytes + 1, "end": 2**63 - 1}
     declared = {"name": "content-length", "range_match": range_match}
-    return _refusal(errors.REQUEST_TOO_LARGE, {"prefix": "/", "headers": [declared]}, without=_ALL_FILTERS)
+    return _refusal(errors.REQUEST_TOO_LARGE, {**_ANYTHING, "headers": [declared]}, without=_ALL_FILTERS)
 
 
-def _models(config: Config) -> list[Message]:
-    found = [route for model in served(config) for route in _routes_of(config, model)]
-    empty = {"name": "content-length", "string_match": {"exact": "0"}}
+def _by_model(config: Config) -> dict[str, list[Message]]:
+    """The routes of each name that a body may give; in the short form any is good (`_without_a_model`)."""
+    named = [] if config.vllm else [(name, model) for model in config.models for name in _called(config, model)]
+    return {
+        **{name: to_backends(config, model, _ANYTHING) for name, model in named},
+        names.MISSING_MODEL: [_empty(), *_default(config)],
+        names.UNREADABLE_BODY: [_unread(errors.INVALID_JSON, _ANYTHING)],
+    }
+
+
+def _called(config: Config, model: str) -> tuple[str, ...]:
+    return (model, *config.models[model].aliases)
+
+
+def _default(config: Config) -> list[Message]:
+    """A body that names no model is for the default one, if there is one."""
+    default = config.the_default_model
+    if default is None:
+        return [_unread(errors.MISSING_MODEL, _ANYTHING)]
+    access = model_access.by_name(default)
+    return to_backends(config, config.model_of(default), _ANYTHING, access, known_as=default)
+
+
+def _without_a_model(config: Config) -> list[Message]:
+    """Until the body is read, and for a name that is none of the configuration's."""
+    named = {"filter": names.LLM, "path": [{"key": "model"}], "value": {"present_match": True}}
+    any_name = {**_ANYTHING, "dynamic_metadata": [named]}
     return [
-        _unread(errors.INVALID_JSON, {**_ENDPOINT, "headers": [_method("POST"), empty]}),
-        _unread(errors.INVALID_JSON, _when(names.UNREADABLE_BODY)),
-        *found,
-        *_default(config),
-        *([] if config.vllm else [_unread(errors.MODEL_NOT_FOUND, _when(None))]),
+        _two_hosts(),
+        *_https_required(config),
+        _too_large(config),
+        _empty(),
+        *(_to_the_one_server(config, any_name) if config.vllm else [_unread(errors.MODEL_NOT_FOUND, any_name)]),
         _while_reading(config),
     ]
+
+
+def _empty() -> Message:
+    nothing = {"name": "content-length", "string_match": {"exact": "0"}}
+    return _unread(errors.INVALID_JSON, {**_ANYTHING, "headers": [nothing]})
+
+
+def _to_the_one_server(config: Config, match: Message) -> list[Message]:
+    return to_backends(config, next(iter(served(config))), match)
 
 
 def _while_reading(config: Config) -> Message:
@@ -144,36 +189,6 @@ def _while_reading(config: Config) -> Message:
     """
     return {
         "name": "reading",
-        "match": _endpoint(),
+        "match": _ANYTHING,
         "route": {"cluster": names.model_cluster(next(iter(served(config)))), "timeout": "0s"},
     }
-
-
-def _endpoint() -> Message:
-    return {**_ENDPOINT, "headers": [_method("POST")]}
-
-
-def _when(model: str | None) -> Message:
-    """An endpoint, once the body names `model`; None stands for any name."""
-    value = {"present_match": True} if model is None else {"string_match": {"exact": model}}
-    metadata = {"filter": names.LLM, "path": [{"key": "model"}], "value": value}
-    return {**_endpoint(), "dynamic_metadata": [metadata]}
-
-
-def _routes_of(config: Config, model: str) -> list[Message]:
-    """The long form: routes for each name of `model`."""
-    if config.vllm:
-        return []
-    called = (model, *config.models[model].aliases)
-    return [route for name in called for route in to_backends(config, model, _when(name))]
-
-
-def _default(config: Config) -> list[Message]:
-    """A body that names no model is for the default one, if there is one; in the short form any name is for it."""
-    default = config.the_default_model
-    if default is None:
-        none_given = [_unread(errors.MISSING_MODEL, _when(names.MISSING_MODEL))]
-    else:
-        access = model_access.by_name(default)
-        none_given = to_backends(config, config.model_of(default), _when(names.MISSING_MODEL), access, known_as=default)
-    return [*none_given, *(to_backends(config, next(iter(served(config))), _when(None)) if config.vllm else [])]
