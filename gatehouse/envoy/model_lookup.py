@@ -42,7 +42,10 @@ def matcher(path: str, method: str, by_model: Mapping[str, Sequence[Message]], u
         },
         "on_no_match": tried(unnamed),
     }
-    conditions = [_header(":path", safe_regex={"google_re2": {}, "regex": rf"(?:{path})(?:\?.*)?"}), _header(":method", exact=method)]
+    conditions = [
+        _header(":path", safe_regex={"google_re2": {}, "regex": rf"(?:{path})(?:\?.*)?"}),
+        _header(":method", exact=method),
+    ]
     return {"predicate": {"and_matcher": {"predicate": conditions}}, "on_match": {"matcher": of_models}}
 
 

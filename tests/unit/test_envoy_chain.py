@@ -17,6 +17,7 @@ from gatehouse.envoy.message import seconds
 from gatehouse.envoy.usage import JSON_CONTENT
 from gatehouse.run_dir import RunDir
 from tests.envoy_configs import CONFIGS, LONG, SHORT
+from tests.envoy_routing import routes
 
 Node = dict[str, Any]
 MAX_BODY = 1024
@@ -41,6 +42,7 @@ def test_a_request_meets_the_filters_in_this_order() -> None:
         names.CLIENT_IP,
         names.AUTHZ,
         names.BODY,
+        names.MODEL_NAME,
         names.MODEL_ACCESS,
         names.LIMITS,
         names.USAGE_REQUEST,
@@ -289,8 +291,7 @@ def test_a_request_id_is_always_ours_and_always_in_the_answer() -> None:
 def test_patience_with_a_stream_is_for_the_routes_to_say() -> None:
     config = Config.model_validate({**SHORT, "server": {"stream_idle_timeout_s": 2_000_000}})
     assert manager(config)["stream_idle_timeout"] == "600s"
-    host = render(config, RunDir(Path("/run")), "log").routes["resources"][0]["virtual_hosts"][0]
-    to_models = [route["route"] for route in host["routes"] if route["name"].startswith("model:")]
+    to_models = [route["route"] for route in routes(config) if route["name"].startswith("model:")]
     assert {route["idle_timeout"] for route in to_models} == {"2000000s"}
 
 

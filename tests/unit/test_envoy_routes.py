@@ -16,66 +16,14 @@ from gatehouse.envoy import merged, names, render
 from gatehouse.envoy.filters import chain
 from gatehouse.run_dir import RunDir
 from tests.envoy_configs import CONFIGS, HASHED_KEY, LONG, NAMELESS, PLAIN_KEY, SHORT, valid_configs
+from tests.envoy_routing import Route, route_for, routes, tried, virtual_host
 
-Route = dict[str, Any]
-Metadata = Mapping[tuple[str, str], str | None]
 RUN_DIR = RunDir(Path("/run/gatehouse"))
 CHAT = "/v1/chat/completions"
 ALL_FILTERS = {each["name"] for each in chain(1)} - {"envoy.filters.http.body_size_limit", "envoy.filters.http.router"}
 DISABLED = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 every_shape = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-
-
-def routes(config: Config) -> list[Route]:
-    (table,) = render(config, RUN_DIR, "/dev/null").routes["resources"]
-    (host,) = table["virtual_hosts"]
-    found: list[Route] = host["routes"]
-    return found
-
-
-def route_for(
-    config: Config,
-    method: str,
-    path: str,
-    model: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    tier: str | None = None,
-) -> Route:
-    """The first route that matches, as Envoy decides it; `model` is what the body names, None before it is read."""
-    metadata = {(names.LLM, "model"): model, (names.AUTHZ, "tier"): tier}
-    seen = {":method": method, "x-forwarded-proto": "https", "content-length": "9", **(headers or {})}
-    return next(route for route in routes(config) if matches(route["match"], path, metadata, seen))
-
-
-def matches(match: Mapping[str, Any], path: str, metadata: Metadata, headers: Mapping[str, str]) -> bool:
-    return (
-        path_matches(match, path)
-        and all(header_matches(wanted, headers.get(wanted["name"])) for wanted in match.get("headers", ()))
-        and all(
-            text_matches(wanted["value"], metadata[wanted["filter"], wanted["path"][0]["key"]])
-            for wanted in match.get("dynamic_metadata", ())
-        )
-    )
-
-
-def path_matches(match: Mapping[str, Any], path: str) -> bool:
-    if "safe_regex" in match:
-        return bool(re.fullmatch(match["safe_regex"]["regex"], path))
-    return path == match["path"] if "path" in match else path.startswith(match["prefix"])
-
-
-def header_matches(wanted: Mapping[str, Any], value: str | None) -> bool:
-    if value is None or "string_match" in wanted:
-        return text_matches(wanted, value)
-    return bool(wanted["range_match"]["start"] <= int(value) < wanted["range_match"]["end"])
-
-
-def text_matches(wanted: Mapping[str, Any], value: str | None) -> bool:
-    if value is None or wanted.get("present_match"):
-        return value is not None
-    kind = wanted["string_match"]
-    return bool(re.fullmatch(kind["safe_regex"]["regex"], value)) if "safe_regex" in kind else value == kind["exact"]
 
 
 def without(route: Route) -> set[str]:
@@ -124,7 +72,7 @@ PATHS = (
     | st.builds(lambda endpoint, at: endpoint[:at], st.sampled_from(names.ENDPOINTS), st.integers(1, 8))
     | st.sampled_from([CHAT.upper(), "/v1/chat/completions/", "//v1/chat/completions", "/v1xchat/completions"])
     | st.text().map(lambda text: "/" + text)
-).filter(lambda path: path not in names.ENDPOINTS)
+).filter(lambda path: path.partition("?")[0] not in names.ENDPOINTS)
 
 
 @given(PATHS, st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE"]), st.sampled_from(["llama", "__missing__"]))
@@ -195,6 +143,16 @@ def test_in_the_long_form_another_name_is_model_not_found(shape: str, model: str
     assert without(route) == set()
 
 
+def test_among_500_models_one_is_looked_up_and_no_other_tried() -> None:
+    models = {f"m{number}": {"backends": [{"url": "http://h/v1"}], "aliases": [f"a{number}"]} for number in range(500)}
+    config = Config.model_validate({**LONG, "models": models, "default_model": "m0", "api_keys": {}})
+    host = virtual_host(config)
+    for name, model in (("m0", "m0"), ("m499", "m499"), ("a250", "m250")):
+        assert [route["name"] for route in tried(host, "POST", CHAT, name)] == [f"model:{model}"]
+    for name in (None, "other"):
+        assert len(tried(host, "POST", CHAT, name)) < 10
+
+
 WITHOUT_A_NAME = [
     ("short", "model:llama"),
     ("nameless", "missing_model"),
@@ -225,7 +183,7 @@ def test_plaintext_is_426_everywhere_but_for_probes() -> None:
     config = CONFIGS["https-only"]
     plain = {"x-forwarded-proto": "http"}
     for method, path in [("POST", CHAT), ("GET", "/"), ("GET", "/metrics"), ("GET", "/v1/models"), ("PUT", "/x")]:
-        route = route_for(config, method, path, "llama", plain)
+        route = route_for(config, method, path, None, plain)
         assert (route["name"], without(route)) == ("https_required", ALL_FILTERS)
         assert route_for(config, method, path, "llama")["name"] != "https_required"
     assert cluster(route_for(config, "GET", "/health", None, plain)) == names.GATEWAY
@@ -245,8 +203,7 @@ def test_a_body_that_says_it_is_too_large_is_413_without_a_question(config: Conf
 
 def test_the_buffer_holds_more_than_the_largest_body() -> None:
     config = CONFIGS["behind-proxies"]
-    (host,) = render(config, RUN_DIR, "/dev/null").routes["resources"][0]["virtual_hosts"]
-    assert host["request_body_buffer_limit"] > config.server.max_body_bytes == 2**20
+    assert virtual_host(config)["request_body_buffer_limit"] > config.server.max_body_bytes == 2**20
 
 
 @pytest.mark.parametrize(("shape", "model"), [("prefixed", "any"), ("long", "mistral")])

@@ -10,6 +10,7 @@ from gatehouse.config import Config
 from gatehouse.envoy import names, render
 from gatehouse.run_dir import RunDir
 from tests.envoy_configs import CONFIGS, HASHED_KEY, PLAIN_KEY, SHORT
+from tests.envoy_routing import routes
 
 Node = dict[str, Any]
 
@@ -102,9 +103,11 @@ def test_no_attribute_is_made_of_a_header_a_query_or_a_body() -> None:
 
 
 def test_pages_for_probes_and_scrapes_begin_no_trace() -> None:
-    (resource,) = rendered(CONFIGS["traced"])["routes.yaml"]["resources"]
-    routes = resource["virtual_hosts"][0]["routes"]
-    untraced = [route["name"] for route in routes if route.get("tracing") == {"overall_sampling": {"numerator": 0}}]
+    untraced = [
+        route["name"]
+        for route in routes(CONFIGS["traced"])
+        if route.get("tracing") == {"overall_sampling": {"numerator": 0}}
+    ]
     assert untraced == ["/health", "/", "/metrics", *names.USAGE_PAGE]
 
 
