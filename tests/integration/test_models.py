@@ -25,7 +25,7 @@ from tests.waiting import until
 CHAT = "/v1/chat/completions"
 KEY, PREMIUM = "sk-canary-client-key-1", "sk-canary-client-key-2"
 UPSTREAM, FILED, ROTATED = "canary-upstream-4711", "canary-filed-4712", "canary-rotated-4713"
-ODD = "org/na me,ü;50%:llm"
+ODD = ("org/na me,ü;50%:llm", "y", "Null", "1e3", "~", "- a: #", "'\"", "{a: b}", "?", "x" * 300)
 DIE = Script(die_before_headers=True)
 
 
@@ -52,7 +52,7 @@ def models(fleet: Fleet, authority: Authority, stranger: Authority) -> dict[str,
     a, b, *_ = every = [{"url": f"{each.url}/v1"} for each in fleet.replicas]
     secured = {"url": f"{fleet.secured.url}/v1", "ca_file": str(authority.certificate)}
     return {
-        "pair": {"backends": [a, b], "aliases": ["gpt-4o", ODD], "upstream_api_key": "env:UPSTREAM"},
+        "pair": {"backends": [a, b], "aliases": ["gpt-4o", *ODD], "upstream_api_key": "env:UPSTREAM"},
         "filed": {"backends": [a], "upstream_api_key": f"file:{fleet.credential}"},
         "turns": {"backends": every, "balance": "round_robin"},
         "sticky": {"backends": every, "balance": "session_affinity"},
@@ -137,13 +137,13 @@ def test_a_model_answers_to_its_name_its_aliases_and_as_the_default(
 
 
 def test_any_text_is_just_a_name(client: httpx.Client, fleet: Fleet) -> None:
-    assert ask(client, ODD).status_code == 200
-    assert sum(fleet.asked()) == 1
+    assert {name: ask(client, name).status_code for name in ODD} == dict.fromkeys(ODD, 200)
+    assert sum(fleet.asked()) == len(ODD)
     injected = "pair\r\nx-gatehouse-user: root\r\n\r\n"
-    for name in (injected, "pair\n", "pair\0", "pair,gpt-4o", "%DYNAMIC_METADATA(llm:model)%", ODD[:-1], "x" * 8192):
+    for name in (injected, "pair\n", "pair\0", "pair,gpt-4o", "%DYNAMIC_METADATA(llm:model)%", "null", "1000.0", "x" * 8192):
         answer = ask(client, name)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
-    assert sum(fleet.asked()) == 1
+    assert sum(fleet.asked()) == len(ODD)
 
 
 def test_where_a_request_goes_is_for_its_body_alone_to_say(client: httpx.Client, fleet: Fleet) -> None:
