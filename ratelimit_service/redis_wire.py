@@ -71,12 +71,18 @@ class Wire:
         """Take a charge back out of the window that counts now."""
         return Command(UNDO, self._keys([charge], ()), self._arguments("", [charge], 0))
 
-    def settle(self, settlement: Settlement) -> Command:
-        keys = self._keys(settlement.charges, settlement.leases)
-        if settlement.charges:
-            keys.append(self._reservations(settlement.request_id, settlement.charges[0].key))
-        arguments = self._arguments(settlement.request_id, settlement.charges, len(settlement.leases))
-        return Command(SETTLE, keys, [*arguments, int(settlement.late)])
+    def settle(self, settlements: Iterable[Settlement]) -> Command:
+        """Many at once, in one step."""
+        keys: list[str] = []
+        arguments: list[Argument] = [self.now]
+        for settlement in settlements:
+            charges, leases = settlement.charges, settlement.leases
+            keys += self._keys(charges, leases)
+            if charges:
+                keys.append(self._reservations(settlement.request_id, charges[0].key))
+            arguments += settlement.request_id, len(charges), len(leases), int(settlement.late)
+            arguments += map(_pack_charge, charges)
+        return Command(SETTLE, keys, arguments)
 
     def renew(self, renewal: Renewal) -> Command:
         return Command(RENEW, self._keys((), [renewal.key]), [self.now, renewal.request_id, renewal.ttl_ms])

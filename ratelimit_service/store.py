@@ -169,7 +169,7 @@ class Store(Protocol):
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Put the true counts in the place of the reserved ones and give the leases back, in one round trip.
+        """Put the true counts in the place of the reserved ones and give the leases back; few at a time in one step.
 
         A difference goes to the window of the reservation while that still counts; later only what is missing is
         charged, to the current window. What was never reserved (the limiter was down at admission) is charged in full,
