@@ -1,7 +1,6 @@
 """What Redis Cluster cannot decide in one step, cut at the `{tag}`s of its keys and put together again."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from ratelimit_service.redis_wire import tag_of
@@ -48,7 +47,7 @@ def split_settlements(settlements: Iterable[Settlement]) -> list[list[Settlement
         for tag in _distinct(charge_tags, lease_tags):
             charges = tuple(settlement.charges[i] for i in _places(tag, charge_tags))
             leases = tuple(settlement.leases[i] for i in _places(tag, lease_tags))
-            part = replace(settlement, charges=charges, leases=leases)
+            part = settlement._replace(charges=charges, leases=leases)
             by_tag.setdefault(tag, []).append(part)
     return list(by_tag.values())
 

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ratelimit_service.limits import Algorithm
 from ratelimit_service.redis_scripts import RENEW, SETTLE, UNDO, Script
 from ratelimit_service.store import Ask, Charge, Decision, LeaseOutcome, Outcome, Renewal, Settlement
 
 Argument = str | bytes | int
 
-_LETTERS = {Algorithm.FIXED_WINDOW: "f", Algorithm.SLIDING_WINDOW: "s", Algorithm.TOKEN_BUCKET: "t"}
 _CHARGE = struct.Struct("<cddddBB")  # algorithm, amount, period, capacity, hits, shadow, reserve
 _LEASE = struct.Struct("<ddB")  # limit, ttl, shadow
 _OUTCOME = 4  # integers a charge takes in a reply: wait, remaining, reset_after, mark
@@ -89,13 +87,13 @@ class Wire:
 
     def _keys(self, charges: Iterable[Charge], leases: Iterable[str]) -> list[str]:
         buckets = [
-            f"{self._entity(charge.key)}:{_LETTERS[charge.limit.algorithm]}{charge.limit.period_s}"
+            f"{self._entity(charge.key)}:{charge.limit.algorithm[0]}{charge.limit.period_s}"  # f, s, t
             for charge in charges
         ]
         return buckets + [f"{self._entity(key)}:l" for key in leases]
 
     def _entity(self, key: str) -> str:
-        return f"{self.prefix}{{{key}}}" if self.tagged and tag_of(key) == key else f"{self.prefix}{key}"
+        return f"{self.prefix}{{{key}}}" if self.tagged and tag_of(key) == key else self.prefix + key
 
     def _reservations(self, request_id: str, key: str) -> str:
         return f"{self.prefix}{{{tag_of(key)}}}r:{request_id}" if self.tagged else f"{self.prefix}r:{request_id}"
@@ -106,27 +104,20 @@ class Wire:
 
 def decision(ask: Ask, reply: Sequence[int]) -> Decision:
     """What decide.lua answered."""
-    leases_at = 1 + _OUTCOME * len(ask.charges)
-    return Decision(
-        reply[0] == 1,
-        tuple(
-            _outcome(charge, *reply[i : i + 3])
-            for i, charge in zip(range(1, leases_at, _OUTCOME), ask.charges, strict=True)
-        ),
-        tuple(
-            LeaseOutcome(lease, reply[i] == 1, reply[i + 1])
-            for i, lease in zip(range(leases_at, len(reply), 2), ask.leases, strict=True)
-        ),
-    )
+    said = iter(reply)
+    allowed = next(said) == 1
+    outcomes = [_outcome(charge, next(said), next(said), next(said), next(said)) for charge in ask.charges]
+    leases = [LeaseOutcome(lease, next(said) == 1, next(said)) for lease in ask.leases]
+    return Decision(allowed, tuple(outcomes), tuple(leases))
 
 
-def _outcome(charge: Charge, wait: int, remaining: int, reset_after: int) -> Outcome:
+def _outcome(charge: Charge, wait: int, remaining: int, reset_after: int, _mark: int) -> Outcome:
     return Outcome(charge, wait == 0, remaining, reset_after, None if wait == _NEVER else wait)
 
 
 def _pack_charge(charge: Charge) -> bytes:
     limit = charge.limit
-    letter = _LETTERS[limit.algorithm].encode()
+    letter = limit.algorithm[0].encode()
     return _CHARGE.pack(
         letter, limit.amount, limit.period_ms, limit.capacity, charge.hits, limit.shadow, charge.reserve
     )

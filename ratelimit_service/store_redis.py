@@ -12,8 +12,8 @@ from redis.asyncio import RedisCluster
 
 from gatehouse.redis_client import Client
 from ratelimit_service.redis_calls import Calls
-from ratelimit_service.redis_parts import Part, join, split_ask, split_settlements
 from ratelimit_service.redis_line import Reply
+from ratelimit_service.redis_parts import Part, join, split_ask, split_settlements
 from ratelimit_service.redis_scripts import DECIDE, PEEK, Script
 from ratelimit_service.redis_wire import Wire, decision
 from ratelimit_service.store import Ask, Charge, Decision, Renewal, Settlement
