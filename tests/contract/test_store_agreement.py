@@ -19,7 +19,7 @@ from ratelimit_service.store_memory import MemoryStore
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import redis_server
 
-Step = Ask | Settlement | Renewal | int  # an int moves the clock, in milliseconds
+Step = Ask | list[Settlement] | Renewal | int  # an int moves the clock, in milliseconds
 
 _AGE = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -61,7 +61,7 @@ def schedules(draw: st.DrawFn) -> list[Step]:
         st.builds(Ask, request_ids, some, st.lists(lease, max_size=2).map(tuple)),
         moves,
         st.builds(Ask, request_ids, some, st.just(())),
-        st.builds(Settlement, request_ids, some, leases_held, st.booleans()),
+        st.lists(st.builds(Settlement, request_ids, some, leases_held, st.booleans()), min_size=1, max_size=4),
         st.builds(Renewal, request_ids, st.sampled_from(["{a}", "{b}"]), st.integers(1, 5_000)),
     )
     return draw(st.lists(steps, max_size=30))
@@ -93,10 +93,10 @@ class Twins:
                     assert await self._redis.decide(step) == decision
                     for edge in edges(decision):
                         assert await self._redis.peek(edge) == await memory.peek(edge)
-                case Settlement():
-                    await self._redis.settle([step])
-                    await memory.settle([step])
-                    left = Ask("left", step.charges)
+                case list():
+                    await self._redis.settle(step)
+                    await memory.settle(step)
+                    left = Ask("left", tuple(charge for settlement in step for charge in settlement.charges))
                     assert await self._redis.peek(left) == await memory.peek(left)
                 case Renewal():
                     assert await self._redis.renew([step]) == await memory.renew([step])
