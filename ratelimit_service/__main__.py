@@ -28,6 +28,7 @@ async def main(worker: Worker) -> None:
         async with worker.following(lambda config: limits.adopt(Plans(config, key_rules))):
             await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
     finally:
+        metrics.flush()
         await store.close()
 
 

@@ -41,17 +41,14 @@ class _Reason:
 
 def headers(plan: Plan, decision: Decision) -> Headers:
     """What every answer says of the caller's limits; empty when there are none of that kind, or nobody looked."""
-    if not decision.outcomes:
-        return []
     found: Headers = []
-    measured: dict[str, list[Outcome]] = {"requests": [], "tokens": []}
-    for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
-        if rule.measure in measured and not rule.limit.shadow:
-            measured[rule.measure].append(outcome)
-    for period_s, name in _NAMED:
-        found += _window(measured["requests"], period_s, name)
-    for measure, outcomes in measured.items():
-        found += _tightest(outcomes, measure)
+    outcomes = decision.outcomes
+    for places, limit, remaining, reset in plan.shown if outcomes else ():
+        outcome = outcomes[places[0]] if len(places) == 1 else min([outcomes[i] for i in places], key=_tight)
+        found.append((limit, str(outcome.charge.limit.amount)))
+        found.append((remaining, str(outcome.remaining)))
+        if reset:
+            found.append((reset, duration(outcome.reset_after_ms)))
     return found
 
 
@@ -78,35 +75,12 @@ def duration(milliseconds: int) -> str:
 
 
 _JSON = ("content-type", "application/json")
-_NAMED = ((60, "minute"), (3600, "hour"))
 _PERIOD_NAMES = {seconds: name for name, seconds in PERIODS.items()}
 
 
 def _tight(outcome: Outcome) -> tuple[int, int]:
     """The least left first; of equals, the one that stays so for longest."""
     return outcome.remaining, -outcome.reset_after_ms
-
-
-def _window(outcomes: list[Outcome], period_s: int, name: str) -> Headers:
-    mine = [outcome for outcome in outcomes if outcome.charge.limit.period_s == period_s]
-    if not mine:
-        return []
-    outcome = min(mine, key=_tight) if len(mine) > 1 else mine[0]
-    return [
-        (f"x-ratelimit-limit-{name}", str(outcome.charge.limit.amount)),
-        (f"x-ratelimit-remaining-{name}", str(outcome.remaining)),
-    ]
-
-
-def _tightest(outcomes: list[Outcome], measure: str) -> Headers:
-    if not outcomes:
-        return []
-    outcome = min(outcomes, key=_tight) if len(outcomes) > 1 else outcomes[0]
-    return [
-        (f"x-ratelimit-limit-{measure}", str(outcome.charge.limit.amount)),
-        (f"x-ratelimit-remaining-{measure}", str(outcome.remaining)),
-        (f"x-ratelimit-reset-{measure}", duration(outcome.reset_after_ms)),
-    ]
 
 
 def _window_reasons(plan: Plan, decision: Decision, caller: Caller) -> Iterator[_Reason]:

@@ -1,6 +1,7 @@
 -- What the scripts share: the clock, charges with their buckets, and leases.
 --
--- A charge comes as one packed argument: algorithm letter, amount, period, capacity, hits, shadow, reserve.
+-- A charge comes as one packed argument: algorithm letter, amount, period, capacity, hits, shadow, reserve. The table
+-- that is made of it is a limit as well.
 
 -- Milliseconds. An empty argument means Redis's own clock, which all replicas of the service share.
 local function clock(given)
@@ -11,16 +12,23 @@ local function clock(given)
   return time[1] * 1000 + floor(time[2] / 1000)
 end
 
-local function read_charges(count, first_argument)
-  local packed = count > 0 and redis.call('MGET', unpack(KEYS, 1, count)) or {}
+-- What stands under each of KEYS; false where there is nothing, or the leases' sorted set.
+local function read_values()
+  return #KEYS > 0 and redis.call('MGET', unpack(KEYS)) or {}
+end
+
+local function read_charges(values, first_key, count, first_argument)
   local charges = {}
   for i = 1, count do
-    local letter, amount, period, capacity, hits, shadow, reserve = struct.unpack('<c1ddddBB', ARGV[first_argument + i - 1])
+    local letter, amount, period, capacity, hits, shadow, reserve =
+      struct.unpack('<c1ddddBB', ARGV[first_argument + i - 1])
     charges[i] = {
-      key = KEYS[i],
-      packed = packed[i],
-      algorithm = ALGORITHMS[letter],
-      limit = { amount = amount, period = period, capacity = capacity },
+      key = KEYS[first_key + i - 1],
+      packed = values[first_key + i - 1],
+      algorithm = algorithm(letter),
+      amount = amount,
+      period = period,
+      capacity = capacity,
       hits = hits,
       shadow = shadow == 1,
       reserve = reserve == 1,
@@ -30,11 +38,11 @@ local function read_charges(count, first_argument)
 end
 
 local function open(charge, now)
-  return charge.algorithm.load(charge.packed, charge.limit, now)
+  return charge.algorithm.load(charge.packed, charge, now)
 end
 
 local function save(charge, state)
-  local ends_in = charge.algorithm.reset_after(state, charge.limit)
+  local ends_in = charge.algorithm.reset_after(state, charge)
   if ends_in > 0 then
     redis.call('SET', charge.key, charge.algorithm.pack(state), 'PX', ends_in + GRACE_MS)
   else

@@ -1,8 +1,7 @@
 """Who asks, and for what: the gateway's own descriptor, as Envoy sends it with every request to a model."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 _ABSENT = ("", "-")
 
@@ -16,8 +15,7 @@ class Entry(Protocol):
     def value(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """One request to a model. `max_tokens` and `body_bytes` are None when the request does not say.
 
     `key_limits` are the limits of the key itself, in JSON, counted under `key_family`, or else under `key_id`.
@@ -37,18 +35,18 @@ class Caller:
 
 def caller(entries: Iterable[Entry]) -> Caller:
     """The caller that a descriptor describes. Entries of other names are ignored, absent values are empty."""
-    said = {entry.key: entry.value for entry in entries if entry.value not in _ABSENT}
+    said = {entry.key: value for entry in entries if (value := entry.value) not in _ABSENT}.get
     return Caller(
-        user=said.get("user", ""),
-        team=said.get("team", ""),
-        tier=said.get("tier", ""),
-        key_id=said.get("key_id", ""),
-        model=said.get("model", ""),
-        request_id=said.get("request_id", ""),
-        max_tokens=_count(said.get("max_tokens")),
-        body_bytes=_count(said.get("body_bytes")),
-        key_limits=said.get("key_limits", ""),
-        key_family=said.get("key_family", ""),
+        said("user", ""),
+        said("team", ""),
+        said("tier", ""),
+        said("key_id", ""),
+        said("model", ""),
+        said("request_id", ""),
+        _count(said("max_tokens")),
+        _count(said("body_bytes")),
+        said("key_limits", ""),
+        said("key_family", ""),
     )
 
 

@@ -8,16 +8,17 @@
 -- CONSUME is false in the read-only variant, peek.
 
 local now, request_id, charge_count, lease_count = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local charges, leases, states = read_charges(charge_count, 5), {}, {}
-local reservations_key = KEYS[charge_count + lease_count + 1]
+local values, leases, states = read_values(), {}, {}
+local charges = read_charges(values, 1, charge_count, 5)
+local reservations_key, reserved_before = KEYS[charge_count + lease_count + 1], values[charge_count + lease_count + 1]
 
 local function weigh_charges()
   local passes = true
   for _, charge in ipairs(charges) do
     local state = states[charge.key] or open(charge, now)
-    charge.wait = charge.algorithm.wait(state, charge.limit, charge.hits)
-    charge.algorithm.charge(state, charge.limit, charge.hits)
-    charge.mark = charge.algorithm.mark(state, charge.limit)
+    charge.wait = charge.algorithm.wait(state, charge, charge.hits)
+    charge.algorithm.charge(state, charge, charge.hits)
+    charge.mark = charge.algorithm.mark(state, charge)
     states[charge.key] = state
     passes = passes and (charge.wait == 0 or charge.shadow)
   end
@@ -47,8 +48,7 @@ local function keep_charges()
 end
 
 local function keep_reservations()
-  local stored = redis.call('GET', reservations_key)
-  local reserved = stored and cmsgpack.unpack(stored) or {}
+  local reserved = reserved_before and cmsgpack.unpack(reserved_before) or {}
   for _, charge in ipairs(charges) do
     if charge.reserve then
       local before = reserved[charge.key] or { 0 }
@@ -67,24 +67,25 @@ local function keep_leases()
 end
 
 local function answer(allowed, consumed)
-  local reply = { allowed and 1 or 0 }
+  local reply, n = { allowed and 1 or 0 }, 1
   for _, charge in ipairs(charges) do
-    local state, n = consumed and states[charge.key] or open(charge, now), #reply
+    local state = consumed and states[charge.key] or open(charge, now)
     reply[n + 1] = charge.wait or -1
-    reply[n + 2] = charge.algorithm.remaining(state, charge.limit)
-    reply[n + 3] = charge.algorithm.reset_after(state, charge.limit)
+    reply[n + 2] = charge.algorithm.remaining(state, charge)
+    reply[n + 3] = charge.algorithm.reset_after(state, charge)
     reply[n + 4] = charge.mark
+    n = n + 4
   end
   for _, lease in ipairs(leases) do
-    local n = #reply
     reply[n + 1], reply[n + 2] = lease.room and 1 or 0, lease.in_use
+    n = n + 2
   end
   return reply
 end
 
 -- A decision may come after its request: the caller gave up on it, went on, ended and was settled.
 local function settled_already()
-  return reservations_key and redis.call('GET', reservations_key) == ''
+  return reserved_before == ''
 end
 
 local charges_pass, leases_pass = weigh_charges(), weigh_leases()

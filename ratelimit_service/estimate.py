@@ -4,7 +4,7 @@ Admission reserves the guess and the settlement puts the true count in its place
 little too much or too little is held back while the request runs.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ratelimit_service.caller import Caller
 
@@ -15,8 +15,7 @@ OUTPUT_TOKENS = 512
 """For a request that sets no `max_tokens`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """Token counts of one request: guessed, or true."""
 
     input: int

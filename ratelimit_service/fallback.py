@@ -49,11 +49,11 @@ class Share:
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """True counts are not divided: this process's requests have used all of them."""
         await self._memory.settle(
-            [replace(s, charges=tuple(replace(c, limit=self._limit(c)) for c in s.charges)) for s in settlements]
+            [s._replace(charges=tuple(c._replace(limit=self._limit(c)) for c in s.charges)) for s in settlements]
         )
 
     async def refund(self, charges: Sequence[Charge]) -> None:
-        await self._memory.refund([replace(charge, limit=self._limit(charge)) for charge in charges])
+        await self._memory.refund([charge._replace(limit=self._limit(charge)) for charge in charges])
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         return await self._memory.renew(renewals)
@@ -67,7 +67,7 @@ class Share:
     def _charge(self, charge: Charge) -> Charge:
         limit = self._limit(charge)
         fits = charge.hits <= charge.limit.capacity
-        return replace(charge, limit=limit, hits=min(charge.hits, limit.capacity) if fits else charge.hits)
+        return charge._replace(limit=limit, hits=min(charge.hits, limit.capacity) if fits else charge.hits)
 
     def _limit(self, charge: Charge) -> Limit:
         return _divided(charge.limit, self._sharers)
@@ -109,6 +109,6 @@ def _ceil(amount: int, by: int) -> int:
 
 
 def _as_asked(ask: Ask, decision: Decision) -> Decision:
-    outcomes = (replace(o, charge=charge) for o, charge in zip(decision.outcomes, ask.charges, strict=True))
-    leases = (replace(o, ask=lease) for o, lease in zip(decision.leases, ask.leases, strict=True))
+    outcomes = (o._replace(charge=charge) for o, charge in zip(decision.outcomes, ask.charges, strict=True))
+    leases = (o._replace(ask=lease) for o, lease in zip(decision.leases, ask.leases, strict=True))
     return Decision(decision.allowed, tuple(outcomes), tuple(leases))

@@ -8,6 +8,7 @@ key come with its requests; keys that rotation made of each other share their co
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from gatehouse.config.model import Config, Price
 from gatehouse.envoy.access_log import PERIOD_S
@@ -18,6 +19,7 @@ from ratelimit_service.estimate import Tokens, estimate
 from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.limits import MAX_AMOUNT, Limit
 from ratelimit_service.rules import NOTHING, Concurrency, Rule, rule_set
+from ratelimit_service.shown import Shown, shown
 from ratelimit_service.store import Ask, Charge, LeaseAsk, Renewal, Settlement
 
 LEASE_TTL_MS = 3 * PERIOD_S * 1000
@@ -27,13 +29,13 @@ REMEMBERED = 4096
 """Callers, each with a model, whose rules are kept ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to ask of the store for one request, and the rules behind it, in the same order."""
+class Plan(NamedTuple):
+    """What to ask of the store for one request, the rules behind it, in the same order, and what is told of them."""
 
     ask: Ask
     rules: tuple[Rule, ...]
     concurrency: tuple[Concurrency, ...]
+    shown: tuple[Shown, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class _Standing:
 
     rules: tuple[Rule, ...]
     concurrency: tuple[Concurrency, ...]
+    shown: tuple[Shown, ...]
     counters: tuple[_Counter, ...]
     leases: tuple[LeaseAsk, ...]
     price: Price | None
@@ -89,7 +92,8 @@ class Plans:
         standing = self._standing(caller)
         hits = _hits(standing, estimate(caller))
         charges = tuple([counter.capped(hits) for counter in standing.counters])
-        return Plan(Ask(caller.request_id, charges, standing.leases), standing.rules, standing.concurrency)
+        ask = Ask(caller.request_id, charges, standing.leases)
+        return Plan(ask, standing.rules, standing.concurrency, standing.shown)
 
     def settlement(self, caller: Caller, true: Tokens | None, *, late: bool = False) -> Settlement:
         """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""
@@ -116,9 +120,11 @@ class Plans:
             (f"{{t:{team}}}", self._teams.get(team, NOTHING)),
             (f"{{k:{key}}}", self._keys.of(key_limits)),
         )
+        met = tuple(rule for _, rules in holders for rule in rules.rules)
         return _Standing(
-            tuple(rule for _, rules in holders for rule in rules.rules),
+            met,
             tuple(rule for _, rules in holders for rule in rules.concurrency),
+            shown(met),
             tuple(_counter(holder, rule) for holder, rules in holders for rule in rules.rules),
             tuple(
                 LeaseAsk(holder + rule.counter, rule.name, rule.most, self._lease_ttl_ms, rule.shadow)

@@ -1,7 +1,7 @@
 """Script calls on one Redis or on a cluster's, and the one place where redis-py's errors become ours."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from redis import exceptions
@@ -9,7 +9,8 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 
 from gatehouse.redis_client import Client
-from ratelimit_service.redis_pipe import Pipe, Reply
+from ratelimit_service.redis_line import Reply
+from ratelimit_service.redis_pipe import Pipe
 from ratelimit_service.redis_wire import Command
 from ratelimit_service.store import FailureKind, StoreUnavailable
 
@@ -70,12 +71,12 @@ class Calls:
             await pipe.close()
         await self._client.aclose()
 
-    async def _send(self, command: Command, verb: str, script: str) -> Reply:
+    def _send(self, command: Command, verb: str, script: str) -> Awaitable[Reply]:
         words = (verb, script, len(command.keys), *command.keys, *command.arguments)
         if isinstance(self._client, RedisCluster):
-            return await self._send_in_cluster(self._client, command, words)
+            return self._send_in_cluster(self._client, command, words)
         pool = self._client.connection_pool
-        return await self._pipe("", pool.connection_class, pool.connection_kwargs).call(*words)
+        return self._pipe("", pool.connection_class, pool.connection_kwargs).call(*words)
 
     async def _send_in_cluster(self, cluster: RedisCluster, command: Command, words: tuple[Any, ...]) -> Reply:
         """To the node that has the keys. Where the cluster says it is another, or its nodes aren't known, redis-py asks

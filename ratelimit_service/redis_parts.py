@@ -1,6 +1,6 @@
 """What Redis Cluster cannot decide in one step, cut at the `{tag}`s of its keys and put together again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ratelimit_service.redis_wire import tag_of
@@ -38,18 +38,18 @@ def join(ask: Ask, parts: Sequence[Part], decisions: Sequence[Decision]) -> Deci
     )
 
 
-def split_settlement(settlement: Settlement) -> list[Settlement]:
-    charge_tags = [tag_of(charge.key) for charge in settlement.charges]
-    lease_tags = [tag_of(key) for key in settlement.leases]
-    return [
-        Settlement(
-            settlement.request_id,
-            tuple(settlement.charges[i] for i in _places(tag, charge_tags)),
-            tuple(settlement.leases[i] for i in _places(tag, lease_tags)),
-            settlement.late,
-        )
-        for tag in _distinct(charge_tags, lease_tags)
-    ]
+def split_settlements(settlements: Iterable[Settlement]) -> list[list[Settlement]]:
+    """The parts of each tag, of all of them, in their order."""
+    by_tag: dict[str, list[Settlement]] = {}
+    for settlement in settlements:
+        charge_tags = [tag_of(charge.key) for charge in settlement.charges]
+        lease_tags = [tag_of(key) for key in settlement.leases]
+        for tag in _distinct(charge_tags, lease_tags):
+            charges = tuple(settlement.charges[i] for i in _places(tag, charge_tags))
+            leases = tuple(settlement.leases[i] for i in _places(tag, lease_tags))
+            part = settlement._replace(charges=charges, leases=leases)
+            by_tag.setdefault(tag, []).append(part)
+    return list(by_tag.values())
 
 
 def _part(ask: Ask, charges: list[int], leases: list[int]) -> Part:

@@ -1,17 +1,19 @@
 """One connection to one Redis server, on which commands follow each other without waiting for replies (pipelining).
 
 Redis answers in the order it was asked, so the oldest command that was sent gets the next reply. Connecting, TLS,
-authentication and the finding of a sentinel's master are redis-py's business, as is the protocol.
+authentication and the finding of a sentinel's master are redis-py's business.
 """
 
 import asyncio
-import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
+
+from ratelimit_service.redis_line import Line, Reply
 
 IN_FLIGHT = 24
 """Commands sent and not yet answered. Redis answers once it has done all that it has read, so what is sent at once is
@@ -20,8 +22,7 @@ also answered at once: with many, the first answer is late. What waits behind th
 _MOST_UNUSED = 2
 """Connections in a row that were closed before anything was sent."""
 
-Reply = Any
-_Waiting = tuple[Sequence[Any], "asyncio.Future[Reply]"]
+_Waiting = tuple[tuple[Any, ...], "asyncio.Future[Reply]"]
 
 
 class Pipe:
@@ -37,18 +38,20 @@ class Pipe:
         self._patience_s = patience_s
         self._unsent: deque[_Waiting] = deque()
         self._sent: deque[asyncio.Future[Reply]] = deque()
-        self._wake = asyncio.Event()
-        self._answered_at = -math.inf
+        self._line: Line | None = None
+        self._flushing = False
         self._used = False
         self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     def call(self, *words: Any) -> "asyncio.Future[Reply]":
         """The reply to come: what Redis says, or an exception of redis-py. A call that is cancelled is not sent."""
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
         self._unsent.append((words, future))
-        self._wake.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = self._loop.create_task(self._run())
+        else:
+            self._flush_soon()
         return future
 
     async def close(self) -> None:
@@ -88,74 +91,56 @@ class Pipe:
     async def _use(self, connection: AbstractConnection) -> None:
         """Until it fails; then what was sent has failed."""
         self._used = False
-        self._wake.set()
-        reading = asyncio.create_task(self._read(connection))
-        watching = asyncio.create_task(self._watch())
-        writing = asyncio.create_task(self._write(connection))
-        tasks = {reading, watching, writing}
+        lost: asyncio.Future[Exception] = self._loop.create_future()
+        self._line = Line(connection, self._replied, lost)
+        self._flush()
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            failures = [task.exception() for task in done]
-            self._fail(failures[0] or exceptions.ConnectionError("the connection was closed"), self._sent)
+            self._fail(await self._failure(lost), self._sent)
             self._sent.clear()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self._line = None
 
-    async def _write(self, connection: AbstractConnection) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if not self._sent:
-                await self._look(connection)
-            packed: list[bytes] = []
-            while self._unsent and len(self._sent) < IN_FLIGHT:
-                words, future = self._unsent.popleft()
-                if not future.done():
-                    packed += connection.pack_command(*words)
-                    self._sent.append(future)
-            if packed:
-                self._used = True
-                await connection.send_packed_command(packed, check_health=False)
+    async def _failure(self, lost: "asyncio.Future[Exception]") -> Exception:
+        """The end of a connection; that replies are due and none comes is one."""
+        while not lost.done():
+            due, answers = len(self._sent), self.answers
+            await asyncio.wait({lost}, timeout=self._patience_s)
+            if due and self.answers == answers and not lost.done():
+                return exceptions.TimeoutError("Redis did not answer in time")
+        return lost.result()
 
-    @staticmethod
-    async def _look(connection: AbstractConnection) -> None:
-        """A connection on which nothing is due may have been closed meanwhile: then nothing is to be lost on it."""
-        await asyncio.sleep(0)  # the event loop takes note of what has come
-        if await connection.can_read():
-            raise exceptions.ConnectionError("the connection was closed")
+    def _flush_soon(self) -> None:
+        """With what else comes in this tick. A connection on which nothing is due may have been closed meanwhile, so
+        that what is sent on it were lost: then the event loop is given time to notice."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush if self._sent else partial(self._loop.call_soon, self._flush))
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            reply: Reply
-            try:
-                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            except exceptions.ConnectionError:
-                raise
-            except exceptions.ResponseError as error:
-                reply = error
-            self._answered_at = loop.time()
-            self.answers += 1
-            future = self._sent.popleft()
-            if len(self._sent) < IN_FLIGHT and self._unsent:
-                self._wake.set()  # there is room for what waits
-            if future.done():
-                continue
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._line is None or self._line.over:
+            return  # it is sent once there is a connection
+        commands = []
+        while self._unsent and len(self._sent) < IN_FLIGHT:
+            words, future = self._unsent.popleft()
+            if not future.done():
+                commands.append(words)
+                self._sent.append(future)
+        if commands:
+            self._used = True
+            self._line.send(commands)
 
-    async def _watch(self) -> None:
-        """Raises `exceptions.TimeoutError` when replies are due and none comes."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due, began = len(self._sent), loop.time()
-            await asyncio.sleep(self._patience_s)
-            if due and self._answered_at < began:
-                raise exceptions.TimeoutError("Redis did not answer in time")
+    def _replied(self, reply: Reply) -> None:
+        future = self._sent.popleft()
+        self.answers += 1
+        if self._unsent:
+            self._flush_soon()  # there is room for what waits
+        if future.done():
+            return
+        if isinstance(reply, Exception):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
 
     def _unsent_futures(self) -> "list[asyncio.Future[Reply]]":
         futures = [future for _, future in self._unsent]

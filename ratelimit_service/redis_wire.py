@@ -12,13 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ratelimit_service.limits import Algorithm
 from ratelimit_service.redis_scripts import RENEW, SETTLE, UNDO, Script
 from ratelimit_service.store import Ask, Charge, Decision, LeaseOutcome, Outcome, Renewal, Settlement
 
 Argument = str | bytes | int
 
-_LETTERS = {Algorithm.FIXED_WINDOW: "f", Algorithm.SLIDING_WINDOW: "s", Algorithm.TOKEN_BUCKET: "t"}
 _CHARGE = struct.Struct("<cddddBB")  # algorithm, amount, period, capacity, hits, shadow, reserve
 _LEASE = struct.Struct("<ddB")  # limit, ttl, shadow
 _OUTCOME = 4  # integers a charge takes in a reply: wait, remaining, reset_after, mark
@@ -71,25 +69,31 @@ class Wire:
         """Take a charge back out of the window that counts now."""
         return Command(UNDO, self._keys([charge], ()), self._arguments("", [charge], 0))
 
-    def settle(self, settlement: Settlement) -> Command:
-        keys = self._keys(settlement.charges, settlement.leases)
-        if settlement.charges:
-            keys.append(self._reservations(settlement.request_id, settlement.charges[0].key))
-        arguments = self._arguments(settlement.request_id, settlement.charges, len(settlement.leases))
-        return Command(SETTLE, keys, [*arguments, int(settlement.late)])
+    def settle(self, settlements: Iterable[Settlement]) -> Command:
+        """Many at once, in one step."""
+        keys: list[str] = []
+        arguments: list[Argument] = [self.now]
+        for settlement in settlements:
+            charges, leases = settlement.charges, settlement.leases
+            keys += self._keys(charges, leases)
+            if charges:
+                keys.append(self._reservations(settlement.request_id, charges[0].key))
+            arguments += settlement.request_id, len(charges), len(leases), int(settlement.late)
+            arguments += map(_pack_charge, charges)
+        return Command(SETTLE, keys, arguments)
 
     def renew(self, renewal: Renewal) -> Command:
         return Command(RENEW, self._keys((), [renewal.key]), [self.now, renewal.request_id, renewal.ttl_ms])
 
     def _keys(self, charges: Iterable[Charge], leases: Iterable[str]) -> list[str]:
         buckets = [
-            f"{self._entity(charge.key)}:{_LETTERS[charge.limit.algorithm]}{charge.limit.period_s}"
+            f"{self._entity(charge.key)}:{charge.limit.algorithm[0]}{charge.limit.period_s}"  # f, s, t
             for charge in charges
         ]
         return buckets + [f"{self._entity(key)}:l" for key in leases]
 
     def _entity(self, key: str) -> str:
-        return f"{self.prefix}{{{key}}}" if self.tagged and tag_of(key) == key else f"{self.prefix}{key}"
+        return f"{self.prefix}{{{key}}}" if self.tagged and tag_of(key) == key else self.prefix + key
 
     def _reservations(self, request_id: str, key: str) -> str:
         return f"{self.prefix}{{{tag_of(key)}}}r:{request_id}" if self.tagged else f"{self.prefix}r:{request_id}"
@@ -100,27 +104,20 @@ class Wire:
 
 def decision(ask: Ask, reply: Sequence[int]) -> Decision:
     """What decide.lua answered."""
-    leases_at = 1 + _OUTCOME * len(ask.charges)
-    return Decision(
-        reply[0] == 1,
-        tuple(
-            _outcome(charge, *reply[i : i + 3])
-            for i, charge in zip(range(1, leases_at, _OUTCOME), ask.charges, strict=True)
-        ),
-        tuple(
-            LeaseOutcome(lease, reply[i] == 1, reply[i + 1])
-            for i, lease in zip(range(leases_at, len(reply), 2), ask.leases, strict=True)
-        ),
-    )
+    said = iter(reply)
+    allowed = next(said) == 1
+    outcomes = [_outcome(charge, next(said), next(said), next(said), next(said)) for charge in ask.charges]
+    leases = [LeaseOutcome(lease, next(said) == 1, next(said)) for lease in ask.leases]
+    return Decision(allowed, tuple(outcomes), tuple(leases))
 
 
-def _outcome(charge: Charge, wait: int, remaining: int, reset_after: int) -> Outcome:
+def _outcome(charge: Charge, wait: int, remaining: int, reset_after: int, _mark: int) -> Outcome:
     return Outcome(charge, wait == 0, remaining, reset_after, None if wait == _NEVER else wait)
 
 
 def _pack_charge(charge: Charge) -> bytes:
     limit = charge.limit
-    letter = _LETTERS[limit.algorithm].encode()
+    letter = limit.algorithm[0].encode()
     return _CHARGE.pack(
         letter, limit.amount, limit.period_ms, limit.capacity, charge.hits, limit.shadow, charge.reserve
     )

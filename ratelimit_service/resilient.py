@@ -5,7 +5,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from ratelimit_service.backlog import Backlog, Event
@@ -126,7 +125,7 @@ class Resilient:
             if self._fallback is None:
                 raise
             self._observer.on_degraded()
-            return replace(await question(self._fallback), degraded=True)
+            return (await question(self._fallback))._replace(degraded=True)
 
     async def _call(self, question: Callable[[Store], Awaitable[T]], within_s: float) -> T:
         if not self._breaker.closed:

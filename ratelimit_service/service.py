@@ -16,6 +16,7 @@ from ratelimit_service.answer import Headers, headers, refusal
 from ratelimit_service.caller import Caller, caller
 from ratelimit_service.estimate import Tokens
 from ratelimit_service.metrics import Metrics
+from ratelimit_service.passed import passed
 from ratelimit_service.plan import Plan, Plans
 from ratelimit_service.store import Ask, Decision, Store, StoreUnavailable
 
@@ -27,7 +28,7 @@ not be refused because of the one before: a request that only a lease refuses wa
 DEGRADED = ("x-ratelimit-degraded", "true")
 """The limits in this answer were not those that all gateways share."""
 
-_OK = RateLimitResponse(overall_code=RateLimitResponse.OK)
+_ANYONE = passed(())
 
 
 class RateLimits:
@@ -46,7 +47,7 @@ class RateLimits:
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
         """What the gRPC shell serves."""
-        should = Unary(self.should_rate_limit, RateLimitRequest.FromString, RateLimitResponse.SerializeToString)
+        should = Unary(self.should_rate_limit, RateLimitRequest.FromString, encode=bytes)
         settle = Unary(self.settle, SettleRequest.FromString, SettleResponse.SerializeToString)
         report = Unary(self.report, UsageRequest.FromString, UsageResponse.SerializeToString)
         return {
@@ -55,14 +56,17 @@ class RateLimits:
             "gatehouse.v1.Usage": {"Report": report},
         }
 
-    async def should_rate_limit(self, request: RateLimitRequest, _context: Context) -> RateLimitResponse:
-        """One decision over every limit of the request. Where nobody can decide, and that is to be denied, a 429."""
+    async def should_rate_limit(self, request: RateLimitRequest, _context: Context) -> bytes:
+        """One decision over every limit of the request. Where nobody can decide, and that is to be denied, a 429.
+
+        The answer is a serialized `RateLimitResponse`.
+        """
         if request.domain != DOMAIN or not request.descriptors:
-            return _OK
+            return _ANYONE
         who = caller(request.descriptors[0].entries)
         plan = self._plans.plan(who)
         if not plan.rules and not plan.concurrency:
-            return _OK
+            return _ANYONE
         try:
             decision = await self._decide(plan.ask)
         except StoreUnavailable:
@@ -130,12 +134,11 @@ def _tokens(entry: Settled) -> Tokens | None:
     return Tokens(entry.input_tokens, entry.output_tokens, entry.cached_tokens) if entry.counted else None
 
 
-def _allowed(plan: Plan, decision: Decision) -> RateLimitResponse:
-    pairs = headers(plan, decision) + ([DEGRADED] if decision.degraded else [])
-    return RateLimitResponse(overall_code=RateLimitResponse.OK, response_headers_to_add=_pairs(pairs))
+def _allowed(plan: Plan, decision: Decision) -> bytes:
+    return passed(headers(plan, decision) + ([DEGRADED] if decision.degraded else []))
 
 
-def _refused(plan: Plan, decision: Decision, who: Caller) -> RateLimitResponse:
+def _refused(plan: Plan, decision: Decision, who: Caller) -> bytes:
     answer = refusal(plan, decision, who)
     response = RateLimitResponse(
         overall_code=RateLimitResponse.OVER_LIMIT,
@@ -143,14 +146,14 @@ def _refused(plan: Plan, decision: Decision, who: Caller) -> RateLimitResponse:
         raw_body=answer.error.json(),
     )
     response.dynamic_metadata.update({"limited_by": answer.limited_by, "error_code": answer.error.code})
-    return response
+    return response.SerializeToString()
 
 
 def _pairs(pairs: Headers) -> list[HeaderValue]:
     return [HeaderValue(key=name, value=value) for name, value in pairs]
 
 
-def _undecided() -> RateLimitResponse:
+def _undecided() -> bytes:
     retry = ("retry-after", str(LIMITS_UNAVAILABLE.retry_after_s))
     response = RateLimitResponse(
         overall_code=RateLimitResponse.OVER_LIMIT,
@@ -158,7 +161,7 @@ def _undecided() -> RateLimitResponse:
         raw_body=LIMITS_UNAVAILABLE.json(),
     )
     response.dynamic_metadata.update({"error_code": LIMITS_UNAVAILABLE.code})
-    return response
+    return response.SerializeToString()
 
 
 _UNDECIDED = _undecided()

@@ -2,11 +2,13 @@
 
 Times are integer milliseconds. A bucket is named by a charge's key, its limit's algorithm and its period, so changing
 the amount of a limit keeps the count, and changing how it counts starts afresh.
+
+What a request makes several of is a tuple: a frozen dataclass takes three times as long to make.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
 
@@ -34,24 +36,28 @@ class StoreUnavailable(Exception):  # noqa: N818 - it names a state of the store
         self.kind: FailureKind = kind
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class _Charge(NamedTuple):
+    key: str
+    limit: Limit
+    hits: int = 1
+    reserve: bool = False
+
+
+class Charge(_Charge):
     """`hits` against one limit; `key` names who is limited and what is counted (requests, tokens, …).
 
     A `{tag}` in the key puts all buckets of that tag on one Redis Cluster slot. 0 hits only check whether one would
     pass. A reserved charge is an estimate that `Store.settle` corrects. Raises `ValueError` for hits out of range.
     """
 
-    key: str
-    limit: Limit
-    hits: int = 1
-    reserve: bool = False
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        if not self.key:
-            raise ValueError(f"a charge against limit {self.limit.name!r} has an empty key")
-        if not 0 <= self.hits <= MAX_AMOUNT:
-            raise ValueError(f"charge {self.key!r}: {self.hits} hits is not between 0 and {MAX_AMOUNT}")
+    def __new__(cls, key: str, limit: Limit, hits: int = 1, reserve: bool = False) -> "Charge":
+        if not key:
+            raise ValueError(f"a charge against limit {limit.name!r} has an empty key")
+        if not 0 <= hits <= MAX_AMOUNT:
+            raise ValueError(f"charge {key!r}: {hits} hits is not between 0 and {MAX_AMOUNT}")
+        return super().__new__(cls, key, limit, hits, reserve)
 
     @property
     def bucket(self) -> Bucket:
@@ -75,8 +81,7 @@ class LeaseAsk:
             raise ValueError(f"lease {self.name!r}: limit {self.limit} is negative or ttl {self.ttl_ms} ms is below 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Everything that one request must pass.
 
     `request_id` names its reservations and leases, so the gateway makes it: two requests that share an id share these.
@@ -87,8 +92,7 @@ class Ask:
     leases: tuple[LeaseAsk, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One charge's answer: whether it would pass alone, and its window as the decision left it.
 
     `retry_after_ms` is 0 if it passes, None if so many hits never can.
@@ -101,8 +105,7 @@ class Outcome:
     retry_after_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseOutcome:
+class LeaseOutcome(NamedTuple):
     """One lease's answer: whether there was room, and how many run now, this request included if it was admitted."""
 
     ask: LeaseAsk
@@ -110,8 +113,7 @@ class LeaseOutcome:
     in_use: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """`allowed` if every charge and lease that is not a shadow has room. Outcomes stand in the order of the ask.
 
     A `degraded` decision was made without the shared counts, because their store is unavailable; if nothing was counted
@@ -129,8 +131,7 @@ class Decision:
         return not self.allowed and all(o.allowed or o.charge.limit.shadow for o in self.outcomes)
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The true counts of a request that ended, in `charges[].hits`, and the keys of the leases it gives back.
 
     `late`: it may have been settled before, longer ago than that is remembered.
@@ -142,8 +143,7 @@ class Settlement:
     late: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(NamedTuple):
     """A sign that the request still runs: its lease on `key` holds for `ttl_ms` from now."""
 
     request_id: str
@@ -169,7 +169,7 @@ class Store(Protocol):
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Put the true counts in the place of the reserved ones and give the leases back, in one round trip.
+        """Put the true counts in the place of the reserved ones and give the leases back; few at a time in one step.
 
         A difference goes to the window of the reservation while that still counts; later only what is missing is
         charged, to the current window. What was never reserved (the limiter was down at admission) is charged in full,

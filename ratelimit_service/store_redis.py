@@ -6,17 +6,20 @@ a round trip, other requests see their charge: they may be refused too early, bu
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from redis.asyncio import RedisCluster
 
 from gatehouse.redis_client import Client
 from ratelimit_service.redis_calls import Calls
-from ratelimit_service.redis_parts import Part, join, split_ask, split_settlement
-from ratelimit_service.redis_pipe import Reply
+from ratelimit_service.redis_line import Reply
+from ratelimit_service.redis_parts import Part, join, split_ask, split_settlements
 from ratelimit_service.redis_scripts import DECIDE, PEEK, Script
 from ratelimit_service.redis_wire import Wire, decision
 from ratelimit_service.store import Ask, Charge, Decision, Renewal, Settlement
+
+SETTLED_AT_ONCE = 32
+"""Redis does nothing else meanwhile: some 0.3 ms."""
 
 
 class RedisStore:
@@ -49,9 +52,10 @@ class RedisStore:
         return await self._ask(PEEK, ask)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        parts = [p for s in settlements for p in split_settlement(s)] if self._cluster else settlements
         wire = self._wire()
-        await self._calls.run_all(wire.settle(part) for part in parts)
+        for batch in _batches(settlements):
+            steps = split_settlements(batch) if self._cluster else [batch]
+            await self._calls.run_all(map(wire.settle, steps))
 
     async def refund(self, charges: Sequence[Charge]) -> None:
         wire = self._wire()
@@ -84,3 +88,8 @@ class RedisStore:
 
     def _wire(self) -> Wire:
         return Wire(self._prefix, self._clock() if self._clock else "", self._cluster)
+
+
+def _batches(settlements: Sequence[Settlement]) -> Iterator[Sequence[Settlement]]:
+    for begin in range(0, len(settlements), SETTLED_AT_ONCE):
+        yield settlements[begin : begin + SETTLED_AT_ONCE]

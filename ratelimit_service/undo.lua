@@ -4,12 +4,12 @@
 -- ARGV  now, request id, number of charges, number of leases; the charges; the mark of each charge, if it is known
 
 local now, request_id, charge_count, lease_count = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local charges, states = read_charges(charge_count, 5), {}
+local charges, states = read_charges(read_values(), 1, charge_count, 5), {}
 
 for i, charge in ipairs(charges) do
   local state = states[charge.key] or open(charge, now)
-  local mark = tonumber(ARGV[4 + charge_count + i]) or charge.algorithm.mark(state, charge.limit)
-  charge.algorithm.amend(state, charge.limit, mark, -charge.hits)
+  local mark = tonumber(ARGV[4 + charge_count + i]) or charge.algorithm.mark(state, charge)
+  charge.algorithm.amend(state, charge, mark, -charge.hits)
   states[charge.key] = state
 end
 for _, charge in ipairs(charges) do

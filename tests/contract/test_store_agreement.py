@@ -6,7 +6,7 @@ keys' lives itself whenever its clock moves.
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +19,7 @@ from ratelimit_service.store_memory import MemoryStore
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import redis_server
 
-Step = Ask | Settlement | Renewal | int  # an int moves the clock, in milliseconds
+Step = Ask | list[Settlement] | Renewal | int  # an int moves the clock, in milliseconds
 
 _AGE = """
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -52,6 +52,7 @@ def schedules(draw: st.DrawFn) -> list[Step]:
     chosen = draw(st.lists(limits(), min_size=1, max_size=3, unique_by=lambda limit: (limit.algorithm, limit.period_s)))
     some = st.lists(st.sampled_from(chosen).flatmap(charges), max_size=3).map(tuple)
     lease = st.builds(LeaseAsk, st.sampled_from(["{a}", "{b}"]), st.just("c"), st.integers(0, 3), st.integers(1, 5_000))
+    leases_held = st.lists(st.sampled_from(["{a}", "{b}"]), max_size=2).map(tuple)
     period = draw(st.sampled_from(chosen)).period_ms
     moves = st.one_of(
         st.integers(0, 5), st.integers(0, 2_000), st.integers(0, 2 * period), st.sampled_from([period - 1, period])
@@ -59,8 +60,8 @@ def schedules(draw: st.DrawFn) -> list[Step]:
     steps = st.one_of(
         st.builds(Ask, request_ids, some, st.lists(lease, max_size=2).map(tuple)),
         moves,
-        st.builds(Ask, request_ids, some),
-        st.builds(Settlement, request_ids, some, st.lists(st.sampled_from(["{a}", "{b}"]), max_size=2).map(tuple)),
+        st.builds(Ask, request_ids, some, st.just(())),
+        st.lists(st.builds(Settlement, request_ids, some, leases_held, st.booleans()), min_size=1, max_size=4),
         st.builds(Renewal, request_ids, st.sampled_from(["{a}", "{b}"]), st.integers(1, 5_000)),
     )
     return draw(st.lists(steps, max_size=30))
@@ -70,7 +71,7 @@ def edges(decision: Decision) -> Iterator[Ask]:
     """For each charge: just as many hits as still pass, and one more."""
     for outcome in decision.outcomes:
         for hits in (outcome.remaining, outcome.remaining + 1):
-            yield Ask("edge", (replace(outcome.charge, hits=min(hits, MAX_AMOUNT)),))
+            yield Ask("edge", (outcome.charge._replace(hits=min(hits, MAX_AMOUNT)),))
 
 
 class Twins:
@@ -92,10 +93,10 @@ class Twins:
                     assert await self._redis.decide(step) == decision
                     for edge in edges(decision):
                         assert await self._redis.peek(edge) == await memory.peek(edge)
-                case Settlement():
-                    await self._redis.settle([step])
-                    await memory.settle([step])
-                    left = Ask("left", step.charges)
+                case list():
+                    await self._redis.settle(step)
+                    await memory.settle(step)
+                    left = Ask("left", tuple(charge for settlement in step for charge in settlement.charges))
                     assert await self._redis.peek(left) == await memory.peek(left)
                 case Renewal():
                     assert await self._redis.renew([step]) == await memory.renew([step])

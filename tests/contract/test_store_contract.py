@@ -1,7 +1,6 @@
 """What every store promises: one suite, run against the memory and a real Redis."""
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -77,7 +76,7 @@ def truth(hits: int, limit: Limit, request_id: str = "r1") -> list[Settlement]:
 
 def late(hits: int, limit: Limit, request_id: str = "r1") -> list[Settlement]:
     """The same, from whom it may have come before."""
-    return [replace(settlement, late=True) for settlement in truth(hits, limit, request_id)]
+    return [settlement._replace(late=True) for settlement in truth(hits, limit, request_id)]
 
 
 def leased(request_id: str, limit: int = 1, ttl_ms: int = 1_000, *, shadow: bool = False) -> Ask:

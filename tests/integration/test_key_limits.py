@@ -128,6 +128,10 @@ def asking(key_id: str, request_id: str, family: str = "-", limits: str = LIMITS
     return request
 
 
+async def asked(limiter: RateLimits, request: RateLimitRequest) -> RateLimitResponse:
+    return RateLimitResponse.FromString(await limiter.should_rate_limit(request, NOBODY))
+
+
 async def left(limiter: RateLimits, key_id: str, family: str = "", limits: str = LIMITS) -> dict[str, int]:
     who = UsageRequest(user="ann", tier="free", key_id=key_id, key_limits=limits, key_family=family)
     return {window.name: window.remaining for window in (await limiter.report(who, NOBODY)).windows}
@@ -143,10 +147,7 @@ async def settle(limiter: RateLimits, key_id: str, request_id: str, tokens: int,
 async def test_keys_of_one_family_share_a_counter(limiter: RateLimits) -> None:
     """A key `k1` and its successor `k2`, each used in turn."""
     turns = [("k1", "-"), ("k2", "k1")] * 3
-    answers = [
-        await limiter.should_rate_limit(asking(key_id, f"r-{i}", family), NOBODY)
-        for i, (key_id, family) in enumerate(turns)
-    ]
+    answers = [await asked(limiter, asking(key_id, f"r-{i}", family)) for i, (key_id, family) in enumerate(turns)]
     assert [answer.overall_code == RateLimitResponse.OK for answer in answers] == [True] * 5 + [False]
     assert (await left(limiter, "k1"))["key_requests_per_day"] == 0
     assert (await left(limiter, "k2"))["key_requests_per_day"] == 5, "another key, not of this family"
@@ -166,6 +167,6 @@ async def test_tokens_of_a_successor_are_settled_where_they_were_reserved(limite
 @pytest.mark.asyncio
 async def test_limits_that_cannot_be_read_let_pass_and_count_nothing(limiter: RateLimits) -> None:
     for i in range(20):
-        answer = await limiter.should_rate_limit(asking("k1", f"r-{i}", limits='{"requests_per_day":'), NOBODY)
+        answer = await asked(limiter, asking("k1", f"r-{i}", limits='{"requests_per_day":'))
         assert answer.overall_code == RateLimitResponse.OK
     assert (await left(limiter, "k1"))["key_requests_per_day"] == 5

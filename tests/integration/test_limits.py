@@ -13,6 +13,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.integration.conftest import FREE, MODEL, PREMIUM, STANDARD, short_form
 from tests.redis_server import redis_server
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -59,9 +60,8 @@ def test_one_request_more_than_the_minute_allows_is_429(
     record = fresh.record(refused.headers["x-request-id"])
     assert (record["status"], record["limited_by"]) == (429, "requests_per_minute")
     assert record["error_code"] == "rate_limit_exceeded"
-    assert (
-        f'api_rate_limit_decisions_total{{limit="requests_per_minute",result="allowed"}} {amount}.0' in fresh.metrics()
-    )
+    line = f'api_rate_limit_decisions_total{{limit="requests_per_minute",result="allowed"}} {amount}.0'
+    until(lambda: line in fresh.metrics())
 
 
 def test_the_openai_sdk_raises_rate_limit_error_and_waits_as_told(backend: FakeVllm, tmp_path: Path) -> None:

@@ -256,6 +256,7 @@ async def test_a_million_users_take_200_bytes_each_all_of_which_expire(tmp_path:
         for first in range(0, users, at_once):
             await decide(first, at_once)
         await store.close()
+        metrics.flush()
         bytes_each = (redis.info("memory")["used_memory"] - before) / users
         keyspace = redis.info("keyspace")["db0"]
         lives_ms = [redis.pttl(redis.randomkey()) for _ in range(1000)]

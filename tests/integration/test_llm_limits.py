@@ -193,7 +193,7 @@ def test_shadow_limits_count_and_never_refuse(start: Start) -> None:
     gateway = start({"requests_per_minute": 1, "shadow": True})
     assert [chat(gateway, 1).status_code for _ in range(3)] == [200, 200, 200]
     line = 'api_rate_limit_decisions_total{limit="requests_per_minute",result="shadow_limited"} 2.0'
-    assert line in gateway.metrics()
+    until(lambda: line in gateway.metrics(), 5, "the count of decisions")
 
 
 def test_a_spent_budget_is_insufficient_quota_that_no_client_retries(start: Start) -> None:

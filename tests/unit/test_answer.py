@@ -13,6 +13,7 @@ from ratelimit_service.caller import Caller
 from ratelimit_service.limits import PERIODS, Limit
 from ratelimit_service.plan import Plan
 from ratelimit_service.rules import Concurrency, Rule
+from ratelimit_service.shown import shown
 from ratelimit_service.store import Ask, Charge, Decision, LeaseAsk, LeaseOutcome, Outcome
 
 DAY_MS = 86_400_000
@@ -45,7 +46,8 @@ def lease(most: int, *, allowed: bool, shadow: bool = False) -> tuple[Concurrenc
 def decided(
     windows: Sequence[Window], leases: Sequence[tuple[Concurrency, LeaseOutcome]] = (), *, allowed: bool
 ) -> tuple[Plan, Decision]:
-    plan = Plan(Ask("r-1", ()), tuple(rule for rule, _ in windows), tuple(rule for rule, _ in leases))
+    rules = tuple(rule for rule, _ in windows)
+    plan = Plan(Ask("r-1", ()), rules, tuple(rule for rule, _ in leases), shown(rules))
     return plan, Decision(allowed, tuple(each for _, each in windows), tuple(each for _, each in leases))
 
 

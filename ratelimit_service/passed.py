@@ -1,0 +1,38 @@
+"""The answer that lets a request pass, as bytes: all that differs from one to the next is text in its headers.
+
+It is what protobuf makes of `RateLimitResponse(overall_code=OK, response_headers_to_add=…)` (Protocol Buffers,
+"Encoding"), in a third of the time.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from gatehouse.pb.base_pb2 import HeaderValue
+from gatehouse.pb.rls_pb2 import RateLimitResponse
+
+_LENGTH_DELIMITED = 2
+
+
+def _tag(number: int) -> int:
+    """Of a field whose value is text, or a message."""
+    return number << 3 | _LENGTH_DELIMITED
+
+
+_OK = RateLimitResponse(overall_code=RateLimitResponse.OK).SerializeToString()
+_HEADER = _tag(RateLimitResponse.RESPONSE_HEADERS_TO_ADD_FIELD_NUMBER)
+_KEY, _VALUE = _tag(HeaderValue.KEY_FIELD_NUMBER), _tag(HeaderValue.VALUE_FIELD_NUMBER)
+
+
+def passed(headers: Iterable[tuple[str, str]]) -> bytes:
+    """The answer with these headers. Names and values together are shorter than 120 bytes: lengths are single bytes."""
+    return _OK + b"".join([_header(name, value.encode()) for name, value in headers])
+
+
+def _header(name: str, value: bytes) -> bytes:
+    key, size = _key(name), len(value)
+    return b"%c%c%b%c%c%b" % (_HEADER, len(key) + 2 + size, key, _VALUE, size, value)
+
+
+@lru_cache(64)
+def _key(name: str) -> bytes:
+    return bytes([_KEY, len(name)]) + name.encode()

@@ -1,0 +1,38 @@
+"""Which of a caller's limits every answer tells of, and in which headers."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ratelimit_service.rules import Rule
+
+_PERIODS = ((60, "minute"), (3600, "hour"))
+_MEASURES = ("requests", "tokens")
+
+
+class Shown(NamedTuple):
+    """The headers that tell of the tightest among the rules at `places`. No `reset` means that none is told."""
+
+    places: tuple[int, ...]
+    limit: str
+    remaining: str
+    reset: str = ""
+
+
+def shown(rules: Sequence[Rule]) -> tuple[Shown, ...]:
+    """The requests of a minute and of an hour, and the tightest of all that count requests, and tokens. Where there is
+    no rule, there is no header; shadow limits are nobody's business."""
+    return tuple(each for each in _all(rules) if each.places)
+
+
+def _all(rules: Sequence[Rule]) -> Iterator[Shown]:
+    of = {measure: tuple(i for i, rule in enumerate(rules) if _told(rule, measure)) for measure in _MEASURES}
+    for period_s, name in _PERIODS:
+        mine = tuple(i for i in of["requests"] if rules[i].limit.period_s == period_s)
+        yield Shown(mine, f"x-ratelimit-limit-{name}", f"x-ratelimit-remaining-{name}")
+    for measure, places in of.items():
+        names = (f"x-ratelimit-{what}-{measure}" for what in ("limit", "remaining", "reset"))
+        yield Shown(places, *names)
+
+
+def _told(rule: Rule, measure: str) -> bool:
+    return rule.measure == measure and not rule.limit.shadow
