@@ -26,7 +26,7 @@ from gatehouse.proxy.generation import Generation
 from gatehouse.proxy.handover import Predecessor, Succession, place
 from gatehouse.proxy.secrets import Secrets
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
-from gatehouse.supervise import Program, keep_running, supervise
+from gatehouse.supervise import Program, Start, executed, keep_running, supervise
 from gatehouse.worker import worker_program
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,16 @@ class PortInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What is to run: a checked configuration, the file it came from, its text, and extra programs beside it."""
+    """What is to run: a checked configuration, the file it came from, its text, and extra programs beside it.
+
+    `start` is how workers are started.
+    """
 
     config: Config
     config_file: Path
     text: bytes
     beside: tuple[Program, ...] = ()
+    start: Start = executed
 
     @property
     def url(self) -> str:
@@ -209,7 +213,7 @@ async def _either(*events: asyncio.Event, limit_s: float | None = None) -> None:
 
 def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
     count = workers(gateway.config, service)
-    return [worker_program(service, index, run_dir.accepted, run_dir.path) for index in range(count)]
+    return [worker_program(service, index, run_dir.accepted, run_dir.path, gateway.start) for index in range(count)]
 
 
 def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> Program:

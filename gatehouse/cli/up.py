@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -28,7 +29,10 @@ from gatehouse.config.model import Config
 from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, run, run_directory
 from gatehouse.proxy.binary import EnvoyRejectsError
 from gatehouse.proxy.handover import CannotReplaceError, place, predecessor
-from gatehouse.supervise import Program
+from gatehouse.run_dir import SERVICES
+from gatehouse.supervise import Program, Start
+from gatehouse.worker import loaded_by
+from gatehouse.zygote import copying
 
 
 def up(
@@ -46,6 +50,11 @@ def up(
     With --replace the gateway that runs at the same address hands over and ends when its last request has: no
     connection is refused, no stream is cut.
     """
+    with copying(loaded_by(SERVICES)) as start:  # first of all: with nothing of 100,000 keys in memory
+        _up(config, or_demo, replace, as_json, start)
+
+
+def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start) -> None:
     loaded = loaded_or_exit(config, as_json=as_json, to_run=True)
     demo = _demo(loaded.config) if or_demo else None
     if demo:
@@ -55,9 +64,8 @@ def up(
     problem: str | None = None
     try:
         app_log.configure(loaded.config.logging, "gatehouse")
-        asyncio.run(
-            _run(Gateway(loaded.config, config, loaded.text, (demo,) if demo else ()), loaded, as_json, replace)
-        )
+        gateway = Gateway(loaded.config, config, loaded.text, (demo,) if demo else (), start)
+        asyncio.run(_run(gateway, loaded, as_json, replace))
     except* (PortInUseError, CannotReplaceError, EnvoyRejectsError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
     except* TimeoutError:
