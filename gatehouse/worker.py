@@ -33,7 +33,7 @@ _LOADED: dict[Service, tuple[str, ...]] = {
     "ratelimit": ("ratelimit_service.__main__", "ratelimit_service.shared"),
     "accesslog": ("accesslog_service.__main__",),
 }
-_LOADED_BY_ALL = ("watchfiles",)
+_LOADED_BY_ALL = ("watchfiles", "anyio._backends._asyncio")  # of which the one loads the other when it is first used
 
 
 @dataclass(frozen=True, slots=True)
