@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from gatehouse import app_log, metrics
+from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config, Server, Tls
 from gatehouse.envoy.access_log import FILE_NAME
 from gatehouse.following import Following, Target, started
@@ -45,16 +46,19 @@ class PortInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What is to run: a checked configuration, the file it came from, its text, and extra programs beside it.
+    """What is to run: a checked configuration, the file it came from, and extra programs beside it.
 
     `start` is how workers are started.
     """
 
-    config: Config
+    loaded: Loaded
     config_file: Path
-    text: bytes
     beside: tuple[Program, ...] = ()
     start: Start = executed
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
 
     @property
     def url(self) -> str:
@@ -182,7 +186,7 @@ def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secret
     metrics.share(run_dir.metrics, "gateway")
     certificate = secrets.context if secrets else None
     target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted, certificate)
-    following = started(target, gateway.config, gateway.text, metrics.Reloads(), partial(_logs_as, admin))
+    following = started(target, gateway.loaded, metrics.Reloads(), partial(_logs_as, admin))
     if secrets:
         secrets.hand_over()
     return following

@@ -24,7 +24,6 @@ from gatehouse.cli.options import (
     out,
     print_json,
 )
-from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, run, run_directory
 from gatehouse.proxy.binary import EnvoyRejectsError
@@ -64,8 +63,8 @@ def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start)
     problem: str | None = None
     try:
         app_log.configure(loaded.config.logging, "gatehouse")
-        gateway = Gateway(loaded.config, config, loaded.text, (demo,) if demo else (), start)
-        asyncio.run(_run(gateway, loaded, as_json, replace))
+        gateway = Gateway(loaded, config, (demo,) if demo else (), start)
+        asyncio.run(_run(gateway, as_json, replace))
     except* (PortInUseError, CannotReplaceError, EnvoyRejectsError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
     except* TimeoutError:
@@ -74,28 +73,28 @@ def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start)
         fail(problem)
 
 
-async def _run(gateway: Gateway, loaded: Loaded, as_json: bool, replace: bool) -> None:
+async def _run(gateway: Gateway, as_json: bool, replace: bool) -> None:
     signals, ready = Signals(), asyncio.Event()
     before = await predecessor(place(gateway.config.server)) if replace else None
     if before is None:
         check_ports(gateway.config)
     with run_directory() as run_dir, closing(before) if before else nullcontext():
         async with asyncio.TaskGroup() as tasks:
-            talk = tasks.create_task(_talk(gateway, loaded, signals, ready, as_json))
+            talk = tasks.create_task(_talk(gateway, signals, ready, as_json))
             reporting = tasks.create_task(systemd.report(ready, signals.stop))
             await run(gateway, run_dir, signals, ready, before)
             talk.cancel()
             reporting.cancel()
 
 
-async def _talk(gateway: Gateway, loaded: Loaded, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:
+async def _talk(gateway: Gateway, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:
     """Tell whoever started the gateway what it is doing."""
     await ready.wait()
     facts = _facts(gateway)
     if as_json:
         print_json(facts)
     else:
-        _welcome(facts, gateway, loaded)
+        _welcome(facts, gateway)
     await signals.stop.wait()
     if not as_json:
         out.print(f"Stopping: running requests have {gateway.config.server.drain_s} s. Ctrl-C again stops at once.")
@@ -108,7 +107,7 @@ def _facts(gateway: Gateway) -> dict[str, Any]:
     return {"url": gateway.url, **pages, "logs": gateway.config.logging.dir, "pid": os.getpid()}
 
 
-def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
+def _welcome(facts: dict[str, Any], gateway: Gateway) -> None:
     if gateway.beside:
         out.print("No vLLM found: a demo model server answers instead. Set VLLM_BASE_URL to use yours.")
     store = "Redis" if gateway.config.redis.url else "memory of one process (set redis.url to share it)"
@@ -116,12 +115,13 @@ def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
     if facts["ui_url"]:
         out.print(f"  watch    {facts['ui_url']}\n  metrics  {facts['metrics_url']}", markup=False)
     out.print(f"  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
-    if not loaded.plain_key:
+    key = gateway.loaded.plain_key
+    if not key:
         return
     model = gateway.config.the_default_model or "MODEL"
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    headers = f"-H 'Authorization: Bearer {loaded.plain_key}' -H 'Content-Type: application/json'"
-    out.print(f"  key      {loaded.plain_key}\n\nTry it:\n", markup=False)
+    headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
+    out.print(f"  key      {key}\n\nTry it:\n", markup=False)
     out.print(f"curl -N{_trust(gateway.config)} {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
     out.print(f"  -d '{json.dumps(body)}'\n", markup=False)
 

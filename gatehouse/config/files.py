@@ -15,6 +15,7 @@ from gatehouse.config.key_table import Keep, KeyTable
 from gatehouse.config.load import read
 from gatehouse.config.model import Config
 from gatehouse.config.problem import ConfigError, Problem
+from gatehouse.config.uncollected import uncollected
 from gatehouse.config.watch import Fingerprint, Mark, mark
 from gatehouse.keys.record import KeyRecord
 
@@ -81,7 +82,8 @@ class Files:
     def reload(self) -> list[Problem]:
         """Read what has changed and take up what is good; the problems with the rest, which stays as it was."""
         look = _Look(self.file, self._keep, self._environment, self._standing)
-        standing = look.standing()
+        with uncollected():
+            standing = look.standing()
         self.seen = look.seen
         if standing is not None and not standing.same_as(self._standing):
             self._standing = standing
