@@ -9,15 +9,16 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatehouse.atomic_file import replace_file
+from gatehouse.config.accepted import Accepted, accepted, forget_others
 from gatehouse.config.fixed import HINT, MESSAGE
 from gatehouse.config.follow import MOST_PROBLEMS
 from gatehouse.config.key_table import KeyTable
-from gatehouse.config.load import Loaded, text_of
+from gatehouse.config.load import Loaded, digest_of, text_of
 from gatehouse.config.model import Config
 from gatehouse.config.problem import VARIABLE, ConfigError, Problem
 from gatehouse.config.watch import POLL_S, Fingerprint, changed, fingerprint
@@ -59,9 +60,17 @@ class Target:
             secrets = self.certificate() if self.certificate else None
             validate(merged(config, self.run_dir, access_log, secrets), Path(directory))
 
-    def publish(self, text: bytes) -> None:
+    def copy_of(self, loaded: Loaded) -> Accepted | None:
+        """What services are to go by; nobody does as yet."""
+        return accepted(loaded, self.accepted) if self.accepted else None
+
+    def publish(self, copy: Accepted | None) -> None:
+        if self.accepted and copy:
+            copy.publish(self.accepted)
+
+    def forget_others(self, *kept: Accepted | None) -> None:
         if self.accepted:
-            replace_file(self.accepted, text, durable=False)
+            forget_others(self.accepted, *filter(None, kept))
 
 
 async def _nothing(_old: Config, _new: Config) -> None:
@@ -70,11 +79,13 @@ async def _nothing(_old: Config, _new: Config) -> None:
 
 @dataclass(slots=True)
 class Following:
-    """`config` and `text` are what is in force. `adopted` is told of a change (the old, the new) once it is."""
+    """`config` is what is in force, `digest` that of its file's text, `copy` what services go by. `adopted` is told of
+    a change (the old, the new) once it is."""
 
     target: Target
     config: Config
-    text: bytes
+    digest: bytes
+    copy: Accepted | None
     switch: Switch
     reloads: Reloads
     adopted: Callable[[Config, Config], Awaitable[None]] = _nothing
@@ -129,7 +140,7 @@ class Following:
 
     def _differs(self) -> bool:
         try:
-            return text_of(self.target.file) != self.text
+            return digest_of(text_of(self.target.file)) != self.digest
         except ConfigError:
             return True
 
@@ -137,13 +148,14 @@ class Following:
         """Raises `ConfigError` and `EnvoyRejectsError`, with what was in force in force."""
         if not await asyncio.to_thread(self._differs):
             return  # what changed is a key file, which authz_service follows; or a bad change was taken back
-        loaded, rendered = await asyncio.to_thread(self._candidate)
+        loaded, rendered, copy = await asyncio.to_thread(self._candidate)
         try:
-            await self.switch.to(rendered, lambda: self.target.publish(loaded.text))
+            await self.switch.to(rendered, lambda: self.target.publish(copy))
         except Exception:
-            self.target.publish(self.text)
+            self.target.publish(self.copy)
             raise
-        old, self.config, self.text = self.config, loaded.config, loaded.text
+        self.target.forget_others(self.copy, copy)  # who starts just now may still look for the one before
+        old, self.config, self.digest, self.copy = self.config, loaded.config, loaded.digest, copy
         self._seen = {**fingerprint(map(Path, self.config.key_files)), **self._seen}
         await self.adopted(old, self.config)
         self.reloads.applied.inc()
@@ -151,14 +163,14 @@ class Following:
         for warning in loaded.warnings:
             log.warning("%s", warning)
 
-    def _candidate(self) -> tuple[Loaded, Rendered]:
+    def _candidate(self) -> tuple[Loaded, Rendered, Accepted | None]:
         loaded = load_whole(self.target.file, self.config, self._key_files)
         rendered = self.target.render(loaded.config)
         if rendered.bootstrap != self.switch.rendered.bootstrap:
             raise ConfigError([Problem(str(self.target.file), None, "", f"what is new in it {MESSAGE}", HINT)])
         if rendered != self.switch.rendered:
             self.target.check(loaded.config)
-        return loaded, rendered
+        return loaded, rendered, self.target.copy_of(loaded)
 
     def _refuse(self, problems: Sequence[object]) -> None:
         self.reloads.rejected.inc()
@@ -168,19 +180,24 @@ class Following:
 
 def started(
     target: Target,
-    config: Config,
-    text: bytes,
+    loaded: Loaded,
     reloads: Reloads,
     adopted: Callable[[Config, Config], Awaitable[None]] = _nothing,
 ) -> Following:
-    """Check and write everything for `config`, whose file holds `text`: what Envoy and the services start with.
+    """Check and write everything for what is `loaded`: what Envoy and the services start with.
 
-    Raises `EnvoyRejectsError` with nothing written.
+    Raises `EnvoyRejectsError` with nothing in force. The keys are forgotten: they are written down, and may be many.
     """
-    target.check(config)
+    config = loaded.config
+    with ThreadPoolExecutor(1) as envoy:  # which takes its time, as many keys do
+        checked = envoy.submit(target.check, config)
+        copy = target.copy_of(loaded)
+        checked.result()
+    if loaded.keys:
+        loaded.keys.forget()
     rendered = target.render(config)
     for name, document in rendered.files().items():
         write(document, target.directory / name)
-    target.publish(text)
+    target.publish(copy)
     switch = Switch(target.directory, Admin(target.run_dir.admin_socket), rendered)
-    return Following(target, config, text, switch, reloads, adopted)
+    return Following(target, config, loaded.digest, copy, switch, reloads, adopted)

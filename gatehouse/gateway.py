@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from gatehouse import app_log, metrics
-from gatehouse.config.model import Config, Server
+from gatehouse.config.load import Loaded
+from gatehouse.config.model import Config, Server, Tls
 from gatehouse.envoy.access_log import FILE_NAME
 from gatehouse.following import Following, Target, started
 from gatehouse.proxy import generation
@@ -24,10 +26,12 @@ from gatehouse.proxy.binary import envoy_path
 from gatehouse.proxy.drain import drain, finish
 from gatehouse.proxy.generation import Generation
 from gatehouse.proxy.handover import Predecessor, Succession, place
-from gatehouse.proxy.secrets import Secrets
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
-from gatehouse.supervise import Program, keep_running, supervise
+from gatehouse.supervise import Program, Start, executed, keep_running, supervise
 from gatehouse.worker import worker_program
+
+if TYPE_CHECKING:
+    from gatehouse.proxy.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +46,19 @@ class PortInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What is to run: a checked configuration, the file it came from, its text, and extra programs beside it."""
+    """What is to run: a checked configuration, the file it came from, and extra programs beside it.
 
-    config: Config
+    `start` is how workers are started.
+    """
+
+    loaded: Loaded
     config_file: Path
-    text: bytes
     beside: tuple[Program, ...] = ()
+    start: Start = executed
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
 
     @property
     def url(self) -> str:
@@ -120,7 +131,7 @@ async def run(
     `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
     """
     admin = Admin(run_dir.admin_socket)
-    secrets = Secrets(gateway.config.server.tls, run_dir.envoy) if gateway.config.server.tls else None
+    secrets = _secrets(gateway.config.server.tls, run_dir)
     following = _following(gateway, run_dir, admin, secrets)
     succession = Succession(partial(_prepare, admin, run_dir, before))
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -161,13 +172,21 @@ async def run(
             await admin.close()
 
 
-def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: Secrets | None) -> Following:
+def _secrets(tls: Tls | None, run_dir: RunDir) -> "Secrets | None":
+    if tls is None:
+        return None
+    from gatehouse.proxy.secrets import Secrets  # brings cryptography: 8 MB
+
+    return Secrets(tls, run_dir.envoy)
+
+
+def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secrets | None") -> Following:
     """Envoy's files, checked by Envoy, and who follows the configuration. Raises `EnvoyRejectsError`."""
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
     metrics.share(run_dir.metrics, "gateway")
     certificate = secrets.context if secrets else None
     target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted, certificate)
-    following = started(target, gateway.config, gateway.text, metrics.Reloads(), partial(_logs_as, admin))
+    following = started(target, gateway.loaded, metrics.Reloads(), partial(_logs_as, admin))
     if secrets:
         secrets.hand_over()
     return following
@@ -209,7 +228,7 @@ async def _either(*events: asyncio.Event, limit_s: float | None = None) -> None:
 
 def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
     count = workers(gateway.config, service)
-    return [worker_program(service, index, run_dir.accepted, run_dir.path) for index in range(count)]
+    return [worker_program(service, index, run_dir.accepted, run_dir.path, gateway.start) for index in range(count)]
 
 
 def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> Program:

@@ -5,13 +5,13 @@ leaves nothing running.
 """
 
 import asyncio
-import ctypes
 import logging
-import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from gatehouse import prctl
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,27 @@ MAX_BACKOFF_S = 5.0
 STEADY_S = 10.0
 """A program that ran this long is started again at once."""
 KILL_AFTER_S = 15.0
-_PR_SET_PDEATHSIG = 1
+
+
+class Process(Protocol):
+    """What is started: see `asyncio.subprocess.Process`."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+async def executed(command: Sequence[str]) -> Process:
+    """In a process group of its own: Ctrl-C on a terminal is for the supervisor, which stops things in order."""
+    return await asyncio.create_subprocess_exec(*command, preexec_fn=prctl.die_with_parent, process_group=0)
+
+
+Start = Callable[[Sequence[str]], Awaitable[Process]]
+"""A way to start a command, in a process that ends with this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +50,7 @@ class Program:
     name: str
     command: tuple[str, ...]
     again: tuple[str, ...] | None = None
+    start: Start = executed
 
 
 def backoff(failures: int) -> float:
@@ -52,30 +73,25 @@ async def keep_running(program: Program, stop: asyncio.Event, last: asyncio.Even
     failures = 0
     while not (stop.is_set() or (last and last.is_set())):
         started = time.monotonic()
-        process = await _start(program)
+        process = await program.start(program.command)
         log.info("%s started, pid %d", program.name, process.pid)
         if await _ended_before(process, stop):
             failures = 0 if time.monotonic() - started >= STEADY_S else failures + 1
             log.warning("%s ended with status %s; starting it again", program.name, process.returncode)
             await _sleep_unless(stop, backoff(failures))
-            program = Program(program.name, program.again or program.command)
+            program = replace(program, command=program.again or program.command)
         else:
             await _end(program, process)
 
 
-async def _start(program: Program) -> asyncio.subprocess.Process:
-    """In a process group of its own: Ctrl-C on a terminal is for the supervisor, which stops things in order."""
-    return await asyncio.create_subprocess_exec(*program.command, preexec_fn=_die_with_parent(), process_group=0)
-
-
-async def _ended_before(process: asyncio.subprocess.Process, stop: asyncio.Event) -> bool:
+async def _ended_before(process: Process, stop: asyncio.Event) -> bool:
     exit_task, stop_task = asyncio.ensure_future(process.wait()), asyncio.ensure_future(stop.wait())
     await asyncio.wait({exit_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
     stop_task.cancel()
     return exit_task.done() and not stop.is_set()
 
 
-async def _end(program: Program, process: asyncio.subprocess.Process) -> None:
+async def _end(program: Program, process: Process) -> None:
     if process.returncode is None:
         process.terminate()
     try:
@@ -91,11 +107,3 @@ async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:
         return
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Runs in the child between fork and exec; the library is loaded before the fork."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -22,10 +22,18 @@ from gatehouse.config.follow import follow
 from gatehouse.config.key_table import Keep
 from gatehouse.metrics import Reloads
 from gatehouse.run_dir import DEFAULT_RUN_DIR, RunDir, Service, workers
-from gatehouse.supervise import Program, supervise
+from gatehouse.supervise import Program, Start, executed, supervise
+from gatehouse.zygote import copying
 
 GRACE_S = 10.0
 """How long a worker finishes what it has begun after SIGTERM."""
+
+_LOADED: dict[Service, tuple[str, ...]] = {
+    "authz": ("authz_service.__main__",),
+    "ratelimit": ("ratelimit_service.__main__", "ratelimit_service.shared"),
+    "accesslog": ("accesslog_service.__main__",),
+}
+_LOADED_BY_ALL = ("watchfiles", "anyio._backends._asyncio")  # of which the one loads the other when it is first used
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,36 +78,59 @@ Main = Callable[[Worker], Awaitable[None]]
 def run(service: Service, main: Main, arguments: Sequence[str] | None = None) -> int:
     """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
     options = _parser(service).parse_args(arguments)
-    # Only authz_service needs keys, and only where it runs need its key files be readable.
-    files = Files(options.config, Keep.RECORDS if service == "authz" else Keep.NOTHING)
+    if options.index is not None:
+        return _run_worker(service, main, options)
+    with copying(loaded_by([service])) as start:
+        return _run_supervisor(service, options, start)
+
+
+def loaded_by(services: Sequence[Service]) -> list[str]:
+    """The modules that workers of `services` load in the end."""
+    return [*_LOADED_BY_ALL, *(module for service in services for module in _LOADED[service])]
+
+
+def _run_worker(service: Service, main: Main, options: argparse.Namespace) -> int:
+    files = _files(service, options)
     try:
-        config = files.load()
-        if options.index is not None:
-            return _run_worker(service, main, files, RunDir(options.run_dir), options.index)
+        files.load()
     except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    del files  # a supervisor has no use for 100,000 keys
+        return _unusable(error)
+    name = f"{service}-{options.index}"
+    run_dir = RunDir(options.run_dir)
+    app_log.configure(files.config.logging, name)
+    metrics.share(run_dir.metrics, name)
+    metrics.started(name)
+    uvloop.run(_work(main, Worker(name, files, run_dir, options.index, asyncio.Event())))
+    return 0
+
+
+def _run_supervisor(service: Service, options: argparse.Namespace, start: Start) -> int:
+    try:
+        config = _files(service, options).load()  # and forget the rest: a supervisor has no use for 100,000 keys
+    except ConfigError as error:
+        return _unusable(error)
     count = options.workers or workers(config, service)
-    programs = [worker_program(service, i, options.config, options.run_dir) for i in range(count)]
+    programs = [worker_program(service, i, options.config, options.run_dir, start) for i in range(count)]
     app_log.configure(config.logging, service)
     asyncio.run(_supervise(programs))
     return 0
 
 
-def _run_worker(service: Service, main: Main, files: Files, run_dir: RunDir, index: int) -> int:
-    name = f"{service}-{index}"
-    app_log.configure(files.config.logging, name)
-    metrics.share(run_dir.metrics, name)
-    metrics.started(name)
-    uvloop.run(_work(main, Worker(name, files, run_dir, index, asyncio.Event())))
-    return 0
+def _files(service: Service, options: argparse.Namespace) -> Files:
+    """Only authz_service needs keys, and only where it runs need its key files be readable."""
+    return Files(options.config, Keep.RECORDS if service == "authz" else Keep.NOTHING)
 
 
-def worker_program(service: Service, index: int, config: Path, run_dir: Path) -> Program:
+def _unusable(error: ConfigError) -> int:
+    print(error, file=sys.stderr)
+    return 2
+
+
+def worker_program(service: Service, index: int, config: Path, run_dir: Path, start: Start = executed) -> Program:
     """How worker `index` of `service` is started."""
-    module = [sys.executable, "-m", f"{service}_service"]
-    return Program(f"{service}-{index}", (*module, "-c", str(config), "--run-dir", str(run_dir), "--index", str(index)))
+    module = (sys.executable, "-m", f"{service}_service")
+    command = (*module, "-c", str(config), "--run-dir", str(run_dir), "--index", str(index))
+    return Program(f"{service}-{index}", command, start=start)
 
 
 def _parser(service: Service) -> argparse.ArgumentParser:

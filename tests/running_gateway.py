@@ -73,13 +73,12 @@ class RunningGateway:
         found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and _parent(entry) == self.process.pid:
-                command = (entry / "cmdline").read_bytes().decode().split("\0")
-                found[_name(command)] = int(entry.name)
+                found[_name(_command(entry))] = int(entry.name)
         return found
 
     def run_dir(self) -> RunDir:
         """Where the processes of this gateway find each other."""
-        command = Path(f"/proc/{self.children()['authz-0']}/cmdline").read_text().split("\0")
+        command = _command(Path(f"/proc/{self.children()['authz-0']}"))
         return RunDir(Path(command[command.index("--run-dir") + 1]))
 
     def stop(self, timeout_s: float = 30) -> int:
@@ -96,7 +95,14 @@ def _parent(entry: Path) -> int | None:
         return None
 
 
+def _command(entry: Path) -> list[str]:
+    """As `ps` shows it: workers that are copies have a title for a command line."""
+    return (entry / "cmdline").read_text().replace("\0", " ").split()
+
+
 def _name(command: list[str]) -> str:
+    if command == ["gatehouse:", "zygote"]:
+        return "zygote"
     if "--index" in command:
         return f"{command[2].removesuffix('_service')}-{command[command.index('--index') + 1]}"
     return "demo" if "demo_model_server" in command else "envoy"

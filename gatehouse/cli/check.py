@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,9 @@ from gatehouse.cli.options import (
     problem_fields,
 )
 from gatehouse.config.model import Config
-from gatehouse.doctor.envoy import envoy
-from gatehouse.doctor.finding import Finding
-from gatehouse.doctor.redis import unusable
+
+if TYPE_CHECKING:
+    from gatehouse.doctor.finding import Finding
 
 
 def check(
@@ -47,6 +47,9 @@ def check(
     out.print(f"{escaped(str(file or config))}: ok")
 
 
-def _refused(config: Config) -> list[Finding]:
+def _refused(config: Config) -> "list[Finding]":
     """What Envoy and Redis have against it; a Redis that does not answer now has nothing."""
+    from gatehouse.doctor.envoy import envoy  # brings clients of Redis and HTTP
+    from gatehouse.doctor.redis import unusable
+
     return [finding for finding in (*envoy(config), *asyncio.run(unusable(config))) if finding.level == "error"]

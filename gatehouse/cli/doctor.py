@@ -2,19 +2,24 @@
 
 import asyncio
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, loaded_or_exit, out, print_json
 from gatehouse.cli.progress import progress
 from gatehouse.config.load import Loaded
-from gatehouse.doctor import Check, Finding, checks, examine
+
+if TYPE_CHECKING:
+    from gatehouse.doctor import Check, Finding
 
 COLOURS = {"ok": "green", "advice": "cyan", "warning": "yellow", "error": "red"}
 
 
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Check ports, certificates, Redis, Envoy, backends, logs and limits. Exits 1 when something is wrong."""
+    from gatehouse.doctor import Finding, checks  # brings clients of Redis and HTTP
+
     loaded: Loaded = loaded_or_exit(config, as_json=as_json, to_run=True)
     first = Finding("configuration", "ok", f"{config} is valid")
     found = asyncio.run(_examined(checks(loaded, config), first, as_json))
@@ -25,8 +30,10 @@ def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None
         raise typer.Exit(1)
 
 
-async def _examined(wanted: dict[str, Check], first: Finding, as_json: bool) -> list[Finding]:
+async def _examined(wanted: "dict[str, Check]", first: "Finding", as_json: bool) -> "list[Finding]":
     """All findings; shown as they come, unless they are to be JSON."""
+    from gatehouse.doctor import examine
+
     found = [first]
     with progress("looking …") as tell:
         if not as_json:
@@ -38,7 +45,7 @@ async def _examined(wanted: dict[str, Check], first: Finding, as_json: bool) -> 
     return found
 
 
-def _show(finding: Finding) -> None:
+def _show(finding: "Finding") -> None:
     colour = COLOURS[finding.level]
     fix = f" → {finding.fix}" if finding.fix else ""
     out.print(f"[{colour}]{finding.level:8}[/{colour}]{finding.about:14}{escaped(finding.message + fix)}")

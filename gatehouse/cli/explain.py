@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from gatehouse.certificate import pinned
 from gatehouse.cli import backend_choice
 from gatehouse.cli.backend_choice import Choice
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, fail, loaded_or_exit, out, print_json
@@ -98,6 +97,8 @@ class _Gateway:
 
     def get(self, path: str) -> Answer:
         """Status and JSON body, errors included. Raises `OSError` when nobody answers."""
+        from gatehouse.certificate import pinned
+
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.key}"})
         try:
             context = pinned(self.tls) if self.tls else None

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from gatehouse import certificate
 from gatehouse.config import ConfigError
 from gatehouse.config.load import Loaded, load_with_advice
 from gatehouse.config.whole import load_whole
@@ -48,7 +47,11 @@ def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -
 def _with_certificate(loaded: Loaded) -> Loaded:
     """Raises `ConfigError` when there is none to serve with; one that clients will refuse is worth a warning."""
     tls = loaded.config.server.tls
-    problem = certificate.untimely(certificate.read(tls), tls, datetime.now(UTC)) if tls else None
+    if tls is None:
+        return loaded
+    from gatehouse import certificate  # brings cryptography: 8 MB
+
+    problem = certificate.untimely(certificate.read(tls), tls, datetime.now(UTC))
     return replace(loaded, warnings=(*loaded.warnings, problem)) if problem else loaded
 
 

@@ -67,7 +67,7 @@ def _watch(target: Target, loaded: Loaded, tell: Callable[[list[str]], None]) ->
 
 
 async def _follow(target: Target, loaded: Loaded, tell: Callable[[list[str]], None]) -> None:
-    following = started(target, loaded.config, loaded.text, metrics.Reloads())
+    following = started(target, loaded, metrics.Reloads())
     tell([str(target.directory / name) for name in following.switch.rendered.files()])
     task = asyncio.create_task(following.run())
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -23,12 +24,14 @@ from gatehouse.cli.options import (
     out,
     print_json,
 )
-from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, run, run_directory
 from gatehouse.proxy.binary import EnvoyRejectsError
 from gatehouse.proxy.handover import CannotReplaceError, place, predecessor
-from gatehouse.supervise import Program
+from gatehouse.run_dir import SERVICES
+from gatehouse.supervise import Program, Start
+from gatehouse.worker import loaded_by
+from gatehouse.zygote import copying
 
 
 def up(
@@ -46,6 +49,11 @@ def up(
     With --replace the gateway that runs at the same address hands over and ends when its last request has: no
     connection is refused, no stream is cut.
     """
+    with copying(loaded_by(SERVICES)) as start:  # first of all: with nothing of 100,000 keys in memory
+        _up(config, or_demo, replace, as_json, start)
+
+
+def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start) -> None:
     loaded = loaded_or_exit(config, as_json=as_json, to_run=True)
     demo = _demo(loaded.config) if or_demo else None
     if demo:
@@ -55,9 +63,8 @@ def up(
     problem: str | None = None
     try:
         app_log.configure(loaded.config.logging, "gatehouse")
-        asyncio.run(
-            _run(Gateway(loaded.config, config, loaded.text, (demo,) if demo else ()), loaded, as_json, replace)
-        )
+        gateway = Gateway(loaded, config, (demo,) if demo else (), start)
+        asyncio.run(_run(gateway, as_json, replace))
     except* (PortInUseError, CannotReplaceError, EnvoyRejectsError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
     except* TimeoutError:
@@ -66,28 +73,28 @@ def up(
         fail(problem)
 
 
-async def _run(gateway: Gateway, loaded: Loaded, as_json: bool, replace: bool) -> None:
+async def _run(gateway: Gateway, as_json: bool, replace: bool) -> None:
     signals, ready = Signals(), asyncio.Event()
     before = await predecessor(place(gateway.config.server)) if replace else None
     if before is None:
         check_ports(gateway.config)
     with run_directory() as run_dir, closing(before) if before else nullcontext():
         async with asyncio.TaskGroup() as tasks:
-            talk = tasks.create_task(_talk(gateway, loaded, signals, ready, as_json))
+            talk = tasks.create_task(_talk(gateway, signals, ready, as_json))
             reporting = tasks.create_task(systemd.report(ready, signals.stop))
             await run(gateway, run_dir, signals, ready, before)
             talk.cancel()
             reporting.cancel()
 
 
-async def _talk(gateway: Gateway, loaded: Loaded, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:
+async def _talk(gateway: Gateway, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:
     """Tell whoever started the gateway what it is doing."""
     await ready.wait()
     facts = _facts(gateway)
     if as_json:
         print_json(facts)
     else:
-        _welcome(facts, gateway, loaded)
+        _welcome(facts, gateway)
     await signals.stop.wait()
     if not as_json:
         out.print(f"Stopping: running requests have {gateway.config.server.drain_s} s. Ctrl-C again stops at once.")
@@ -100,7 +107,7 @@ def _facts(gateway: Gateway) -> dict[str, Any]:
     return {"url": gateway.url, **pages, "logs": gateway.config.logging.dir, "pid": os.getpid()}
 
 
-def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
+def _welcome(facts: dict[str, Any], gateway: Gateway) -> None:
     if gateway.beside:
         out.print("No vLLM found: a demo model server answers instead. Set VLLM_BASE_URL to use yours.")
     store = "Redis" if gateway.config.redis.url else "memory of one process (set redis.url to share it)"
@@ -108,12 +115,13 @@ def _welcome(facts: dict[str, Any], gateway: Gateway, loaded: Loaded) -> None:
     if facts["ui_url"]:
         out.print(f"  watch    {facts['ui_url']}\n  metrics  {facts['metrics_url']}", markup=False)
     out.print(f"  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
-    if not loaded.plain_key:
+    key = gateway.loaded.plain_key
+    if not key:
         return
     model = gateway.config.the_default_model or "MODEL"
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    headers = f"-H 'Authorization: Bearer {loaded.plain_key}' -H 'Content-Type: application/json'"
-    out.print(f"  key      {loaded.plain_key}\n\nTry it:\n", markup=False)
+    headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
+    out.print(f"  key      {key}\n\nTry it:\n", markup=False)
     out.print(f"curl -N{_trust(gateway.config)} {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
     out.print(f"  -d '{json.dumps(body)}'\n", markup=False)
 

@@ -15,6 +15,7 @@ from gatehouse.config.key_table import Keep, KeyTable
 from gatehouse.config.load import read
 from gatehouse.config.model import Config
 from gatehouse.config.problem import ConfigError, Problem
+from gatehouse.config.uncollected import uncollected
 from gatehouse.config.watch import Fingerprint, Mark, mark
 from gatehouse.keys.record import KeyRecord
 
@@ -40,7 +41,7 @@ class _Standing:
         return [self.main.keys, *(read.keys for read in self.key_files.values())]
 
     def records(self) -> Mapping[str, KeyRecord]:
-        tables = [table.records for table in self.tables]
+        tables = [table.records for table in self.tables if table.records]
         return tables[0] if len(tables) == 1 else dict(chain.from_iterable(table.items() for table in tables))
 
     def same_as(self, other: "_Standing | None") -> bool:
@@ -81,7 +82,8 @@ class Files:
     def reload(self) -> list[Problem]:
         """Read what has changed and take up what is good; the problems with the rest, which stays as it was."""
         look = _Look(self.file, self._keep, self._environment, self._standing)
-        standing = look.standing()
+        with uncollected():
+            standing = look.standing()
         self.seen = look.seen
         if standing is not None and not standing.same_as(self._standing):
             self._standing = standing
@@ -144,7 +146,13 @@ class _Look:
         if before is not None and good and now is not None and before.mark == now:
             return before
         try:
-            return _Read(read_key_file(path, config, others, before.keys.records if before else None), now)
+            return _Read(read_key_file(path, config, others, self._known(before)), now)
         except ConfigError as error:
             self.problems += error.problems
             return replace(before, mark=None) if before is not None and good else None
+
+    def _known(self, before: _Read | None) -> Mapping[str, KeyRecord] | None:
+        """Records to use again. A file under a new name may hold what one before held."""
+        if before is not None:
+            return before.keys.records
+        return self.before.records() if self.before else None

@@ -2,6 +2,7 @@
 writes them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path as FilePath
 
 from gatehouse.config import rules
@@ -81,7 +82,7 @@ def _yaml(text: bytes, origin: str, keys: KeyTable) -> _Report:
 
 def _json_lines(text: bytes, origin: str, keys: KeyTable) -> _Report:
     """Paths in it begin with the number of a line."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(BytesIO(text), 1):
         if not line.strip():
             continue
         try:

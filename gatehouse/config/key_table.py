@@ -65,6 +65,12 @@ class KeyTable:
         self._elsewhere.clear()
         self._known = {}
 
+    def forget(self) -> None:
+        """Drop everything: it is kept elsewhere."""
+        self.forget_texts()
+        self.records.clear()
+        self.entries.clear()
+
     def _take(self, at: Path, written: str, fields: Any) -> None:
         if self._keep is Keep.NOTHING:
             return

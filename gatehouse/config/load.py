@@ -1,5 +1,6 @@
 """`gatehouse.yaml` + environment -> `Config`, or every fault with its file, line and path."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from gatehouse.config.model import Config
 from gatehouse.config.places import Path
 from gatehouse.config.problem import VARIABLE, ConfigError, Problem
 from gatehouse.config.source import API_KEYS, Source, dotted, parse
+from gatehouse.config.uncollected import uncollected
 from gatehouse.config.wording import explained
 
 
@@ -22,13 +24,16 @@ from gatehouse.config.wording import explained
 class Loaded:
     """A usable configuration, with advice on it and the first key a person could try (None when all are hashed).
 
-    `text`: the file it was read from, as it was.
+    `digest`: of the text it was read from, as it was (SHA-256). `settings`: what that says, but for the keys, which are
+    in `keys`; None: they are in the settings, since the environment has a word in them.
     """
 
     config: Config
     warnings: tuple[Problem, ...]
     plain_key: str | None = field(repr=False)
-    text: bytes = field(repr=False)
+    digest: bytes
+    settings: Mapping[str, Any] = field(repr=False)
+    keys: KeyTable | None = field(repr=False)
 
 
 def load(file: FilePath, environment: Mapping[str, str] | None = None) -> Config:
@@ -55,10 +60,17 @@ def advised(
     file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
 ) -> Loaded:
     """As `read`, with the warnings beside it."""
-    reader = _Reader(file, environment, keys)
-    config = reader.config(in_force)
+    with uncollected():
+        reader = _Reader(file, environment, keys)
+        config = reader.config(in_force)
     warnings = reader.problems(rules.advice(config, keys))
-    return Loaded(config, tuple(warnings), next(iter(keys.plain), None), reader.text)
+    apart = None if reader.keys_overridden else keys
+    return Loaded(config, tuple(warnings), next(iter(keys.plain), None), reader.digest, reader.settings, apart)
+
+
+def digest_of(text: bytes) -> bytes:
+    """By which a text is known again."""
+    return hashlib.sha256(text).digest()
 
 
 def text_of(file: FilePath) -> bytes:
@@ -76,9 +88,17 @@ def text_of(file: FilePath) -> bytes:
 class _Reader:
     def __init__(self, file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable) -> None:
         self._overrides = env.overrides(os.environ if environment is None else environment)
+        self.keys_overridden = any(path[:1] == API_KEYS for path in self._overrides)
         self._keys = keys
-        self.text = text_of(file)
-        self._source = self._parsed(file)
+        text = text_of(file)
+        self.digest = digest_of(text)
+        self._source = self._parsed(text, str(file))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """As the file has them; without its keys, unless the environment has changed some."""
+        settings: dict[str, Any] = self._source.data
+        return settings if self.keys_overridden else {**settings, "api_keys": {}}
 
     def config(self, in_force: Config | None) -> Config:
         data = env.apply(self._source.data, self._overrides)
@@ -105,14 +125,13 @@ class _Reader:
         places = self._source.places(path for path, _, _ in findings)
         return [self._problem(*finding, places.of(finding[0])) for finding in findings]
 
-    def _parsed(self, file: FilePath) -> Source:
-        overridden = any(path[:1] == API_KEYS for path in self._overrides)
-        takers = {} if overridden else {API_KEYS: self._keys.taker()}
-        source = parse(self.text, str(file), takers)
+    def _parsed(self, text: bytes, origin: str) -> Source:
+        takers = {} if self.keys_overridden else {API_KEYS: self._keys.taker()}
+        source = parse(text, origin, takers)
         if source.data is None:
             source.data = {}
         if not isinstance(source.data, dict):
-            raise ConfigError([Problem(str(file), 1, "", "must hold settings such as 'server:' and 'vllm:'")])
+            raise ConfigError([Problem(origin, 1, "", "must hold settings such as 'server:' and 'vllm:'")])
         return source
 
     def _problem(self, path: Path, message: str, hint: str | None, line: int | None) -> Problem:

@@ -10,7 +10,6 @@ from typing import Any
 from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.doctor.backends import backends
-from gatehouse.doctor.certificates import certificates
 from gatehouse.doctor.envoy import envoy
 from gatehouse.doctor.files import key_files, log_directory
 from gatehouse.doctor.finding import Finding
@@ -51,6 +50,8 @@ async def examine(wanted: dict[str, Check], tell: Callable[[str], None]) -> Asyn
 
 
 def _certificates(config: Config) -> list[Finding]:
+    from gatehouse.doctor.certificates import certificates
+
     tls = config.server.tls
     return [] if tls is None else certificates(tls, datetime.now(UTC))
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 from functools import lru_cache
+from operator import attrgetter
 from sys import intern
 from typing import Annotated, Any, Required
 
@@ -55,18 +56,18 @@ class _Line(TypedDict, total=False):
 _LINE: TypeAdapter[_Line] = TypeAdapter(_Line)
 _NAMES = {"key_id": "id", "user": "user_id"}
 """What JSON calls those attributes of a record that have another name there."""
+_FIELDS = [(_NAMES.get(field.name, field.name), field.default) for field in dataclasses.fields(KeyRecord)]
+_values = attrgetter(*(field.name for field in dataclasses.fields(KeyRecord)))
+_encoded = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def to_json(record: KeyRecord) -> str:
     """One line, without its end."""
-    fields: dict[str, Any] = {
-        _NAMES.get(field.name, field.name): value
-        for field in dataclasses.fields(record)
-        if (value := getattr(record, field.name)) != field.default
-    }
+    written = zip(_FIELDS, _values(record), strict=True)
+    fields: dict[str, Any] = {name: value for (name, default), value in written if value != default}
     if record.limits:
         fields["limits"] = json.loads(record.limits)
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    return _encoded(fields)
 
 
 def from_json(line: str | bytes) -> KeyRecord:

@@ -72,7 +72,7 @@ class Service:
     def receiver_pid(self, index: int) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for pid in map(int, children):
-            if f"--index\0{index}\0" in Path(f"/proc/{pid}/cmdline").read_text():
+            if f"--index {index}" in Path(f"/proc/{pid}/cmdline").read_text():
                 return pid
         raise LookupError(f"receiver {index} does not run")
 

@@ -127,11 +127,12 @@ def module_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 @pytest.fixture
 def house(module_house: House) -> Iterator[House]:
     """As it was in the beginning, before and after."""
+    in_force = module_house.gateway.run_dir().accepted
+    good = in_force.read_text()
     yield module_house
     module_house.one.script = module_house.two.script = Script()
     module_house.put(module_house.good)
-    in_force = module_house.gateway.run_dir().accepted
-    until(lambda: yaml.safe_load(in_force.read_text()) == module_house.good)
+    until(lambda: in_force.read_text() == good)
     until(lambda: module_house.get("/health").json()["models"].keys() == {"alpha"})
     until(lambda: module_house.ask("beta").status_code == 404)
 

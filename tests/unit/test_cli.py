@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from gatehouse import __version__
 from gatehouse.cli import app
 from gatehouse.config import Config, load
-from gatehouse.gateway import Gateway, PortInUseError, check_ports
+from gatehouse.gateway import PortInUseError, check_ports, local_url
 from gatehouse.keys.digest import digest_of
 from tests.bad_configs import BAD as BAD_CONFIGS
 from tests.running_gateway import free_port
@@ -330,7 +330,7 @@ URLS = [
 @pytest.mark.parametrize(("host", "url"), URLS)
 def test_the_address_that_is_shown_is_one_to_go_to(host: str, url: str) -> None:
     config = Config.model_validate({"vllm": {"base_url": "http://h/v1"}, "server": {"host": host}})
-    assert Gateway(config, Path("gatehouse.yaml"), b"").url == url
+    assert local_url(config) == url
 
 
 @pytest.mark.parametrize("host", ["example.com", "", "1.2.3", "localhost:8000"])
@@ -359,9 +359,10 @@ class TestRenderWatch:
             assert process.stdout is not None
             assert len(json.loads(process.stdout.readline())["files"]) == 3
             before = {path.name: path.read_text() for path in out.iterdir()}
-            assert copy.read_text() == GOOD
+            first = copy.read_text()
+            assert "8100" in first
             file.write_text(GOOD.replace("8100", "8200"))
-            self._until(lambda: copy.read_text() != GOOD)
+            self._until(lambda: copy.read_text() != first)
             self._until(lambda: "8200" in (out / "clusters.yaml").read_text())
             assert (out / "envoy.yaml").read_text() == before["envoy.yaml"]
             file.write_text(BAD)

@@ -1,0 +1,182 @@
+"""Workers as copies (`fork`) of one process that has loaded what they need, and so share most of their memory.
+
+That process, the zygote, is itself forked from the supervisor before it has threads. It forks each worker twice, so
+that the worker is an orphan at once and the supervisor, as a subreaper, its parent: whoever kills the zygote kills no
+worker, and costs memory only, since from then on workers are executed. A worker is what `python -m` would run, down to
+its `__main__` module, its arguments, environment and title.
+"""
+
+import asyncio
+import gc
+import importlib
+import json
+import logging
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from gatehouse import prctl
+from gatehouse.child import Child
+from gatehouse.supervise import Process, Start, executed
+
+log = logging.getLogger(__name__)
+
+TITLE = "gatehouse: zygote"
+PATIENCE_S = 30.0
+"""How long the zygote may take for a copy; its first one waits until everything is loaded."""
+_LONGEST = 1024 * 1024
+_ADOPTED_POLL_S = 0.0005
+
+
+@contextmanager
+def copying(modules: Sequence[str]) -> Iterator[Start]:
+    """How to start `python -m MODULE …` while the block runs: as a copy of a process that has loaded `modules`.
+
+    Enter it while this process has one thread. Where processes can't be adopted (not on Linux) they are executed.
+    """
+    if sys.platform != "linux":
+        yield executed
+        return
+    zygote = _Zygote(modules)
+    try:
+        yield zygote.start
+    finally:
+        zygote.end()
+
+
+class _Zygote:
+    """The supervisor's side."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._one_by_one = asyncio.Lock()
+        self._ended = False
+        self._socket, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        prctl.adopt_orphans()
+        supervisor = os.getpid()
+        _keep_shared()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._socket.close()
+            _serve(requests, modules, supervisor)
+        requests.close()
+        self._socket.setblocking(False)
+
+    async def start(self, command: Sequence[str]) -> Process:
+        """A copy that runs `command`: `(sys.executable, "-m", MODULE, …)`."""
+        async with self._one_by_one:
+            if not self._ended:
+                try:
+                    async with asyncio.timeout(PATIENCE_S):
+                        return Child(await self._copy(command))
+                except (OSError, EOFError, TimeoutError) as error:
+                    reason = str(error) or type(error).__name__
+                    log.warning("workers share no memory from now on, their zygote is gone: %s", reason)
+                    self.end()
+                except BaseException:
+                    self.end()  # or its answer would be taken for the next one's
+                    raise
+        return await executed(command)
+
+    async def _copy(self, command: Sequence[str]) -> int:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._socket, json.dumps([list(command), dict(os.environ)]).encode())
+        answer = await loop.sock_recv(self._socket, _LONGEST)
+        if not answer:
+            raise EOFError("it ended")
+        return int(answer)
+
+    def end(self) -> None:
+        """Its copies run on. One that is just being made finds nobody to report to, and ends."""
+        if not self._ended:
+            self._ended = True
+            self._socket.close()
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+
+def _keep_shared() -> None:
+    """What is loaded now stays: the collector need not write to it, in any copy."""
+    gc.collect()
+    gc.freeze()
+
+
+def _serve(requests: socket.socket, modules: Sequence[str], supervisor: int) -> NoReturn:
+    """The zygote, until the supervisor has ended."""
+    try:
+        os.setpgid(0, 0)  # Ctrl-C is for the supervisor
+        setproctitle(TITLE)
+        for module in modules:
+            importlib.import_module(module)
+            if module.endswith(".__main__"):
+                del sys.modules[module]  # each copy runs it as its own
+        _keep_shared()
+        while request := requests.recv(_LONGEST):
+            between = os.fork()
+            if between == 0:
+                _fork_again(requests, request, supervisor)
+            if os.waitpid(between, 0)[1] != 0:
+                break
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _fork_again(requests: socket.socket, request: bytes, supervisor: int) -> NoReturn:
+    status = 1
+    try:
+        between = os.getpid()
+        if os.fork() == 0:
+            _become(requests, request, between, supervisor)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _become(requests: socket.socket, request: bytes, between: int, supervisor: int) -> NoReturn:
+    """The worker: adopted first, then reported by itself."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        while os.getppid() == between:
+            time.sleep(_ADOPTED_POLL_S)
+        prctl.die_with_parent()
+        if os.getppid() == supervisor:
+            requests.send(str(os.getpid()).encode())
+            requests.close()
+            status = _run(*json.loads(request))
+    finally:
+        os._exit(status)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """`python -m MODULE …` from here on; its exit status."""
+    os.environ.clear()
+    os.environ.update(environment)
+    setproctitle(" ".join(command))
+    module = command[2]
+    sys.argv = [module, *command[3:]]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        logging.shutdown()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    return 0

@@ -1,0 +1,104 @@
+"""The copy that services go by: settings that name a file of keys, which says of them what gatehouse.yaml does."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gatehouse.config.accepted import accepted, forget_others
+from gatehouse.config.files import Files
+from gatehouse.config.key_table import Keep
+from gatehouse.config.whole import load_whole
+from gatehouse.keys.digest import digest_of
+
+PLAIN = "sk-internal-dev-key-001"
+TEXT = f"""
+vllm: {{base_url: 'http://h/v1'}}
+logging: {{dir: "caf\\u00e9 \\U0001F600"}}
+rate_limits: {{gold: {{requests_per_minute: 5}}, standard: {{}}}}
+api_keys:
+  {PLAIN}: {{user_id: dev}}
+  '{digest_of("sk-another")}':
+    {{user_id: al, team: t, tier: gold, name: laptop, models: ['llama-*'], expires_at: 2099-01-01,
+      allowed_ips: [10.0.0.0/8], limits: {{requests_per_minute: 2}}}}
+"""
+
+
+def published(directory: Path, text: str = TEXT) -> Path:
+    """A copy of a configuration that holds `text`."""
+    file, copy = directory / "mine.yaml", directory / "gatehouse.yaml"
+    file.write_text(text)
+    accepted(load_whole(file), copy).publish(copy)
+    return copy
+
+
+def keys_of(copy: Path) -> Path:
+    (file,) = yaml.safe_load(copy.read_text())["key_files"]
+    return Path(file)
+
+
+def test_it_says_the_same_of_settings_and_keys(tmp_path: Path) -> None:
+    copy = published(tmp_path)
+    own, copied = Files(tmp_path / "mine.yaml", Keep.RECORDS, {}), Files(copy, Keep.RECORDS, {})
+    changed = {"key_files": (str(keys_of(copy)),)}
+    assert own.load().model_copy(update=changed) == copied.load()
+    assert own.records == copied.records
+    assert len(own.records) == 2
+
+
+def test_it_holds_no_key_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    copy = published(tmp_path)
+    for file in (copy, keys_of(copy)):
+        assert PLAIN not in file.read_text()
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert digest_of(PLAIN) not in copy.read_text()
+
+
+def test_the_file_of_keys_changes_its_name_with_what_it_holds_and_only_then(tmp_path: Path) -> None:
+    first = keys_of(published(tmp_path))
+    written = first.stat().st_mtime_ns
+    assert keys_of(published(tmp_path, TEXT.replace("gold", "paid"))) != first
+    assert keys_of(published(tmp_path, TEXT + "users: {dev: {disabled: true}}\n")) == first
+    assert first.stat().st_mtime_ns == written
+
+
+def test_without_keys_there_is_no_file_of_them(tmp_path: Path) -> None:
+    copy = published(tmp_path, "vllm: {base_url: 'http://h/v1'}\n")
+    assert Files(copy, Keep.RECORDS, {}).load().key_files == ()
+    assert list(tmp_path.glob("keys-*")) == []
+
+
+def test_keys_that_the_environment_changes_stay_in_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, copy = tmp_path / "mine.yaml", tmp_path / "gatehouse.yaml"
+    file.write_text(TEXT.replace(PLAIN, "lowercase-key"))
+    monkeypatch.setenv("GATEHOUSE_API_KEYS__LOWERCASE-KEY__USER_ID", "other")
+    accepted(load_whole(file), copy).publish(copy)
+    records = Files(copy, Keep.RECORDS)
+    records.load()
+    assert records.records[digest_of("lowercase-key")].user == "other"
+    assert len(records.records) == 2
+
+
+def test_key_files_of_others_come_after(tmp_path: Path) -> None:
+    """What clashes with a key of gatehouse.yaml is the other file's fault."""
+    other = tmp_path / "other.yaml"
+    other.write_text("{}")
+    copy = published(tmp_path, f"{TEXT}key_files: ['{other}']\n")
+    files = Files(copy, Keep.RECORDS, {})
+    files.load()
+    other.write_text(f"{PLAIN}: {{user_id: eve}}\nsk-a-new-one: {{user_id: eve}}\n")
+    (problem,) = files.reload()
+    assert problem.origin == str(other)
+    assert files.records[digest_of(PLAIN)].user == "dev"
+
+
+def test_files_of_keys_that_nobody_names_any_more_go(tmp_path: Path) -> None:
+    copy, file = tmp_path / "gatehouse.yaml", tmp_path / "mine.yaml"
+    made = []
+    for user in ("a", "b", "c"):
+        file.write_text(TEXT.replace("user_id: dev", f"user_id: {user}"))
+        made.append(accepted(load_whole(file), copy))
+    forget_others(copy, *made[1:])
+    assert {path.name for path in tmp_path.glob("keys-*")} == {each.keys.name for each in made[1:] if each.keys}
