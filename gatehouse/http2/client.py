@@ -77,7 +77,8 @@ class _Connection(asyncio.Protocol):
         self._stream += 2
         self._answer, self._body = self._loop.create_future(), bytearray()
         self._stream_window, self._unsent = self._first_window, memoryview(message)
-        self._write(frames.HEADERS, frames.END_HEADERS, self._stream, headers)
+        block = headers if self._stream > 1 else _NO_TABLE + headers
+        self._write(frames.HEADERS, frames.END_HEADERS, self._stream, block)
         self._send_on()
         return self._answer
 
@@ -190,6 +191,9 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(CallFailedError(text))
 
 
+_NO_TABLE = b"\x20"
+"""No entry of a dynamic table is used on this connection (RFC 7541 section 6.3): to our servers, equal blocks are then
+equal headers."""
 _CODES = {str(code.value) for code in Code}
 
 
