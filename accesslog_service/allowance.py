@@ -1,11 +1,11 @@
 """Asks ratelimit_service what is left of a caller's limits (`gatehouse.v1.Usage`). Consumes nothing."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from grpc import aio
-
+from gatehouse.http2.client import CallFailedError, Client
 from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
 
 METHOD = "/gatehouse.v1.Usage/Report"
@@ -38,16 +38,14 @@ class Allowance:
         for socket in self._sockets:
             try:
                 return _plain(await _asked(socket, request))
-            except aio.AioRpcError:
+            except CallFailedError:
                 continue
         raise LimiterUnavailableError
 
 
 async def _asked(socket: Path, request: UsageRequest) -> UsageResponse:
-    async with aio.insecure_channel(f"unix:{socket}") as channel:
-        call = channel.unary_unary(METHOD, UsageRequest.SerializeToString, UsageResponse.FromString)
-        response: UsageResponse = await call(request, timeout=TIMEOUT_S)
-        return response
+    with closing(Client(socket)) as limiter:
+        return UsageResponse.FromString(await limiter.call(METHOD, request.SerializeToString(), TIMEOUT_S))
 
 
 def _plain(response: UsageResponse) -> dict[str, Any]:

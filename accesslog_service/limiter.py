@@ -8,19 +8,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-from grpc import aio
 
 from accesslog_service.record import Record
 from gatehouse.envoy.names import ENDPOINTS
 from gatehouse.errors import LIMITS_UNAVAILABLE, MODEL_NOT_ALLOWED
-from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest, SettleResponse
-
-Call = aio.UnaryUnaryMultiCallable[Any, Any]
+from gatehouse.http2.client import CallFailedError, Client
+from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest
 
 log = logging.getLogger(__name__)
 
@@ -110,39 +106,32 @@ class Limiter:
                 self._lost(left)
 
     async def _tell_on(self) -> None:
-        async with AsyncExitStack() as channels:
-            calls = deque([_call(await channels.enter_async_context(_channel(path))) for path in self._sockets])
+        workers = deque(map(Client, self._sockets))
+        try:
             while self._pending or not self._closing:
                 await self._arrived.wait()
                 self._arrived.clear()
                 while self._pending:
                     self._batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
-                    await _until_told(calls, SettleRequest(settlements=self._batch))
+                    await _until_told(workers, SettleRequest(settlements=self._batch).SerializeToString())
                     self._batch = []
+        finally:
+            for worker in workers:
+                worker.close()
 
 
-async def _until_told(calls: "deque[Call]", request: SettleRequest) -> None:
+async def _until_told(workers: "deque[Client]", request: bytes) -> None:
     """Try one worker after the other, with growing pauses once all have failed."""
     pause_s = _FIRST_PAUSE_S
     for attempt in count(1):
         try:
-            await calls[0](request, timeout=CALL_TIMEOUT_S)
-        except aio.AioRpcError as error:
-            calls.rotate()
-            if attempt == len(calls):
-                log.warning("no ratelimit worker takes settlements: %s; trying on", error.code().name)
-            if attempt % len(calls) == 0:
+            await workers[0].call(METHOD, request, CALL_TIMEOUT_S)
+        except CallFailedError as error:
+            workers.rotate()
+            if attempt == len(workers):
+                log.warning("no ratelimit worker takes settlements: %s; trying on", error)
+            if attempt % len(workers) == 0:
                 await asyncio.sleep(pause_s)
                 pause_s = min(_MAX_PAUSE_S, pause_s * 2)
         else:
             return
-
-
-def _channel(socket: Path) -> aio.Channel:
-    # A worker that was killed is back within a second: gRPC's own back-off would look away for longer.
-    options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500)]
-    return aio.insecure_channel(f"unix:{socket}", options=options)
-
-
-def _call(channel: aio.Channel) -> "Call":
-    return channel.unary_unary(METHOD, SettleRequest.SerializeToString, SettleResponse.FromString)

@@ -52,10 +52,10 @@ def parse(headers: Mapping[str, str]) -> Credential | Unusable:
     The scheme's case does not matter (RFC 9110 §11.1), one or more spaces follow it (RFC 6750 §2.1). A request may
     carry both headers when they carry one key.
     """
-    shown = {_read(form, headers[name]) for name, form in _FORMS.items() if name in headers}
+    shown = [_read(form, headers[name]) for name, form in _FORMS.items() if name in headers]
     if not shown:
         return Unusable.MISSING
-    return shown.pop() if len(shown) == 1 else Unusable.INVALID
+    return shown[0] if all(other == shown[0] for other in shown[1:]) else Unusable.INVALID
 
 
 def _read(form: re.Pattern[str], value: str) -> Credential | Unusable:

@@ -41,8 +41,10 @@ local function open(charge, now)
   return charge.algorithm.load(charge.packed, charge, now)
 end
 
+-- What is saved is not changed any more: how long it says anything is kept with the charge.
 local function save(charge, state)
   local ends_in = charge.algorithm.reset_after(state, charge)
+  charge.ends_in = ends_in
   if ends_in > 0 then
     redis.call('SET', charge.key, charge.algorithm.pack(state), 'PX', ends_in + GRACE_MS)
   else

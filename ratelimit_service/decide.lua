@@ -72,7 +72,7 @@ local function answer(allowed, consumed)
     local state = consumed and states[charge.key] or open(charge, now)
     reply[n + 1] = charge.wait or -1
     reply[n + 2] = charge.algorithm.remaining(state, charge)
-    reply[n + 3] = charge.algorithm.reset_after(state, charge)
+    reply[n + 3] = charge.ends_in or charge.algorithm.reset_after(state, charge)
     reply[n + 4] = charge.mark
     n = n + 4
   end

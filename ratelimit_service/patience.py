@@ -28,29 +28,38 @@ class Patience:
 
     async def wait_for(self, answer: Awaitable[T], within_s: float) -> T:
         """The answer. Raises `TimeoutError` when none came in time, and what `answer` raises."""
-        async with asyncio.timeout(None) as limit:
-            watch = _Watch(within_s, limit, self._answers)
-            try:
-                found = await answer
-            finally:
-                watch.end()
+        watch = _Watch(within_s, self._answers)
+        try:
+            found = await answer
+        except BaseException as error:
+            if watch.end() and isinstance(error, asyncio.CancelledError):
+                raise TimeoutError from None
+            raise
+        watch.end()
         self._waited_for += 1
         return found
 
 
 class _Watch:
-    """Looks after `within_s` whether to go on; it is a timer and no task, because every request has one."""
+    """Looks after `within_s` whether to go on; it is a timer and no task, because every request has one. What it does
+    to the task that waits is what `asyncio.timeout` does, which costs three times as much."""
 
-    def __init__(self, within_s: float, limit: asyncio.Timeout, answers: Callable[[], int]) -> None:
+    def __init__(self, within_s: float, answers: Callable[[], int]) -> None:
         self._within_s = within_s
-        self._limit = limit
         self._answers = answers
         self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(self._loop)
+        assert task is not None, "only a task can be made to wait no longer"
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._expired = False
         self._rounds = 0
         self._begin()
 
-    def end(self) -> None:
+    def end(self) -> bool:
+        """Look no more. Returns whether it was the watch, and nobody else, that has cancelled the task."""
         self._timer.cancel()
+        return self._expired and self._task.uncancel() <= self._cancelling
 
     def _begin(self) -> None:
         self._began, self._seen = self._loop.time(), self._answers()
@@ -70,4 +79,5 @@ class _Watch:
         elif ticks:
             self._timer = self._loop.call_soon(self._look_again, ticks - 1)
         else:
-            self._limit.reschedule(self._loop.time())
+            self._expired = True
+            self._task.cancel()

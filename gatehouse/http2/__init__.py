@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2 on unix sockets, with Envoy as the caller: how the services answer on the path of every request.
+"""gRPC over HTTP/2 on unix sockets: how the services answer Envoy on the path of every request, and call each other.
 
 One event loop reads, decides and writes; nothing is handed to another thread and back, which is most of what a call
 costs elsewhere (docs/benchmarks.md). The RFCs are followed for whatever a peer may send; what only servers for the open
@@ -9,4 +9,5 @@ internet need (priorities, push, TLS) is left out.
 - `connection`  one connection: streams, flow control, errors. Bytes in, bytes out, no I/O
 - `calls`       gRPC on its streams: messages, methods, status
 - `unix`        the listener: accept, drain, close
+- `client`      unary calls, one after the other
 """
