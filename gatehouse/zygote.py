@@ -143,7 +143,7 @@ def _serve(requests: socket.socket, modules: Sequence[str], supervisor: int) -> 
 
 
 def _close_all_but(kept: int) -> None:
-    """What the supervisor was given beside the standard streams is not for workers: an exec would not let it through."""
+    """What the supervisor was given beside the standard streams is not for workers. An exec would close it, too."""
     os.closerange(3, kept)
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 

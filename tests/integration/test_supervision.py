@@ -100,9 +100,8 @@ def test_stopping_lets_a_stream_finish_and_leaves_nothing(
     backend: FakeVllm, tmp_path: Path, number: signal.Signals
 ) -> None:
     """SIGINT as a terminal sends it on Ctrl-C: to the whole process group."""
-    before = set(Path("/tmp").glob("gatehouse-*"))
     with running_gateway(tmp_path, short_form(backend)) as running:
-        children = running.children()
+        children, run_dir = running.children(), running.run_dir().path
         assert children.keys() == {*PROCESSES, "zygote"}
         backend.script = Script(event_delay_s=0.05)
         body = {**BODY, "stream": True, "max_tokens": 40, "ignore_eos": True}
@@ -119,7 +118,7 @@ def test_stopping_lets_a_stream_finish_and_leaves_nothing(
         assert running.stop() == 0
         assert running.record(answer.headers["x-request-id"])["completion_tokens"] == 40
         assert not [pid for pid in children.values() if Path(f"/proc/{pid}").exists()]
-    assert set(Path("/tmp").glob("gatehouse-*")) <= before
+        assert not run_dir.exists()
 
 
 def test_a_supervisor_that_is_killed_takes_its_children_along(backend: FakeVllm, tmp_path: Path) -> None:
