@@ -41,9 +41,9 @@ _ADOPTED_POLL_S = 0.0005
 def copying(modules: Sequence[str]) -> Iterator[Start]:
     """How to start `python -m MODULE …` while the block runs: as a copy of a process that has loaded `modules`.
 
-    Enter it while this process has one thread. Where processes can't be adopted (not on Linux) they are executed.
+    Enter it while this process has one thread. Where orphans can't be adopted and watched they are executed.
     """
-    if sys.platform != "linux":
+    if not _can_adopt():
         yield executed
         return
     zygote = _Zygote(modules)
@@ -51,6 +51,15 @@ def copying(modules: Sequence[str]) -> Iterator[Start]:
         yield zygote.start
     finally:
         zygote.end()
+
+
+def _can_adopt() -> bool:
+    """On Linux since 5.3, where nobody forbids it."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 class _Zygote:
@@ -113,11 +122,13 @@ def _serve(requests: socket.socket, modules: Sequence[str], supervisor: int) -> 
     """The zygote, until the supervisor has ended."""
     try:
         os.setpgid(0, 0)  # Ctrl-C is for the supervisor
+        _close_all_but(requests.fileno())
         setproctitle(TITLE)
         for module in modules:
-            importlib.import_module(module)
+            with suppress(ImportError):  # whoever can't do without it will say so
+                importlib.import_module(module)
             if module.endswith(".__main__"):
-                del sys.modules[module]  # each copy runs it as its own
+                sys.modules.pop(module, None)  # each copy runs it as its own
         _keep_shared()
         while request := requests.recv(_LONGEST):
             between = os.fork()
@@ -129,6 +140,12 @@ def _serve(requests: socket.socket, modules: Sequence[str], supervisor: int) -> 
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+def _close_all_but(kept: int) -> None:
+    """What the supervisor was given beside the standard streams is not for workers. An exec would close it, too."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _fork_again(requests: socket.socket, request: bytes, supervisor: int) -> NoReturn:

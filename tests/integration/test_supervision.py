@@ -70,6 +70,23 @@ def test_a_sidecar_that_is_killed_costs_no_request_and_no_stream(
     assert streamed[-1] == "data: [DONE]"
 
 
+def test_f27_a_zygote_that_is_killed_costs_no_request_and_workers_are_started_without_it(
+    backend: FakeVllm, tmp_path: Path
+) -> None:
+    with running_gateway(tmp_path, short_form(backend)) as running:
+        before = running.children()
+        os.kill(before.pop("zygote"), signal.SIGKILL)
+        with running.client(headers=HEADERS) as client:
+            assert {client.post(CHAT, json={**BODY, "max_tokens": 1}).status_code for _ in range(20)} == {200}
+        assert running.children().items() >= before.items()
+        os.kill(before["ratelimit-0"], signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while running.children().get("ratelimit-0") in (before["ratelimit-0"], None) or not works(running):
+            assert time.monotonic() < deadline, "it is not back"
+            time.sleep(0.05)
+        assert running.stop() == 0
+
+
 def test_an_envoy_log_of_its_own_has_every_request(gateway: RunningGateway) -> None:
     answer = httpx.post(gateway.url + CHAT, json=BODY, headers=HEADERS)
     deadline = time.monotonic() + 5
@@ -83,10 +100,9 @@ def test_stopping_lets_a_stream_finish_and_leaves_nothing(
     backend: FakeVllm, tmp_path: Path, number: signal.Signals
 ) -> None:
     """SIGINT as a terminal sends it on Ctrl-C: to the whole process group."""
-    before = set(Path("/tmp").glob("gatehouse-*"))
     with running_gateway(tmp_path, short_form(backend)) as running:
-        children = running.children()
-        assert children.keys() == {*PROCESSES}
+        children, run_dir = running.children(), running.run_dir().path
+        assert children.keys() == {*PROCESSES, "zygote"}
         backend.script = Script(event_delay_s=0.05)
         body = {**BODY, "stream": True, "max_tokens": 40, "ignore_eos": True}
         with httpx.stream("POST", running.url + CHAT, json=body, headers=HEADERS) as answer:
@@ -102,7 +118,7 @@ def test_stopping_lets_a_stream_finish_and_leaves_nothing(
         assert running.stop() == 0
         assert running.record(answer.headers["x-request-id"])["completion_tokens"] == 40
         assert not [pid for pid in children.values() if Path(f"/proc/{pid}").exists()]
-    assert set(Path("/tmp").glob("gatehouse-*")) <= before
+        assert not run_dir.exists()
 
 
 def test_a_supervisor_that_is_killed_takes_its_children_along(backend: FakeVllm, tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from gatehouse.supervise import executed
+from gatehouse.zygote import copying
+
 ROOT = Path(__file__).parents[2]
 SUPERVISOR = """
 import asyncio, os, sys
@@ -54,11 +57,12 @@ class House:
         (directory / "a_worker.py").write_text(WORKER)
         self._facts, self._log = directory / "facts", directory / "log"
         path = os.pathsep.join([str(directory), str(ROOT)])
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, self._log.open("rb") as given:
             self.supervisor = subprocess.Popen(
                 [sys.executable, "-c", SUPERVISOR, "a_worker", str(self._facts), *arguments],
                 env={**os.environ, "PYTHONPATH": path},
                 stderr=log,
+                pass_fds=[given.fileno()],
             )
 
     def facts(self, count: int) -> list[dict[str, Any]]:
@@ -130,6 +134,15 @@ def test_the_end_of_a_copy_is_known_with_its_status(tmp_path: Path) -> None:
     house.supervisor.terminate()
     assert house.supervisor.wait(10) == 0
     assert "worker-1 ended with status 7; starting it again" in house.said()
+
+
+def test_where_processes_can_not_be_watched_they_are_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_pid: int) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "pidfd_open", forbidden)
+    with copying([]) as start:
+        assert start is executed
 
 
 def test_sigterm_ends_all_and_leaves_nobody(house: House) -> None:
