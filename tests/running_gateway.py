@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import httpx2 as httpx
 import yaml
 
 from gatehouse.run_dir import RunDir
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 60
@@ -43,24 +43,21 @@ class RunningGateway:
 
     def records(self, at_least: int = 0, timeout_s: float = 10) -> list[dict[str, Any]]:
         """The request log, once it holds `at_least` records."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = [json.loads(line) for path in self.logs("requests_*.log") for line in path.read_text().splitlines()]
-            if len(found) >= at_least:
-                return found
-            assert time.monotonic() < deadline, f"{len(found)} records after {timeout_s} s, not {at_least}"
-            time.sleep(0.05)
+
+        def found() -> list[dict[str, Any]]:
+            return [json.loads(line) for path in self.logs("requests_*.log") for line in path.read_text().splitlines()]
+
+        until(lambda: len(found()) >= at_least, timeout_s, f"{at_least} records")
+        return found()
 
     def record(self, request_id: str, timeout_s: float = 10) -> dict[str, Any]:
         """The one record of a request, once it is written."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = [record for record in self.records() if record["request_id"] == request_id]
-            if found:
-                assert len(found) == 1
-                return found[0]
-            assert time.monotonic() < deadline, f"no record of {request_id}"
-            time.sleep(0.05)
+
+        def found() -> list[dict[str, Any]]:
+            return [record for record in self.records() if record["request_id"] == request_id]
+
+        (record,) = until(found, timeout_s, f"the record of {request_id}")
+        return record
 
     def logs(self, pattern: str = "*") -> list[Path]:
         return sorted((self.directory / "logs").glob(pattern))

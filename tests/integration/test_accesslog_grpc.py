@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from gatehouse.proxy.binary import envoy_path
 from gatehouse.run_dir import RunDir
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 STREAM_ACCESS_LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
@@ -140,13 +140,6 @@ def messages(request_ids: list[str], batch: int = 20) -> Iterator[StreamAccessLo
         message.identifier.log_name = "gatehouse"
         message.http_logs.log_entry.extend(map(entry, request_ids[start : start + batch]))
         yield message
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.02)
 
 
 def test_two_receivers_write_whole_lines_to_one_file(shared: Service) -> None:

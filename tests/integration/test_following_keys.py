@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.integration.conftest import MODEL
 from tests.redis_server import RedisServer, redis_server
 from tests.running_gateway import RunningGateway, running_gateway
 from tests.unit.test_watch import mounted, swap
+from tests.waiting import until
 
 STEADY, CHANGING, MAIN = "sk-following-steady", "sk-following-changing", "sk-following-main"
 WITHIN_S = 2.0
@@ -100,25 +101,16 @@ def statuses(gateway: RunningGateway, key: str) -> list[int]:
 
 
 def every_worker_says(gateway: RunningGateway, expected: Mapping[str, int], within_s: float = WITHIN_S) -> None:
-    deadline = time.monotonic() + within_s
-    while True:
-        said = {key: statuses(gateway, key) for key in expected}
-        if all(said[key] == [code] * 2 for key, code in expected.items()):
-            return
-        assert time.monotonic() < deadline, said
-        time.sleep(0.05)
+    def said() -> bool:
+        assert {key: statuses(gateway, key) for key in expected} == {key: [code] * 2 for key, code in expected.items()}
+        return True
+
+    until(said, within_s)
 
 
 def metric(gateway: RunningGateway, name: str, **labels: str) -> float:
     samples = [s for family in text_string_to_metric_families(gateway.metrics()) for s in family.samples]
     return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
-
-
-def until(ready: Callable[[], bool], within_s: float = 5) -> None:
-    deadline = time.monotonic() + within_s
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_key_file_is_followed_under_load_and_a_bad_one_changes_nothing(backend: FakeVllm, tmp_path: Path) -> None:

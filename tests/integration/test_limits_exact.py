@@ -32,6 +32,7 @@ from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -201,10 +202,7 @@ def watched_pair(name: str) -> Iterator[tuple[RedisServer, RedisServer, str]]:
         for sentinel in sentinels:
             rules = ("quorum", 2, "down-after-milliseconds", 500, "failover-timeout", 5000)
             sentinel.client().execute_command("SENTINEL", "SET", name, *rules)
-        deadline = time.monotonic() + DEADLINE_S
-        while not all(_knows_all(sentinel, name) for sentinel in sentinels):
-            assert time.monotonic() < deadline, "the sentinels never met"
-            time.sleep(0.1)
+        until(lambda: all(_knows_all(sentinel, name) for sentinel in sentinels), DEADLINE_S, "sentinels that have met")
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
         yield master, replica, f"redis+sentinel://{hosts}/{name}/0"
 

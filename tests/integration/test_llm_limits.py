@@ -18,6 +18,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.redis_server import redis_server
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 ALICE, BOB = "sk-llm-limits-alice-1", "sk-llm-limits-bob-001"
@@ -59,13 +60,6 @@ def chat(gateway: RunningGateway, tokens: int, key: str = ALICE, **extra: Any) -
 
 def remaining(answer: httpx.Response) -> int:
     return int(answer.headers["x-ratelimit-remaining-tokens"])
-
-
-def until(condition: Callable[[], bool], within_s: float, what: str) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def test_what_was_reserved_and_not_used_is_given_back(start: Start) -> None:
