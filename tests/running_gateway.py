@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,17 +15,11 @@ import httpx2 as httpx
 import yaml
 
 from gatehouse.run_dir import RunDir
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 60
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -22,8 +22,9 @@ import pytest
 import yaml
 
 from tests.identity_provider import AUDIENCE, IdentityProvider
+from tests.ports import free_port
 from tests.redis_server import RedisServer, redis_server
-from tests.running_gateway import ROOT, RunningGateway, free_port, running_gateway
+from tests.running_gateway import ROOT, RunningGateway, running_gateway
 from tests.waiting import until
 
 PROMETHEUS = shutil.which("prometheus")

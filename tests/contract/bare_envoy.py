@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gatehouse.envoy.message import Message, extension
 from gatehouse.proxy.binary import envoy_path, write
-from tests.running_gateway import free_port
+from tests.ports import free_port
 from tests.waiting import until
 
 GAP_S = 0.001

@@ -21,7 +21,8 @@ from gatehouse.keys.store import Change, KeyStoreUnavailable
 from gatehouse.keys.store_redis import CHANGES, RECORDS, RedisKeyStore
 from gatehouse.redis_client import connect
 from tests.contract.test_key_store_contract import Follower, key
-from tests.redis_server import RedisServer, free_port, redis_cluster, redis_sentinel, redis_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.asyncio

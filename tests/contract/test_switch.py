@@ -23,7 +23,7 @@ from gatehouse.proxy.binary import EnvoyRejectsError, envoy_path, write
 from gatehouse.proxy.switch import Switch
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
-from tests.running_gateway import free_port
+from tests.ports import free_port
 from tests.waiting import until, until_async
 
 BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 60, "ignore_eos": True}

@@ -20,8 +20,8 @@ from tests.deploy.as_processes import Processes
 from tests.deploy.kubernetes import Manifest, built, configuration, named
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
+from tests.ports import free_port
 from tests.redis_server import redis_server
-from tests.running_gateway import free_port
 from tests.waiting import until
 
 KEY = {"Authorization": "Bearer sk-internal-dev-key-001"}

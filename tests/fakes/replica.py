@@ -10,7 +10,8 @@ from typing import Self
 
 import httpx2 as httpx
 
-from tests.running_gateway import ROOT, free_port
+from tests.ports import free_port
+from tests.running_gateway import ROOT
 from tests.waiting import until
 
 START_TIMEOUT_S = 20

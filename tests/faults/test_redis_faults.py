@@ -24,7 +24,8 @@ from ratelimit_service.redis_checks import Finding, check
 from ratelimit_service.resilient import BUDGET_S, Resilient
 from ratelimit_service.store import Ask, Charge, Decision, FailureKind, LeaseAsk, Settlement, StoreUnavailable
 from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, free_port, redis_cluster, redis_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, redis_cluster, redis_server
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.asyncio

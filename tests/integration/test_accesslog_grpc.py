@@ -26,6 +26,7 @@ from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from gatehouse.proxy.binary import envoy_path
 from gatehouse.run_dir import RunDir
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -117,11 +118,6 @@ def service() -> Iterator[Service]:
 def shared() -> Iterator[Service]:
     with service() as running:
         yield running
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def entry(request_id: str, **values: Any) -> HTTPAccessLogEntry:

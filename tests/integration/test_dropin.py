@@ -19,7 +19,8 @@ from google.protobuf.json_format import MessageToDict
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from gatehouse.pb.ratelimit_unit_pb2 import RateLimitUnit
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from tests.redis_server import RedisServer, free_port, redis_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, redis_server
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ import pytest
 
 from gatehouse.proxy.binary import envoy_path
 from tests.integration.test_dropin import Dropin, at, configured
-from tests.redis_server import free_port, redis_server
+from tests.ports import free_port
+from tests.redis_server import redis_server
 from tests.waiting import until
 
 RATELIMIT = """

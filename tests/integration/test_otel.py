@@ -17,7 +17,8 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import FREE, MODEL, PREMIUM, STANDARD, short_form
 from tests.otlp_receiver import CLIENT, SERVER, OtlpReceiver, Point, Span, otlp_receiver
-from tests.running_gateway import RunningGateway, free_port, running_gateway
+from tests.ports import free_port
+from tests.running_gateway import RunningGateway, running_gateway
 from tests.waiting import until
 
 CHECK = "async envoy.service.auth.v3.Authorization.Check egress"

@@ -22,6 +22,7 @@ from tests.authority import Authority, serial
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import LIMITED, short_form
+from tests.ports import free_port
 from tests.running_gateway import RunningGateway, running_gateway
 from tests.waiting import until
 
@@ -362,7 +363,6 @@ def test_nginx_in_front_is_believed(proxied: dict[int, RunningGateway], tmp_path
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         pytest.skip("needs nginx (Debian: apt-get install nginx-light)")
-    from tests.running_gateway import free_port
 
     authority, port = Authority(tmp_path / "ca"), free_port()
     key, certificate = authority.issue("front", "localhost")

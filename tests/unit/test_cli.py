@@ -22,7 +22,7 @@ from gatehouse.config import Config, load
 from gatehouse.gateway import Gateway, PortInUseError, check_ports
 from gatehouse.keys.digest import digest_of
 from tests.bad_configs import BAD as BAD_CONFIGS
-from tests.running_gateway import free_port
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
