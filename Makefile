@@ -33,8 +33,12 @@ install: $(VENV)/.run
 run: $(VENV)/.run  ## start the gateway; with no vLLM at hand a demo model server answers
 	@exec $(BIN)/gatehouse up -c $(CONFIG) --or-demo
 
-test: $(VENV)/.dev  ## run every test that fits in a few minutes
-	$(BIN)/python -m pytest
+FAST := not slow and not vllm
+test: $(VENV)/.dev  ## run every test that fits in a few minutes: two at a time, then those that need the machine alone
+	@failed=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(FAST) and not alone" || failed=1; \
+	$(BIN)/python -m pytest -m "$(FAST) and alone" || failed=1; \
+	exit $$failed
 
 check: $(VENV)/.dev  ## ruff, mypy --strict, import rules, generated files
 	$(BIN)/ruff check .
