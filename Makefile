@@ -33,11 +33,10 @@ install: $(VENV)/.run
 run: $(VENV)/.run  ## start the gateway; with no vLLM at hand a demo model server answers
 	@exec $(BIN)/gatehouse up -c $(CONFIG) --or-demo
 
-FAST := not slow and not vllm
-test: $(VENV)/.dev  ## run every test that fits in a few minutes: two at a time, then those that need the machine alone
+test: $(VENV)/.dev  ## run every test that fits in a few minutes, two at a time; faults are timed, so by themselves
 	@failed=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(FAST) and not alone" || failed=1; \
-	$(BIN)/python -m pytest -m "$(FAST) and alone" || failed=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/faults || failed=1; \
+	$(BIN)/python -m pytest tests/faults || failed=1; \
 	exit $$failed
 
 check: $(VENV)/.dev  ## ruff, mypy --strict, import rules, generated files
