@@ -1,7 +1,7 @@
 """Exactly the limit, however many ask at once: real workers, 200 real gRPC clients, real Redis.
 
-A call that ends in an error may have been admitted in Redis all the same: the store waits a moment, and what is answered
-later is charged but not heard. So the clients' promise has three numbers, admitted <= limit <= admitted +
+A call that ends in an error may have been admitted in Redis all the same: the store waits a moment, and what is
+answered later is charged but not heard. So the clients' promise has three numbers, admitted <= limit <= admitted +
 unknown, and it is exact when nothing is unknown. What stands in Redis is exact always.
 """
 
