@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2 as httpx
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse.run_dir import RunDir
 from tests.ports import free_port
@@ -57,6 +58,11 @@ class RunningGateway:
 
     def metrics(self) -> str:
         return httpx.get(self.metrics_url, timeout=10).text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name that have these labels."""
+        samples = [sample for family in text_string_to_metric_families(self.metrics()) for sample in family.samples]
+        return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
     def children(self) -> dict[str, int]:
         """Name -> pid of every process the gateway runs: `authz-0`, `envoy`, …"""

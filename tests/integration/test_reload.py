@@ -24,7 +24,6 @@ from tests.bad_configs import BAD
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.identity_provider import AUDIENCE, IdentityProvider
-from tests.integration.test_following_keys import metric
 from tests.redis_server import redis_server
 from tests.running_gateway import ROOT, RunningGateway, running_gateway
 from tests.unit.test_watch import mounted, swap
@@ -84,7 +83,7 @@ class House:
         return {name: value for name, _, value in (line.partition(": ") for line in lines)}
 
     def reloads(self, result: str) -> float:
-        return metric(self.gateway, "api_config_reloads_total", result=result)
+        return self.gateway.metric("api_config_reloads_total", result=result)
 
     def log(self) -> str:
         return "".join(path.read_text() for path in self.gateway.logs("app_*.log"))
