@@ -33,8 +33,14 @@ install: $(VENV)/.run
 run: $(VENV)/.run  ## start the gateway; with no vLLM at hand a demo model server answers
 	@exec $(BIN)/gatehouse up -c $(CONFIG) --or-demo
 
-test: $(VENV)/.dev  ## run every test that fits in a few minutes
-	$(BIN)/python -m pytest
+# Tests start a thousand processes: each would compile its modules anew where Python is told to keep no bytecode.
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
+
+test: $(VENV)/.dev  ## run every test that fits in a few minutes, two at a time; faults are timed, so by themselves
+	@failed=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/faults || failed=1; \
+	$(BIN)/python -m pytest tests/faults || failed=1; \
+	exit $$failed
 
 check: $(VENV)/.dev  ## ruff, mypy --strict, import rules, generated files
 	$(BIN)/ruff check .

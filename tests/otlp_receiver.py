@@ -1,8 +1,7 @@
 """An OpenTelemetry receiver: OTLP over gRPC as the protocol's own messages define it, on a free port, in memory."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces_pb2
+
+from tests.waiting import until
 
 TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
 METRICS = "opentelemetry.proto.collector.metrics.v1.MetricsService"
@@ -64,9 +65,13 @@ class OtlpReceiver:
 
     def trace(self, trace_id: str, spans: int, timeout_s: float = 10) -> list[Span]:
         """The spans of a trace, once there are so many."""
-        found = wait_for(lambda: _of(self.spans, trace_id), lambda found: len(found) >= spans, timeout_s)
-        assert len(found) == spans, [span.name for span in found]
-        return found
+
+        def names() -> list[str]:
+            return [span.name for span in _of(self.spans, trace_id)]
+
+        until(lambda: len(names()) >= spans, timeout_s, f"{spans} spans")
+        assert len(names()) == spans, names()
+        return _of(self.spans, trace_id)
 
     def take_traces(self, request: Any, _context: Any) -> Any:
         for group in request.resource_spans:
@@ -111,14 +116,6 @@ def otlp_receiver(port: int = 0) -> Iterator[OtlpReceiver]:
         yield receiver
     finally:
         server.stop(0).wait()
-
-
-def wait_for(look: Callable[[], Any], enough: Callable[[Any], bool], timeout_s: float = 10) -> Any:
-    """What `look` sees, once it is enough or time is up."""
-    deadline = time.monotonic() + timeout_s
-    while not enough(found := look()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
 
 
 def _of(spans: list[Span], trace_id: str) -> list[Span]:

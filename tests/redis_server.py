@@ -2,7 +2,6 @@
 
 import importlib.util
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from typing import Any
 
 import pytest
 import redis
+
+from tests.ports import free_port
 
 _PATIENCE_S = 15
 
@@ -105,14 +106,6 @@ def redis_sentinel(master: RedisServer, name: str) -> Iterator[RedisServer]:
             yield server
         finally:
             server.stop()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _start(binary: str, folder: Path, port: int, *options: str, first: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,18 +13,14 @@ from typing import Any
 
 import httpx2 as httpx
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse.run_dir import RunDir
+from tests.ports import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 60
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -43,30 +37,32 @@ class RunningGateway:
 
     def records(self, at_least: int = 0, timeout_s: float = 10) -> list[dict[str, Any]]:
         """The request log, once it holds `at_least` records."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = [json.loads(line) for path in self.logs("requests_*.log") for line in path.read_text().splitlines()]
-            if len(found) >= at_least:
-                return found
-            assert time.monotonic() < deadline, f"{len(found)} records after {timeout_s} s, not {at_least}"
-            time.sleep(0.05)
+
+        def found() -> list[dict[str, Any]]:
+            return [json.loads(line) for path in self.logs("requests_*.log") for line in path.read_text().splitlines()]
+
+        until(lambda: len(found()) >= at_least, timeout_s, f"{at_least} records")
+        return found()
 
     def record(self, request_id: str, timeout_s: float = 10) -> dict[str, Any]:
         """The one record of a request, once it is written."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = [record for record in self.records() if record["request_id"] == request_id]
-            if found:
-                assert len(found) == 1
-                return found[0]
-            assert time.monotonic() < deadline, f"no record of {request_id}"
-            time.sleep(0.05)
+
+        def found() -> list[dict[str, Any]]:
+            return [record for record in self.records() if record["request_id"] == request_id]
+
+        (record,) = until(found, timeout_s, f"the record of {request_id}")
+        return record
 
     def logs(self, pattern: str = "*") -> list[Path]:
         return sorted((self.directory / "logs").glob(pattern))
 
     def metrics(self) -> str:
         return httpx.get(self.metrics_url, timeout=10).text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name that have these labels."""
+        samples = [sample for family in text_string_to_metric_families(self.metrics()) for sample in family.samples]
+        return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
     def children(self) -> dict[str, int]:
         """Name -> pid of every process the gateway runs: `authz-0`, `envoy`, …"""

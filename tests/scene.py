@@ -22,8 +22,10 @@ import pytest
 import yaml
 
 from tests.identity_provider import AUDIENCE, IdentityProvider
+from tests.ports import free_port
 from tests.redis_server import RedisServer, redis_server
-from tests.running_gateway import ROOT, RunningGateway, free_port, running_gateway
+from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from tests.waiting import until
 
 PROMETHEUS = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(
@@ -146,7 +148,7 @@ def _model_server(*models: str, delay_ms: float) -> Iterator[str]:
     names = [word for model in models for word in ("--model", model)]
     command = [sys.executable, "-m", "demo_model_server", "--port", str(port), "--delay-ms", str(delay_ms), *names]
     with _running(command):
-        _wait_for(f"http://127.0.0.1:{port}/health")
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).is_success, 30)
         yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -165,7 +167,7 @@ def _prometheus(gateway: RunningGateway, directory: Path) -> Iterator[str]:
     file.write_text(yaml.safe_dump(config))
     command = [PROMETHEUS, f"--config.file={file}", f"--storage.tsdb.path={directory / 'prometheus'}"]
     with _running([*command, f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]):
-        _wait_for(f"http://127.0.0.1:{port}/-/ready")
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/-/ready", timeout=2).is_success, 30)
         yield f"http://127.0.0.1:{port}"
 
 
@@ -179,29 +181,17 @@ def _running(command: list[str]) -> Iterator[None]:
         process.wait(20)
 
 
-def _wait_for(url: str, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"{url} does not answer")
-
-
 async def load(url: str, seconds: float) -> int:
     """Let everybody call for `seconds`; returns how many calls were made."""
     async with aiohttp.ClientSession(url) as session:
-        until = asyncio.get_running_loop().time() + seconds
-        return sum(await asyncio.gather(*(_calls(session, caller, until) for caller in CALLERS)))
+        end = asyncio.get_running_loop().time() + seconds
+        return sum(await asyncio.gather(*(_calls(session, caller, end) for caller in CALLERS)))
 
 
-async def _calls(session: aiohttp.ClientSession, caller: Caller, until: float) -> int:
+async def _calls(session: aiohttp.ClientSession, caller: Caller, end: float) -> int:
     """One call after the other, busier and quieter by turns; a call out of twenty is given up midway."""
     calls, loop = 0, asyncio.get_running_loop()
-    while (now := loop.time()) < until:
+    while (now := loop.time()) < end:
         headers = {"Authorization": f"Bearer {caller.key}"}
         try:
             async with session.post(caller.endpoint, json=caller.body(), headers=headers) as answer:

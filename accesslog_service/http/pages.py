@@ -135,9 +135,10 @@ class Pages:
             return dict.fromkeys(("today", "month", "days", "key"))
 
     async def _probe(self) -> dict[str, Any]:
-        each = {health.place(backend): backend for group in health.backends(self._config).values() for backend in group}
+        config = self._config  # another may be adopted while the model servers are asked
+        each = {health.place(backend): backend for group in health.backends(config).values() for backend in group}
         answers = await asyncio.gather(*(backends.alive(self._session, backend) for backend in each.values()))
-        return health.report(self._config, dict(zip(each, answers, strict=True)))
+        return health.report(config, dict(zip(each, answers, strict=True)))
 
     async def _exposition(self, openmetrics: bool) -> bytes:
         stats, near = await asyncio.gather(envoy_stats.read(self._run_dir.admin_socket), self._near.now())
@@ -158,7 +159,8 @@ class Pages:
         return catalogue.entries(self._config.known_models(), self._started)
 
     async def _ask_for_models(self) -> list[dict[str, Any]]:
-        assert self._config.vllm is not None
+        if self._config.vllm is None:  # another configuration has been adopted since this was asked for
+            raise backends.UnreachableError("there is no one model server")
         return await backends.models(self._session, self._config.vllm.base_url)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from gatehouse.envoy.message import Message, extension
 from gatehouse.proxy.binary import envoy_path, write
-from tests.running_gateway import free_port
+from tests.ports import free_port
+from tests.waiting import until
 
 GAP_S = 0.001
 """Between two pieces of an answer: long enough that Envoy reads them apart."""
@@ -92,24 +93,13 @@ def bare_envoy(filters: Sequence[Message], directory: Path) -> Iterator[BareEnvo
     command = [envoy_path(), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(port)
+        until(lambda: socket.create_connection(("127.0.0.1", port), 1).close() or True, START_TIMEOUT_S, "Envoy")
         yield BareEnvoy(port, backend)
     finally:
         process.terminate()
         process.wait()
         backend.shutdown()
         backend.server_close()
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "Envoy does not come up"
-            time.sleep(0.02)
 
 
 def _configuration(port: int, backend_port: int, filters: Sequence[Message]) -> Message:

@@ -21,7 +21,9 @@ from gatehouse.keys.store import Change, KeyStoreUnavailable
 from gatehouse.keys.store_redis import CHANGES, RECORDS, RedisKeyStore
 from gatehouse.redis_client import connect
 from tests.contract.test_key_store_contract import Follower, key
-from tests.redis_server import RedisServer, free_port, redis_cluster, redis_sentinel, redis_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.asyncio
 
@@ -159,9 +161,7 @@ async def test_a_replica_that_takes_over_goes_on_where_the_primary_was(server: R
         replica.client().replicaof("127.0.0.1", server.port)
         store = opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/gatehouse/0")
         await store.put([key(1)])
-        deadline = time.monotonic() + 20
-        while replica.client().hlen(RECORDS) == 0 and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        await until_async(lambda: replica.client().hlen(RECORDS), 20)
         info = server.client().xinfo_stream(CHANGES)
         copy = replica.client().xinfo_stream(CHANGES)
         counters = ("entries-added", "last-generated-id")

@@ -19,7 +19,7 @@ from gatehouse.grpc_tcp import Tcp
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from gatehouse.rpc import MAX_MESSAGE_BYTES, ClientStream, Code, Context, Service, Unary
 from gatehouse.server import serve
-from tests.running_gateway import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.asyncio
 

@@ -16,7 +16,8 @@ from gatehouse.redis_client import connect
 from ratelimit_service.limits import Algorithm, Limit
 from ratelimit_service.store import Ask, Charge, LeaseAsk, Settlement, StoreUnavailable
 from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, free_port, redis_sentinel, redis_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, redis_sentinel, redis_server
 
 MINUTE = Limit("requests_per_minute", 5, 60)
 TOKENS = Limit("tokens_per_minute", 1_000, 60)

@@ -23,7 +23,8 @@ from gatehouse.proxy.binary import EnvoyRejectsError, envoy_path, write
 from gatehouse.proxy.switch import Switch
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
-from tests.running_gateway import free_port
+from tests.ports import free_port
+from tests.waiting import until, until_async
 
 BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 60, "ignore_eos": True}
 
@@ -74,23 +75,11 @@ def envoy(tmp_path: Path) -> Iterator[Running]:
         process = subprocess.Popen([*command, "--log-level", "off"])
         try:
             running = Running(tmp_path, f"http://127.0.0.1:{port}", Admin(admin), backend)
-            _until_it_answers(running)
+            until(lambda: running.ask("a") == 200, 30, "Envoy")
             yield running
         finally:
             process.terminate()
             process.wait()
-
-
-def _until_it_answers(running: Running) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if running.ask("a") == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("Envoy does not come up")
 
 
 def _bootstrap(directory: Path, admin: Path, port: int) -> Message:
@@ -152,7 +141,7 @@ async def test_a_stream_outlives_even_its_cluster(envoy: Running) -> None:
 
     thread = threading.Thread(target=stream)
     thread.start()
-    await asyncio.to_thread(envoy.backend.wait_until, lambda: envoy.backend.running == 1)
+    await until_async(lambda: envoy.backend.running == 1)
     await asyncio.sleep(0.3)
     await switch.to(envoy.rendered("a"))
     assert switch.due_s() == 0

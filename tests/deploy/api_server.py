@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.deploy.kubernetes import Manifest, tool
-from tests.running_gateway import free_port
+from tests.ports import free_port
 
 START_TIMEOUT_S = 60
 TOOLS = ("etcd", "kube-apiserver", "kubectl")

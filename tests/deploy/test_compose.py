@@ -16,7 +16,7 @@ import yaml
 
 from tests.deploy.engine import DIRECTORY, Project, no_compose, no_engine, skip_if
 from tests.deploy.load import CHAT, CUT, MODEL, body, load, long_stream
-from tests.running_gateway import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 

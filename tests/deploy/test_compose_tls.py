@@ -10,7 +10,7 @@ import pytest
 
 from tests.deploy.engine import Project, no_compose, no_engine, skip_if
 from tests.deploy.load import CHAT, body
-from tests.running_gateway import free_port
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,

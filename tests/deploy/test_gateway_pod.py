@@ -5,8 +5,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from tests.deploy.as_processes import Processes
 from tests.deploy.kubernetes import Manifest, built, configuration, named
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
+from tests.ports import free_port
 from tests.redis_server import redis_server
-from tests.running_gateway import free_port
+from tests.waiting import until
 
 KEY = {"Authorization": "Bearer sk-internal-dev-key-001"}
 
@@ -112,7 +112,7 @@ def test_the_pods_commands_make_a_gateway_that_follows_changes_and_drains(overla
         changed = yaml.safe_load(served.config.read_text())
         changed["models"]["demo"]["aliases"] = ["other"]
         replace_file(served.config, yaml.safe_dump(changed).encode())
-        eventually(lambda: ask(served.url, "other").status_code == 200)
+        until(lambda: ask(served.url, "other").status_code == 200, 30)
 
         served.vllm.script = Script(event_delay_s=0.7)
         reader = threading.Thread(target=stream, args=(served.url, events, begun))
@@ -137,10 +137,3 @@ def stream(url: str, events: list[str], begun: threading.Event) -> None:
         for line in answer.iter_lines():
             events.append(line)
             begun.set()
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)

@@ -13,8 +13,7 @@ import json
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -107,14 +106,6 @@ class FakeVllm:
         runner, self._runner = self._runner, None
         if runner is not None:
             self._settled(runner.cleanup())
-
-    def wait_until(self, condition: Callable[[], bool], within_s: float = 5.0) -> None:
-        """Return as soon as the condition holds. Raises TimeoutError when it does not in time."""
-        deadline = time.monotonic() + within_s
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {within_s} s: {self.running} running, {self.aborted} aborted")
-            time.sleep(0.005)
 
     def _settled(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(SETTLED_S)

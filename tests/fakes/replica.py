@@ -4,14 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import httpx2 as httpx
 
-from tests.running_gateway import ROOT, free_port
+from tests.ports import free_port
+from tests.running_gateway import ROOT
+from tests.waiting import until
 
 START_TIMEOUT_S = 20
 
@@ -44,10 +45,7 @@ class Replica:
         """Return once it is healthy."""
         options = ["--port", str(self.port), "--delay-ms", str(self.delay_ms)]
         self._process = subprocess.Popen([sys.executable, "-m", "demo_model_server", *options], cwd=ROOT)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._healthy():
-            assert time.monotonic() < deadline, "the replica did not start"
-            time.sleep(0.05)
+        until(self._healthy, START_TIMEOUT_S, "the replica")
 
     def kill(self) -> None:
         """SIGKILL. Without effect when it is dead."""

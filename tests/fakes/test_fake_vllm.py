@@ -11,6 +11,7 @@ import pytest
 
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 
@@ -52,7 +53,7 @@ def test_stream_that_dies_ends_after_the_events_it_was_given(backend: FakeVllm) 
     with pytest.raises(http.client.IncompleteRead) as cut:
         response.read()
     assert cut.value.partial.count(b"data: ") == 2
-    backend.wait_until(lambda: backend.running == 0)
+    until(lambda: backend.running == 0)
     assert backend.aborted == 0
 
 
@@ -70,7 +71,7 @@ def test_stall_mid_stream_holds_until_the_client_leaves(backend: FakeVllm) -> No
         response.read()
     assert (backend.running, backend.aborted) == (1, 0)
     response.close()
-    backend.wait_until(lambda: backend.running == 0)
+    until(lambda: backend.running == 0)
     assert backend.aborted == 1
 
 
@@ -78,7 +79,7 @@ def test_stall_before_headers_sends_nothing(backend: FakeVllm) -> None:
     backend.script = Script(headers_after_s=float("inf"))
     with pytest.raises(TimeoutError):
         ask(backend, timeout=0.1)
-    backend.wait_until(lambda: backend.aborted == 1)
+    until(lambda: backend.aborted == 1)
 
 
 def test_given_answer_replaces_the_models(backend: FakeVllm) -> None:

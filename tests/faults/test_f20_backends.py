@@ -143,7 +143,7 @@ def test_f22_a_stream_that_stalls_is_closed_and_its_slot_is_free(
     assert b"[DONE]" not in received
     backend.script = Script()
     assert ask(client).status_code == 200
-    backend.wait_until(lambda: backend.running == 0)
+    until(lambda: backend.running == 0)
     record = gateway.record(request_id)
     assert (record["aborted"], "SI" in record["flags"]) == (True, True)
 
@@ -165,7 +165,7 @@ def test_f23_what_nobody_waits_for_is_aborted_within_two_seconds(
         for _ in range(5):
             next(parts)
     left = time.monotonic()
-    backend.wait_until(lambda: backend.aborted == before + 1)
+    until(lambda: backend.aborted == before + 1)
     assert time.monotonic() - left < 2
     record = gateway.record(request_id)
     assert (record["aborted"], "DC" in record["flags"]) == (True, True)

@@ -21,6 +21,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import LIMITED, MODEL, short_form
 from tests.running_gateway import ROOT, RunningGateway, first_line, running_gateway
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(not generation.possible(), reason="needs /dev/shm, where Envoys share memory")
 
@@ -174,10 +175,7 @@ def test_f26_a_line_of_gateways_outlives_its_first_and_a_killed_envoy(backend: F
                 pid = third.children()["envoy"]
                 assert works(third.url)
                 os.kill(pid, signal.SIGKILL)
-                killed = time.monotonic()
-                while third.children().get("envoy") in (pid, None) or not works(third.url):
-                    assert time.monotonic() - killed < 3, "Envoy is not back"
-                    time.sleep(0.05)
+                until(lambda: third.children().get("envoy") not in (pid, None) and works(third.url), 3, "Envoy")
                 with successor(third, "fourth") as fourth:
                     assert third.process.wait(20) == 0
                     assert works(fourth.url)
@@ -190,10 +188,7 @@ def test_a_gateway_that_was_killed_is_nobody_to_take_over_from(backend: FakeVllm
         children = killed.children()
         killed.process.kill()
         killed.process.wait()
-        deadline = time.monotonic() + 15
-        while any(Path(f"/proc/{pid}").exists() for pid in children.values()):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children.values()), 15)
         with successor(killed, "second") as running:
             assert works(running.url)
 

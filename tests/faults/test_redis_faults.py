@@ -24,7 +24,9 @@ from ratelimit_service.redis_checks import Finding, check
 from ratelimit_service.resilient import BUDGET_S, Resilient
 from ratelimit_service.store import Ask, Charge, Decision, FailureKind, LeaseAsk, Settlement, StoreUnavailable
 from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, free_port, redis_cluster, redis_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, redis_cluster, redis_server
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.asyncio
 
@@ -139,12 +141,6 @@ async def shared(store: Resilient) -> bool:
         return False
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5 * RECOVERY_S):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 def dump(server: RedisServer) -> dict[bytes, Any]:
     """Everything that is in Redis, but for times to live."""
     client = server.client()
@@ -195,7 +191,7 @@ async def test_f10_requests_that_end_while_redis_is_gone_are_settled_afterwards(
             await store.settle([settled("r1", 30), settled("r2", 7)])
             with restarted(server):
                 assert await recovery_s(store) < RECOVERY_S
-                await until(lambda: len(server.client().keys("gh:r:*")) == 2)
+                await until_async(lambda: len(server.client().keys("gh:r:*")) == 2)
                 assert await remaining(store, everything("r3")) == [5, 1_000 - 30 - 7]
                 assert (await store.decide(everything("r3"))).allowed  # the lease is free
 
@@ -208,7 +204,7 @@ async def test_f10_settlements_told_twice_count_once() -> None:
                 await store.settle([settled("r1", 30)])
             assert await recovery_s(store) < RECOVERY_S
             await store.settle([settled("r1", 30)])
-            await until(lambda: server.client().get("gh:r:r1") == b"")
+            await until_async(lambda: server.client().get("gh:r:r1") == b"")
             assert (await remaining(store, everything("r2")))[1] == 970
 
 
@@ -249,10 +245,10 @@ async def test_f10_redis_that_is_loading_counts_as_gone() -> None:
             server.stop()
             slow = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
             with restarted(server, *slow):
-                await until(lambda: says_loading(server))
+                await until_async(lambda: says_loading(server))
                 assert (await store.decide(ask())).degraded
                 assert counts.failures[-1] == "loading"
-                await until(lambda: not says_loading(server))
+                await until_async(lambda: not says_loading(server))
                 assert await recovery_s(store) < RECOVERY_S
                 assert await remaining(store, ask()) == [5]
 
@@ -306,7 +302,7 @@ async def test_f11_paused_redis_costs_little_and_is_shared_again_within_3_s(paus
             assert durations[len(durations) // 2] < BUDGET_S / 2  # the breaker was open, and asking cost nothing
             assert counts.degraded >= 0.9 * len(durations)
             assert counts.failures.count("timeout") < 0.1 * len(durations)
-            await until(lambda: server.client().info("clients")["connected_clients"] <= connections + 8)
+            await until_async(lambda: server.client().info("clients")["connected_clients"] <= connections + 8)
 
 
 @pytest.mark.parametrize("on_failure", ["local", "allow", "deny"])
@@ -360,7 +356,7 @@ async def test_f13_full_redis_is_shared_again_within_3_s_of_being_freed() -> Non
             await store.settle([settled("r1", 10)])
             server.client().config_set("maxmemory", "0")
             assert await recovery_s(store) < RECOVERY_S
-            await until(lambda: server.client().get("gh:r:r1") == b"")
+            await until_async(lambda: server.client().get("gh:r:r1") == b"")
             assert await remaining(store, everything("r3")) == [5, 990]
 
 
@@ -370,7 +366,7 @@ async def test_f13_alarm_repeats_while_redis_is_full() -> None:
         async with resilient(server, counts=counts) as store:
             server.client().config_set("maxmemory", 1)
             await store.decide(ask())
-            await until(lambda: counts.failures.count("oom") >= 3)
+            await until_async(lambda: counts.failures.count("oom") >= 3)
             assert not await shared(store)
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,8 @@ from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from gatehouse.proxy.binary import envoy_path
 from gatehouse.run_dir import RunDir
+from tests.ports import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 STREAM_ACCESS_LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
@@ -119,11 +120,6 @@ def shared() -> Iterator[Service]:
         yield running
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def entry(request_id: str, **values: Any) -> HTTPAccessLogEntry:
     made = HTTPAccessLogEntry()
     made.common_properties.access_log_type = AccessLogType.DownstreamEnd
@@ -140,13 +136,6 @@ def messages(request_ids: list[str], batch: int = 20) -> Iterator[StreamAccessLo
         message.identifier.log_name = "gatehouse"
         message.http_logs.log_entry.extend(map(entry, request_ids[start : start + batch]))
         yield message
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come about in time"
-        time.sleep(0.02)
 
 
 def test_two_receivers_write_whole_lines_to_one_file(shared: Service) -> None:

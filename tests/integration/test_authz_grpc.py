@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from gatehouse.keys.digest import digest_of
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from tests.checking import checked
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
@@ -296,20 +296,10 @@ def test_f01_a_killed_worker_answers_again_within_three_seconds_and_goes_on_coun
     killed = running.child(0)
     os.kill(killed, signal.SIGKILL)
     assert check(second, bearer(PLAIN)).WhichOneof("http_response") == "ok_response"
-    assert answers_within(3, first)
+    until(lambda: health(first) == HealthCheckResponse.SERVING, 3)
     assert running.child(0) != killed
     check(first, bearer(PLAIN))
     assert running.counted()["allowed"] == counted + 2
-
-
-def answers_within(seconds: float, socket: Path) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            return health(socket) == HealthCheckResponse.SERVING
-        except grpc.RpcError:
-            time.sleep(0.05)
-    return False
 
 
 def test_no_key_is_ever_written(running: Running) -> None:

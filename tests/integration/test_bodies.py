@@ -19,6 +19,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import FREE, MODEL, PREMIUM, short_form
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 WRONG = "sk-wrong-key-00000001"
@@ -43,13 +44,11 @@ def ask(gateway: RunningGateway, content: str, key: str = PREMIUM, **body: Any) 
 
 
 def bodies(gateway: RunningGateway, at_least: int) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + 10
-    while True:
-        found = [json.loads(line) for path in gateway.logs("bodies_*.log") for line in path.read_text().splitlines()]
-        if len(found) >= at_least:
-            return found
-        assert time.monotonic() < deadline, f"{len(found)} bodies, not {at_least}"
-        time.sleep(0.05)
+    def found() -> list[dict[str, Any]]:
+        return [json.loads(line) for path in gateway.logs("bodies_*.log") for line in path.read_text().splitlines()]
+
+    until(lambda: len(found()) >= at_least, what=f"{at_least} bodies")
+    return found()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import LIMITED, MODEL, PREMIUM
 from tests.running_gateway import RunningGateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "one two three four five"}]
@@ -186,7 +187,7 @@ def test_a_client_that_leaves_ends_the_work_and_is_charged_what_it_got(
         lines = answer.iter_lines()
         for _ in range(9):
             next(lines)
-    script.wait_until(lambda: script.aborted == gone_before + 1, within_s=2)
+    until(lambda: script.aborted == gone_before + 1, within_s=2)
     record = gateway.record(answer.headers["x-request-id"])
     assert "DC" in record["flags"]
     assert record["aborted"] is True

@@ -15,8 +15,9 @@ from tests.authority import Authority
 from tests.fakes.fake_vllm import FakeVllm
 from tests.identity_provider import IdentityProvider
 from tests.integration.conftest import MODEL, PREMIUM
+from tests.ports import free_port
 from tests.redis_server import redis_server
-from tests.running_gateway import RunningGateway, free_port
+from tests.running_gateway import RunningGateway
 
 
 def doctor(directory: Path, config: dict[str, Any], *arguments: str) -> tuple[int, list[dict[str, Any]]]:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,9 @@ from google.protobuf.json_format import MessageToDict
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from gatehouse.pb.ratelimit_unit_pb2 import RateLimitUnit
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from tests.redis_server import RedisServer, free_port, redis_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, redis_server
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SHOULD_RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -132,13 +133,6 @@ def request(*descriptors: str, domain: str = "shop", hits: int = 0) -> RateLimit
             key, _, value = entry.partition("=")
             descriptor.entries.add(key=key, value=value)
     return made
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
 
 
 def at(server: RedisServer) -> dict[str, str]:

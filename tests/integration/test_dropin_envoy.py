@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from gatehouse.proxy.binary import envoy_path
-from tests.integration.test_dropin import Dropin, at, configured, until
-from tests.redis_server import free_port, redis_server
+from tests.integration.test_dropin import Dropin, at, configured
+from tests.ports import free_port
+from tests.redis_server import redis_server
+from tests.waiting import until
 
 RATELIMIT = """
 domain: edge

@@ -9,8 +9,10 @@ import pytest
 
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from tests.authority import Authority
-from tests.integration.test_dropin import OK, SHOULD_RATE_LIMIT, Dropin, at, configured, request, until
-from tests.redis_server import free_port, redis_server
+from tests.integration.test_dropin import OK, SHOULD_RATE_LIMIT, Dropin, at, configured, request
+from tests.ports import free_port
+from tests.redis_server import redis_server
+from tests.waiting import until
 
 NAME = "envoy.internal"
 

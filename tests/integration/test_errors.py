@@ -1,5 +1,6 @@
 """Every row of the error table, through real Envoy: status, type, code, shape, content type and request id."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,10 +13,12 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from gatehouse.proxy.admin import Admin
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import ELSEWHERE, EXPIRED, FREE, LIMITED, MODEL, PREMIUM, keys, short_form
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -244,11 +247,15 @@ def test_no_answer_in_time_is_504_timeout(long_form: RunningGateway, backend: Fa
 def test_a_full_model_server_is_503_server_is_overloaded(tmp_path: Any) -> None:
     """With room for one request instead of thousands, which Envoy takes up from its file while it runs."""
     with FakeVllm() as backend, running_gateway(tmp_path, short_form(backend)) as running:
-        clusters = running.run_dir().envoy / "clusters.yaml"
+        admin, clusters = Admin(running.run_dir().admin_socket), running.run_dir().envoy / "clusters.yaml"
         narrow = clusters.with_name("narrow")
         narrow.write_text(clusters.read_text().replace("16384", "1"))
+        modified, warming = (
+            partial(admin.gauge, f"cluster_manager.{name}") for name in ("cluster_modified", "warming_clusters")
+        )
+        before = asyncio.run(modified())
         narrow.rename(clusters)
-        time.sleep(1)
+        until(lambda: asyncio.run(modified()) > before and asyncio.run(warming()) == 0)
         backend.script = Script(headers_after_s=2)
         with ThreadPoolExecutor(6) as pool:
             ask = partial(httpx.post, running.url + CHAT, json=BODY, headers=bearer(PREMIUM), timeout=20)
@@ -271,12 +278,8 @@ def test_a_model_server_that_is_down_is_503_at_once_and_back_within_5_s(tmp_path
         assert health.status_code == 503
         assert (health.json()["status"], health.json()["vllm_status"]) == ("unhealthy", "disconnected")
         backend.up()
-        deadline = time.monotonic() + 5
-        while (
-            client.get("/health").status_code != 200 or client.post(CHAT, json=BODY, headers=bearer(PREMIUM)).is_error
-        ):
-            assert time.monotonic() < deadline, "not back within 5 s"
-            time.sleep(0.1)
+        until(lambda: client.get("/health").is_success, 5, "/health")
+        until(lambda: client.post(CHAT, json=BODY, headers=bearer(PREMIUM)).is_success, 5, "an answer")
 
 
 def test_the_model_servers_own_errors_pass_through_untouched(client: httpx.Client, backend: FakeVllm) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,6 @@ import grpc
 import httpx2 as httpx
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse import errors
 from gatehouse.keys.digest import digest_of
@@ -28,6 +27,7 @@ from tests.integration.conftest import MODEL
 from tests.redis_server import RedisServer, redis_server
 from tests.running_gateway import RunningGateway, running_gateway
 from tests.unit.test_watch import mounted, swap
+from tests.waiting import until
 
 STEADY, CHANGING, MAIN = "sk-following-steady", "sk-following-changing", "sk-following-main"
 WITHIN_S = 2.0
@@ -100,25 +100,11 @@ def statuses(gateway: RunningGateway, key: str) -> list[int]:
 
 
 def every_worker_says(gateway: RunningGateway, expected: Mapping[str, int], within_s: float = WITHIN_S) -> None:
-    deadline = time.monotonic() + within_s
-    while True:
-        said = {key: statuses(gateway, key) for key in expected}
-        if all(said[key] == [code] * 2 for key, code in expected.items()):
-            return
-        assert time.monotonic() < deadline, said
-        time.sleep(0.05)
+    def said() -> bool:
+        assert {key: statuses(gateway, key) for key in expected} == {key: [code] * 2 for key, code in expected.items()}
+        return True
 
-
-def metric(gateway: RunningGateway, name: str, **labels: str) -> float:
-    samples = [s for family in text_string_to_metric_families(gateway.metrics()) for s in family.samples]
-    return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
-
-
-def until(ready: Callable[[], bool], within_s: float = 5) -> None:
-    deadline = time.monotonic() + within_s
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(said, within_s)
 
 
 def test_a_key_file_is_followed_under_load_and_a_bad_one_changes_nothing(backend: FakeVllm, tmp_path: Path) -> None:
@@ -129,16 +115,16 @@ def test_a_key_file_is_followed_under_load_and_a_bad_one_changes_nothing(backend
         with Load(gateway, STEADY).running() as load:
             swap(tmp_path / "mount", key_file(STEADY, CHANGING))
             every_worker_says(gateway, {CHANGING: 200})
-            until(lambda: metric(gateway, "api_config_reloads_total", result="applied") == 2)
+            until(lambda: gateway.metric("api_config_reloads_total", result="applied") == 2)
 
             swap(tmp_path / "mount", key_file(STEADY).replace("tier", "teir"))
-            until(lambda: metric(gateway, "api_config_reloads_total", result="rejected") == 2)
+            until(lambda: gateway.metric("api_config_reloads_total", result="rejected") == 2)
             every_worker_says(gateway, {STEADY: 200, CHANGING: 200}, 0.1)
             log = "".join(path.read_text() for path in gateway.logs("app_*.log"))
             assert f"a change is not taken up: {file}:3: <key>.teir: unknown field" in log
 
             (tmp_path / "mount" / "..data").unlink()
-            until(lambda: metric(gateway, "api_config_reloads_total", result="rejected") == 4)
+            until(lambda: gateway.metric("api_config_reloads_total", result="rejected") == 4)
             every_worker_says(gateway, {STEADY: 200, CHANGING: 200}, 0.1)
 
             swap(tmp_path / "mount", key_file(STEADY))
@@ -158,7 +144,7 @@ def test_gatehouse_yaml_is_followed_and_a_bad_one_changes_nothing(backend: FakeV
 
         with Load(gateway, MAIN).running() as load:
             write({**good, "sevrer": {}, "api_keys": {}})
-            until(lambda: metric(gateway, "api_config_reloads_total", result="rejected") == 1)
+            until(lambda: gateway.metric("api_config_reloads_total", result="rejected") == 1)
             every_worker_says(gateway, {MAIN: 200}, 0.1)
 
             (tmp_path / "k.yaml").write_text(key_file(CHANGING))
@@ -212,7 +198,7 @@ def test_f42_the_key_store_is_followed_and_a_revoked_key_stays_revoked(
         refused = httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, headers={"x-api-key": minted.key})
         unknown = httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, headers={"x-api-key": "sk-unknown"})
         assert refused.json() == unknown.json() == errors.INVALID_API_KEY.body()
-        assert metric(gateway, "api_auth_decisions_total", result="revoked") >= 3
+        assert gateway.metric("api_auth_decisions_total", result="revoked") >= 3
 
         redis.client().flushall()
         time.sleep(1.5)
@@ -234,8 +220,8 @@ def test_f17_without_the_store_files_go_on_and_its_keys_are_503_until_it_is_back
             answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, headers={"x-api-key": CHANGING})
             assert (answer.status_code, answer.json()) == (503, errors.AUTH_UNAVAILABLE.body())
             assert answer.headers["retry-after"] == "1"
-            assert metric(gateway, "api_key_store_errors_total") >= 2
-            until(lambda: metric(gateway, "api_key_store_age_seconds") >= 1)
+            assert gateway.metric("api_key_store_errors_total") >= 2
+            until(lambda: gateway.metric("api_key_store_age_seconds") >= 1)
 
             os.kill(gateway.children()["authz-0"], signal.SIGKILL)  # one that starts while the store is down
             time.sleep(0.5)
@@ -267,7 +253,7 @@ def test_f40_who_guesses_is_told_to_wait_and_minted_keys_go_on(backend: FakeVllm
         assert answer.headers["x-request-id"]
         assert call(minted).status_code == 200
         assert call(swapped).status_code == 401
-        assert metric(gateway, "api_auth_decisions_total", result="too_many_failures") == 2
+        assert gateway.metric("api_auth_decisions_total", result="too_many_failures") == 2
 
 
 def test_a_missing_or_bad_key_file_at_the_start_ends_it_with_the_place(backend: FakeVllm, tmp_path: Path) -> None:

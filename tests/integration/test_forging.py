@@ -17,6 +17,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.integration.conftest import PREMIUM, short_form
 from tests.integration.test_reconcile import reconcile
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 FORGED = '{"time":"2026-11-01T00:00:00.000+00:00","request_id":"forged","user_id":"root","status":200}'
 NASTY = [
@@ -79,13 +80,13 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 def eventually_logged(gateway: RunningGateway, count: int) -> list[dict[str, Any]]:
     """What the tests have asked for, once that is `count` lines: whoever waits for the gateway asks for its health."""
-    deadline = time.monotonic() + 10
-    while True:
+
+    def found() -> list[dict[str, Any]]:
         lines = [line for path in gateway.logs("requests_*.log") for line in entries(path)]
-        if len(found := [line for line in lines if line["endpoint"] != "/health"]) >= count:
-            return found
-        assert time.monotonic() < deadline, f"{len(found)} lines, not {count}"
-        time.sleep(0.05)
+        return [line for line in lines if line["endpoint"] != "/health"]
+
+    until(lambda: len(found()) >= count, what=f"{count} lines")
+    return found()
 
 
 def header(value: str) -> bytes:

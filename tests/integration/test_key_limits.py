@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ from ratelimit_service.store_redis import RedisStore
 from tests.fakes.fake_vllm import FakeVllm
 from tests.redis_server import redis_server
 from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 FEW, METERED, ONE_AT_A_TIME, FREE = (f"sk-key-limits-{name}" for name in ("few-01", "metered", "single", "free-1"))
@@ -74,10 +74,7 @@ def test_a_keys_own_limit_holds_for_that_key_alone(limited: RunningGateway) -> N
 def test_tokens_of_a_key_are_settled_by_the_true_count(limited: RunningGateway) -> None:
     answer = chat(limited, METERED, tokens=40)
     used = answer.json()["usage"]["total_tokens"]
-    deadline = time.monotonic() + 5
-    while usage(limited, METERED)["key_tokens_per_hour"]["used"] != used:
-        assert time.monotonic() < deadline, usage(limited, METERED)
-        time.sleep(0.02)
+    until(lambda: usage(limited, METERED)["key_tokens_per_hour"]["used"] == used)
     assert int(answer.headers["x-ratelimit-remaining-tokens"]) < 1000 - used, "the guess of its admission was higher"
     record = limited.record(answer.headers["x-request-id"])
     assert not {name for name in record if "limits" in name or "family" in name}

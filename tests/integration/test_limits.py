@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import openai
@@ -15,18 +15,33 @@ from tests.redis_server import redis_server
 from tests.running_gateway import RunningGateway, running_gateway
 from tests.waiting import until
 
+DECISIONS = "api_rate_limit_decisions_total"
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
-@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.slow), "redis"])
-def fresh(request: pytest.FixtureRequest, backend: FakeVllm, tmp_path: Path) -> Iterator[RunningGateway]:
-    """A gateway whose counters start at zero, with each store."""
-    config = short_form(backend)
+HASTY, LISTING, LAPTOP, PHONE = (f"sk-limits-{name}-0001" for name in ("hasty", "listing", "laptop", "phone"))
+MORE = {
+    HASTY: {"user_id": "hasty", "tier": "bucket"},
+    LISTING: {"user_id": "listing", "tier": "free"},
+    LAPTOP: {"user_id": "paula", "tier": "free"},
+    PHONE: {"user_id": "paula", "tier": "free"},
+}
+"""Whose counters start at zero, each for a test of its own."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param("memory", marks=pytest.mark.slow), "redis"])
+def gateway(
+    request: pytest.FixtureRequest, backend: FakeVllm, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningGateway]:
+    """With each store."""
+    config: dict[str, Any] = short_form(backend)
+    config["api_keys"] |= MORE
+    config["rate_limits"]["bucket"] = {"requests_per_second": 2, "algorithm": "token_bucket"}
     with ExitStack() as stack:
         if request.param == "redis":
             config["redis"] = {"url": stack.enter_context(redis_server()).url, "timeout_ms": 250}
-        yield stack.enter_context(running_gateway(tmp_path, config))
+        yield stack.enter_context(running_gateway(tmp_path_factory.mktemp("limits"), config))
 
 
 @pytest.mark.parametrize(
@@ -34,9 +49,10 @@ def fresh(request: pytest.FixtureRequest, backend: FakeVllm, tmp_path: Path) -> 
     [(PREMIUM, "premium", 100, 1000), (STANDARD, "standard", 30, 300), (FREE, "free", 10, 100)],
 )
 def test_one_request_more_than_the_minute_allows_is_429(
-    fresh: RunningGateway, backend: FakeVllm, key: str, tier: str, amount: int, per_hour: int
+    gateway: RunningGateway, backend: FakeVllm, key: str, tier: str, amount: int, per_hour: int
 ) -> None:
-    with fresh.client(headers={"authorization": f"Bearer {key}"}) as client:
+    allowed = gateway.metric(DECISIONS, limit="requests_per_minute", result="allowed")
+    with gateway.client(headers={"authorization": f"Bearer {key}"}) as client:
         reached = len(backend.requests)
         for count in range(1, amount + 1):
             answer = client.post(CHAT, json=BODY)
@@ -57,45 +73,39 @@ def test_one_request_more_than_the_minute_allows_is_429(
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
     said = f"Rate limit exceeded. Maximum {amount} requests per minute allowed for tier '{tier}'. Please try again in "
     assert error["message"].startswith(said)
-    record = fresh.record(refused.headers["x-request-id"])
+    record = gateway.record(refused.headers["x-request-id"])
     assert (record["status"], record["limited_by"]) == (429, "requests_per_minute")
     assert record["error_code"] == "rate_limit_exceeded"
-    line = f'api_rate_limit_decisions_total{{limit="requests_per_minute",result="allowed"}} {amount}.0'
-    until(lambda: line in fresh.metrics())
+    until(lambda: gateway.metric(DECISIONS, limit="requests_per_minute", result="allowed") - allowed == amount)
 
 
-def test_the_openai_sdk_raises_rate_limit_error_and_waits_as_told(backend: FakeVllm, tmp_path: Path) -> None:
-    config = short_form(backend)
-    config["rate_limits"]["free"] = {"requests_per_second": 2, "algorithm": "token_bucket"}  # type: ignore[index]
-    with running_gateway(tmp_path, config) as running:
-        hasty = openai.OpenAI(base_url=f"{running.url}/v1", api_key=FREE, max_retries=0)
-        messages = [{"role": "user", "content": "hi"}]
-        with pytest.raises(openai.RateLimitError) as caught:  # noqa: PT012 - one of these, whichever
-            for _ in range(20):
-                hasty.chat.completions.create(model=MODEL, messages=messages)  # type: ignore[arg-type]
-        assert caught.value.code == "rate_limit_exceeded"
-        assert caught.value.request_id
-        wait_s = int(caught.value.response.headers["retry-after-ms"]) / 1000
-        patient = openai.OpenAI(base_url=f"{running.url}/v1", api_key=FREE, max_retries=3)
-        started = time.monotonic()
-        assert patient.chat.completions.create(model=MODEL, messages=messages).choices  # type: ignore[arg-type]
-        assert time.monotonic() - started >= wait_s * 0.5
-        refused = [r for r in running.records() if r["status"] == 429]
-        assert len(refused) <= 3, "a client that waits as told is let in"
+def test_the_openai_sdk_raises_rate_limit_error_and_waits_as_told(gateway: RunningGateway) -> None:
+    hasty = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=HASTY, max_retries=0)
+    messages = [{"role": "user", "content": "hi"}]
+    with pytest.raises(openai.RateLimitError) as caught:  # noqa: PT012 - one of these, whichever
+        for _ in range(20):
+            hasty.chat.completions.create(model=MODEL, messages=messages)  # type: ignore[arg-type]
+    assert caught.value.code == "rate_limit_exceeded"
+    assert caught.value.request_id
+    wait_s = int(caught.value.response.headers["retry-after-ms"]) / 1000
+    patient = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=HASTY, max_retries=3)
+    started = time.monotonic()
+    assert patient.chat.completions.create(model=MODEL, messages=messages).choices  # type: ignore[arg-type]
+    assert time.monotonic() - started >= wait_s * 0.5
+    refused = [r for r in gateway.records() if r["user_id"] == "hasty" and r["status"] == 429]
+    assert len(refused) <= 3, "a client that waits as told is let in"
 
 
-def test_two_keys_of_one_user_share_their_counters(backend: FakeVllm, tmp_path: Path) -> None:
-    config = short_form(backend)
-    config["api_keys"]["sk-second-key-of-fred"] = {"user_id": "fred", "tier": "free"}  # type: ignore[index]
-    with running_gateway(tmp_path, config) as running, running.client() as client:
-        for key in (FREE, "sk-second-key-of-fred"):
+def test_two_keys_of_one_user_share_their_counters(gateway: RunningGateway) -> None:
+    with gateway.client() as client:
+        for key in (LAPTOP, PHONE):
             answer = client.post(CHAT, json=BODY, headers={"x-api-key": key})
-        assert answer.headers["x-ratelimit-remaining-minute"] == "8"
+    assert answer.headers["x-ratelimit-remaining-minute"] == "8"
 
 
-def test_listing_models_and_health_cost_nothing(fresh: RunningGateway) -> None:
-    headers = {"authorization": f"Bearer {FREE}"}
+def test_listing_models_and_health_cost_nothing(gateway: RunningGateway) -> None:
+    headers = {"authorization": f"Bearer {LISTING}"}
     for path in ("/v1/models", "/health", "/metrics"):
-        assert httpx.get(fresh.url + path, headers=headers).status_code == 200
-    answer = httpx.post(fresh.url + CHAT, json=BODY, headers=headers)
+        assert httpx.get(gateway.url + path, headers=headers).status_code == 200
+    answer = httpx.post(gateway.url + CHAT, json=BODY, headers=headers)
     assert answer.headers["x-ratelimit-remaining-minute"] == "9"

@@ -335,7 +335,7 @@ def test_while_a_model_is_saturated_each_tier_has_its_share_of_the_slots(gateway
 
     with ThreadPoolExecutor(16) as threads:
         flood = [threads.submit(post, KEY) for _ in range(12)]
-        server.wait_until(lambda: any(each.done() for each in flood))
+        until(lambda: any(each.done() for each in flood))
         assert server.running <= 2  # one of five slots; each of Envoy's two threads may have one
         premium, took = threads.submit(post, PREMIUM).result()
         answers = [each.result()[0] for each in flood]

@@ -16,8 +16,10 @@ from accesslog_service.sinks import gen_ai as sink
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import FREE, MODEL, PREMIUM, STANDARD, short_form
-from tests.otlp_receiver import CLIENT, SERVER, OtlpReceiver, Point, Span, otlp_receiver, wait_for
-from tests.running_gateway import RunningGateway, free_port, running_gateway
+from tests.otlp_receiver import CLIENT, SERVER, OtlpReceiver, Point, Span, otlp_receiver
+from tests.ports import free_port
+from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 CHECK = "async envoy.service.auth.v3.Authorization.Check egress"
 LIMITS = "async envoy.service.ratelimit.v3.RateLimitService.ShouldRateLimit egress"
@@ -142,7 +144,7 @@ def test_a_request_without_a_trace_gets_one_which_both_logs_name(gateway: Runnin
     trace = backend.requests[-1].headers["traceparent"].split("-")[1]
     assert gateway.record(request_id)["trace_id"] == trace
     (file,) = gateway.logs("envoy_access.log")
-    line = wait_for(lambda: [x for x in file.read_text().splitlines() if request_id in x], bool)[0]
+    line = until(lambda: [x for x in file.read_text().splitlines() if request_id in x])[0]
     assert f'"trace_id":"{trace}"' in line
 
 
@@ -164,7 +166,7 @@ def test_no_span_and_no_metric_holds_a_key_a_prompt_or_a_query(gateway: RunningG
         chat(gateway, headers, stream=stream)
         receiver.trace(trace, 4)
     exports = receiver.exports
-    wait_for(lambda: receiver.exports, lambda now: now > exports + 2)
+    until(lambda: receiver.exports > exports + 2)
     for secret in (PROMPT, QUERY, BAD_KEY, PREMIUM, STANDARD, "Bearer"):
         assert secret.encode() not in receiver.raw
 
@@ -190,6 +192,10 @@ def of(points: list[Point], metric: str, **attributes: Any) -> list[Point]:
     return [p for p in points if p.metric == metric and wanted.items() <= p.attributes.items()]
 
 
+def requests(receiver: OtlpReceiver) -> int:
+    return sum(point.count for point in of(receiver.points, "gen_ai.server.request.duration"))
+
+
 def total(points: list[Point]) -> float:
     return sum(point.sum for point in points)
 
@@ -211,10 +217,8 @@ def test_metrics_are_the_conventions_and_equal_the_records(
         backend.script = Script()
         client.post("/v1/completions", json={"model": MODEL, "prompt": PROMPT}, headers={"authorization": "Bearer x"})
     records = [record for record in gateway.records(before + 10) if reached(record)]
-    points = wait_for(
-        lambda: receiver.points,
-        lambda points: sum(p.count for p in of(points, "gen_ai.server.request.duration")) >= len(records),
-    )
+    until(lambda: requests(receiver) >= len(records))
+    points = receiver.points
     tokens, duration = of(points, "gen_ai.client.token.usage"), of(points, "gen_ai.server.request.duration")
     assert sum(p.count for p in duration) == len(records)
     assert total(duration) == pytest.approx(sum(r["duration_ms"] for r in records) / 1000)
@@ -254,19 +258,14 @@ def test_without_a_receiver_requests_go_on_and_one_line_says_so(backend: FakeVll
     with running_gateway(tmp_path, {**short_form(backend), "tracing": tracing}) as gateway:
         for _ in range(6):
             assert chat(gateway, {}).status_code == 200
-        wait_for(lambda: complaints(gateway), bool, 15)
+        until(lambda: complaints(gateway), 15)
         time.sleep(6)  # some more exports fail
         workers = [json.loads(line)["process"] for line in complaints(gateway)]
         assert workers
         assert len(workers) == len(set(workers))
         assert len(gateway.records(6)) >= 6
         with otlp_receiver(port) as receiver:
-            found = wait_for(
-                lambda: of(receiver.points, "gen_ai.server.request.duration"),
-                lambda points: sum(p.count for p in points) == 6,
-                20,
-            )
-            assert sum(point.count for point in found) == 6  # nothing counted meanwhile is lost
+            until(lambda: requests(receiver) == 6, 20)  # nothing counted meanwhile is lost
         assert gateway.stop() == 0
 
 

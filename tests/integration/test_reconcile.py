@@ -25,6 +25,7 @@ from gatehouse.proxy.admin import Admin
 from tests.fakes.fake_vllm import FakeVllm
 from tests.integration.conftest import MODEL
 from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-reconcile-0001"
@@ -101,20 +102,21 @@ def test_what_envoy_has_sent_and_receivers_got_can_be_compared(gateway: RunningG
         for _ in range(5):
             client.get("/v1/nowhere")
     openmetrics = {"accept": "application/openmetrics-text; version=1.0.0"}
-    deadline = time.monotonic() + 5
-    while True:
+
+    def told() -> tuple[float, ...]:
         answer = httpx.get(gateway.metrics_url, headers=openmetrics)
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         families = {family.name: family for family in text_string_to_metric_families(answer.text)}
-        sent, dropped, got = (
-            sum(sample.value for sample in families[f"api_access_log_{name}"].samples)
-            for name in ("sent", "dropped", "entries")
-        )
-        if sent == got >= 5:
-            assert dropped == 0
-            return
-        assert time.monotonic() < deadline, f"{sent} sent, but {got} came"
-        time.sleep(0.2)
+        names = (f"api_access_log_{name}" for name in ("sent", "dropped", "entries"))
+        return tuple(sum(sample.value for sample in families[name].samples) for name in names)
+
+    def all_came() -> bool:
+        sent, dropped, got = told()
+        assert dropped == 0
+        assert sent == got >= 5
+        return True
+
+    until(all_came)
 
 
 def test_a_real_envoy_goes_on_in_a_new_file_after_the_rotation(gateway: RunningGateway) -> None:
@@ -129,10 +131,7 @@ def test_a_real_envoy_goes_on_in_a_new_file_after_the_rotation(gateway: RunningG
         return asyncio.run(rotation.rotated(datetime.now(UTC).date()))
 
     def lines(path: Path, request_id: str) -> int:
-        deadline = time.monotonic() + 5
-        while request_id not in path.read_text():
-            assert time.monotonic() < deadline, f"{path} does not tell of {request_id}"
-            time.sleep(0.05)
+        until(lambda: request_id in path.read_text(), what=f"{request_id} in {path}")
         return path.read_text().count(request_id)
 
     current = gateway.directory / "logs" / "envoy_access.log"

@@ -18,6 +18,7 @@ from tests.fakes.script import Script
 from tests.integration.conftest import MODEL
 from tests.redis_server import redis_server
 from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from tests.waiting import until
 
 FILE_KEY = "sk-revoking-file-key"
 WITHIN_S = 2.0
@@ -100,10 +101,7 @@ class Stream:
             self.error = error
 
     def started(self) -> "Stream":
-        deadline = time.monotonic() + 10
-        while not self.events:
-            assert time.monotonic() < deadline, self.error
-            time.sleep(0.01)
+        until(lambda: self.events, what="the first event")
         return self
 
     def over(self, within_s: float) -> bool:
@@ -125,7 +123,7 @@ def test_f42_revoking_now_ends_the_streams_of_that_key_alone(gateway: RunningGat
     assert all(stream.error for stream in streams), "the client must see that the stream was cut"
     assert bystander.over(30)
     assert (bystander.done, bystander.error) == (True, None)
-    backend.wait_until(lambda: backend.aborted - aborted == 3)
+    until(lambda: backend.aborted - aborted == 3)
 
 
 def test_f42_revoking_lets_running_streams_finish(gateway: RunningGateway, backend: FakeVllm) -> None:

@@ -15,6 +15,7 @@ import yaml
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from tests.waiting import until
 
 KEYS = {"sk-simulate-alice-1": "alice", "sk-simulate-bob-0001": "bob"}
 MODEL = "m"
@@ -45,13 +46,12 @@ def simulated(gateway: RunningGateway, config: Path) -> dict[str, str]:
 
 def recorded(gateway: RunningGateway, requests: int) -> list[dict[str, Any]]:
     """The records of so many requests with a key, in the order in which they began."""
-    deadline = time.monotonic() + 10
-    while True:
-        found = [record for record in gateway.records() if record["user_id"]]
-        if len(found) == requests:
-            return sorted(found, key=lambda record: str(record["time"]))
-        assert time.monotonic() < deadline, f"{len(found)} records, not {requests}"
-        time.sleep(0.05)
+
+    def found() -> list[dict[str, Any]]:
+        return [record for record in gateway.records() if record["user_id"]]
+
+    until(lambda: len(found()) == requests, what=f"{requests} records")
+    return sorted(found(), key=lambda record: str(record["time"]))
 
 
 def refused(gateway: RunningGateway, requests: int) -> dict[str, str]:

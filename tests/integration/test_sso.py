@@ -18,6 +18,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.identity_provider import AUDIENCE, IdentityProvider, SigningKey, base64url
 from tests.integration.conftest import MODEL, PREMIUM, STANDARD, short_form
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
@@ -222,15 +223,6 @@ def test_without_jwt_a_token_is_a_wrong_key(backend: FakeVllm, idp: IdentityProv
         assert "api_jwks_refreshes_total" not in running.metrics()
 
 
-def eventually(condition: Any, within_s: float) -> float:
-    """Seconds until `condition()` first held."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() < start + within_s, f"not within {within_s} s"
-        time.sleep(0.02)
-    return time.monotonic() - start
-
-
 def sample(gateway: RunningGateway, text: str) -> float:
     lines = [line for line in gateway.metrics().splitlines() if line.startswith(text)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
@@ -243,8 +235,8 @@ def test_rotation_takes_in_the_new_key_at_once_and_shuts_out_the_old(backend: Fa
         idp.rotate()
         start = time.monotonic()
         new = [idp.token(algorithm, sub="rota") for algorithm in ("RS256", "ES256", "EdDSA")]
-        eventually(lambda: all(ask(running, mine).status_code == 200 for mine in new * WORKERS), within_s=2)
-        eventually(lambda: all(ask(running, old).status_code == 401 for _ in range(3 * WORKERS)), within_s=2)
+        until(lambda: all(ask(running, mine).status_code == 200 for mine in new * WORKERS), within_s=2)
+        until(lambda: all(ask(running, old).status_code == 401 for _ in range(3 * WORKERS)), within_s=2)
         assert time.monotonic() - start < 4
         assert_refused(ask(running, old))
         assert sample(running, 'api_jwks_refreshes_total{issuer="sso",result="ok"}') > WORKERS
@@ -287,13 +279,13 @@ def test_an_issuer_that_goes_down_later_changes_nothing_for_its_users(backend: F
         assert ask(running, known).status_code == 200
         idp.down()
         failed = 'api_jwks_refreshes_total{issuer="sso",result="failed"}'
-        eventually(lambda: sample(running, failed) >= WORKERS, within_s=10)
+        until(lambda: sample(running, failed) >= WORKERS, within_s=10)
         assert ask(running, known).status_code == 200
         assert ask(running, idp.token("ES256", sub="new")).status_code == 200
         assert_refused(ask_again(running, SigningKey("RS256", "made-up").sign(idp.claims())))
         idp.rotate()
         idp.up()
-        eventually(lambda: ask(running, idp.token(sub="again")).status_code == 200, within_s=10)
+        until(lambda: ask(running, idp.token(sub="again")).status_code == 200, within_s=10)
 
 
 @pytest.mark.slow
@@ -303,7 +295,7 @@ def test_a_broken_key_set_keeps_the_old_keys(backend: FakeVllm, tmp_path: Path) 
         for broken in (b"<html>Sign in</html>", b'{"keys": []}', b"x" * 300_000):
             before = sample(running, failed)
             with idp.publishing(broken):
-                eventually(lambda before=before: sample(running, failed) >= before + WORKERS, within_s=10)
+                until(lambda before=before: sample(running, failed) >= before + WORKERS, within_s=10)
                 assert ask(running, idp.token(jti=str(before))).status_code == 200
 
 
@@ -314,10 +306,10 @@ def test_keys_that_are_too_old_are_trusted_no_more(backend: FakeVllm, tmp_path: 
         mine = idp.token()
         assert ask(running, mine).status_code == 200
         idp.down()
-        eventually(lambda: ask(running, mine).status_code == 503, within_s=10)
+        until(lambda: ask(running, mine).status_code == 503, within_s=10)
         assert ask(running, mine).json()["error"]["code"] == "auth_unavailable"
         idp.up()
-        eventually(lambda: ask(running, mine).status_code == 200, within_s=10)
+        until(lambda: ask(running, mine).status_code == 200, within_s=10)
 
 
 def test_an_issuer_that_is_down_at_the_start_leaves_keys_and_other_issuers_alone(
@@ -336,7 +328,7 @@ def test_an_issuer_that_is_down_at_the_start_leaves_keys_and_other_issuers_alone
             assert_refused(ask(running, down.token(iss="https://evil.example")))
             assert_refused(ask(running, up.keys["RS256"].sign(up.claims(iss="https://nobody.example"))))
             down.up()
-            eventually(lambda: ask(running, down.token()).status_code == 200, within_s=20)
+            until(lambda: ask(running, down.token()).status_code == 200, within_s=20)
 
 
 def test_a_key_of_one_issuer_signs_nothing_of_another(backend: FakeVllm, tmp_path: Path) -> None:

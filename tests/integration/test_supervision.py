@@ -16,7 +16,9 @@ import pytest
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.running_gateway import ROOT, RunningGateway, free_port, running_gateway
+from tests.ports import free_port
+from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -35,11 +37,9 @@ def works(gateway: RunningGateway) -> bool:
 def test_f27_what_is_killed_is_back_within_3_s(gateway: RunningGateway, name: str) -> None:
     pid = gateway.children()[name]
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 3
-    while gateway.children().get(name) in (pid, None) or not works(gateway):
-        assert time.monotonic() < deadline, f"{name} is not back"
-        time.sleep(0.05)
-    time.sleep(max(0.0, deadline - time.monotonic()))
+    killed = time.monotonic()
+    until(lambda: gateway.children().get(name) not in (pid, None) and works(gateway), 3, name)
+    time.sleep(max(0.0, killed + 3 - time.monotonic()))
     answer = httpx.post(gateway.url + CHAT, json=BODY, headers=HEADERS)
     assert gateway.record(answer.headers["x-request-id"])["status"] == 200
 
@@ -80,19 +80,14 @@ def test_f27_a_zygote_that_is_killed_costs_no_request_and_workers_are_started_wi
             assert {client.post(CHAT, json={**BODY, "max_tokens": 1}).status_code for _ in range(20)} == {200}
         assert running.children().items() >= before.items()
         os.kill(before["ratelimit-0"], signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while running.children().get("ratelimit-0") in (before["ratelimit-0"], None) or not works(running):
-            assert time.monotonic() < deadline, "it is not back"
-            time.sleep(0.05)
+        killed = (before["ratelimit-0"], None)
+        until(lambda: running.children().get("ratelimit-0") not in killed and works(running), 5)
         assert running.stop() == 0
 
 
 def test_an_envoy_log_of_its_own_has_every_request(gateway: RunningGateway) -> None:
     answer = httpx.post(gateway.url + CHAT, json=BODY, headers=HEADERS)
-    deadline = time.monotonic() + 5
-    while answer.headers["x-request-id"] not in (gateway.directory / "logs/envoy_access.log").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: answer.headers["x-request-id"] in (gateway.directory / "logs/envoy_access.log").read_text())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -126,10 +121,7 @@ def test_a_supervisor_that_is_killed_takes_its_children_along(backend: FakeVllm,
         children = running.children()
         running.process.kill()
         running.process.wait()
-        deadline = time.monotonic() + 15
-        while left := [name for name, pid in children.items() if Path(f"/proc/{pid}").exists()]:
-            assert time.monotonic() < deadline, left
-            time.sleep(0.1)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children.values()), 15, "the end of them all")
 
 
 @pytest.fixture

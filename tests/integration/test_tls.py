@@ -22,7 +22,9 @@ from tests.authority import Authority, serial
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
 from tests.integration.conftest import LIMITED, short_form
+from tests.ports import free_port
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -89,13 +91,6 @@ def started(directory: Path, backend: FakeVllm, **server: Any) -> Iterator[Site]
 def site(backend: FakeVllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with started(tmp_path_factory.mktemp("tls"), backend, trusted_proxy_hops=1) as running:
         yield running
-
-
-def eventually(holds: Any, what: str, timeout_s: float = 5) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("http2", "version"), [(True, "HTTP/2"), (False, "HTTP/1.1")])
@@ -181,7 +176,7 @@ def test_twenty_new_certificates_cost_no_handshake_and_no_stream(site: Site, bac
     slowest, numbers = 0.0, set[int]()
     for _ in range(20):
         number, replaced = site.replace(), time.monotonic()
-        eventually(lambda number=number: number in shown, "the new certificate is not shown", 5)
+        until(lambda number=number: number in shown, what="the new certificate")
         slowest = max(slowest, time.monotonic() - replaced)
         numbers.add(number)
     stop.set()
@@ -197,7 +192,7 @@ def test_twenty_new_certificates_cost_no_handshake_and_no_stream(site: Site, bac
 
 def test_a_bad_pair_is_refused_and_the_old_one_stays(site: Site) -> None:
     number = site.replace()
-    eventually(lambda: site.served() == number, "the new certificate is not shown")
+    until(lambda: site.served() == number, what="the new certificate")
     for spoil, why in (
         (lambda: site.key.write_text(site.authority.issue("stray", "localhost")[0].read_text()), "is not the key of"),
         (lambda: site.certificate.write_text("garbage"), "holds no certificate in PEM"),
@@ -205,11 +200,11 @@ def test_a_bad_pair_is_refused_and_the_old_one_stays(site: Site) -> None:
     ):
         rejected = _reloads(site, "rejected")
         spoil()
-        eventually(lambda rejected=rejected: _reloads(site, "rejected") > rejected, "not counted")
+        until(lambda rejected=rejected: _reloads(site, "rejected") > rejected, what="a count of it")
         assert why in site.log()
         assert site.served() == number
     number = site.replace()
-    eventually(lambda: site.served() == number, "a good one is not taken up afterwards")
+    until(lambda: site.served() == number, what="a good one afterwards")
     assert "PRIVATE" not in site.log()
 
 
@@ -221,10 +216,10 @@ def test_a_bad_pair_in_the_files_keeps_no_other_change_out(site: Site) -> None:
     document["server"]["stream_idle_timeout_s"] = 601  # a route's, so Envoy checks the whole
     applied = _reloads(site, "applied")
     file.write_text(yaml.safe_dump(document))
-    eventually(lambda: _reloads(site, "applied") > applied, "the change is not taken up")
+    until(lambda: _reloads(site, "applied") > applied, what="the change")
     assert "Envoy refuses" not in site.log()
     number = site.replace()
-    eventually(lambda: site.served() == number, "a good pair is not taken up afterwards")
+    until(lambda: site.served() == number, what="a good pair afterwards")
 
 
 def _reloads(site: Site, result: str) -> float:
@@ -240,7 +235,7 @@ def test_the_end_of_the_certificate_is_a_metric(site: Site) -> None:
         line = next((line for line in site.gateway.metrics().splitlines() if line.startswith(name)), f"{name}0")
         return abs(float(line.split()[1]) - time.time() - 77 * 86400) < 3600
 
-    eventually(told, "no such time")
+    until(told, what="the end of the new one")
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +315,7 @@ def test_a_secret_that_kubernetes_swaps_is_taken_up(mutual: Site) -> None:
         begin, end = (pem.index(f"-----{word} CERTIFICATE-----") for word in ("BEGIN", "END"))
         return serial("\n".join(pem[begin : end + 1])) == number
 
-    eventually(taken_up, "the swap was not seen")
+    until(taken_up, what="the swapped certificate")
 
 
 @pytest.mark.parametrize(
@@ -368,7 +363,6 @@ def test_nginx_in_front_is_believed(proxied: dict[int, RunningGateway], tmp_path
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         pytest.skip("needs nginx (Debian: apt-get install nginx-light)")
-    from tests.running_gateway import free_port
 
     authority, port = Authority(tmp_path / "ca"), free_port()
     key, certificate = authority.issue("front", "localhost")
@@ -376,7 +370,7 @@ def test_nginx_in_front_is_believed(proxied: dict[int, RunningGateway], tmp_path
     (tmp_path / "nginx.conf").write_text(conf)
     process = subprocess.Popen([nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
     try:
-        eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "nginx does not listen")
+        until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, what="nginx")
         trust = ssl.create_default_context(cafile=authority.certificate)
         forged = {"x-forwarded-for": "10.9.9.9", "x-request-id": "forged"}
         with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trust, headers=HEADERS) as client:

@@ -7,8 +7,7 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from gatehouse.config import Config, load
 from gatehouse.gateway import PortInUseError, check_ports, local_url
 from gatehouse.keys.digest import digest_of
 from tests.bad_configs import BAD as BAD_CONFIGS
-from tests.running_gateway import free_port
+from tests.ports import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-canary-key-4711"
@@ -362,19 +362,12 @@ class TestRenderWatch:
             first = copy.read_text()
             assert "8100" in first
             file.write_text(GOOD.replace("8100", "8200"))
-            self._until(lambda: copy.read_text() != first)
-            self._until(lambda: "8200" in (out / "clusters.yaml").read_text())
+            until(lambda: copy.read_text() != first)
+            until(lambda: "8200" in (out / "clusters.yaml").read_text())
             assert (out / "envoy.yaml").read_text() == before["envoy.yaml"]
             file.write_text(BAD)
-            self._until(lambda: "server.prot" in "".join(p.read_text() for p in (tmp_path / "logs").glob("app_*")))
+            until(lambda: "server.prot" in "".join(p.read_text() for p in (tmp_path / "logs").glob("app_*")))
             assert "8200" in (out / "clusters.yaml").read_text()
             assert sorted(path.name for path in out.iterdir()) == sorted(before)
             process.terminate()
             assert process.wait(10) == 0
-
-    @staticmethod
-    def _until(ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 15
-        while not ready():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)

@@ -15,7 +15,7 @@ from aiohttp import ClientSession, UnixConnector, web
 
 from accesslog_service.http import envoy_stats
 from accesslog_service.http.kept import Kept
-from accesslog_service.http.serving import serving
+from accesslog_service.http.serving import Adopt, serving
 from accesslog_service.tally.book import Book
 from gatehouse import __version__
 from gatehouse.config import Config
@@ -77,13 +77,23 @@ Ask = Callable[..., Awaitable[Answer]]
 @asynccontextmanager
 async def gateway(run_dir: Path, config: dict[str, Any], index: int = 0) -> AsyncIterator[Ask]:
     """Receiver `index`'s pages; what it yields asks the public application over its unix socket."""
+    async with followed(run_dir, config, index) as (ask, _):
+        yield ask
+
+
+@asynccontextmanager
+async def followed(run_dir: Path, config: dict[str, Any], index: int = 0) -> AsyncIterator[tuple[Ask, Adopt]]:
+    """The same, with what is called when the configuration has changed."""
     place = RunDir(run_dir)
     place.metrics.mkdir(exist_ok=True)
-    config = {**config, "server": {"metrics_port": 0, **config.get("server", {})}}
-    async with serving(Config.model_validate(config), place, index, Book(run_dir / "tally.sqlite")):
+    async with serving(valid(config), place, index, Book(run_dir / "tally.sqlite")) as adopt:
         connector = UnixConnector(str(place.http_socket(index)))
         async with ClientSession("http://gateway", connector=connector) as session:
-            yield asker(session)
+            yield asker(session), adopt
+
+
+def valid(config: dict[str, Any]) -> Config:
+    return Config.model_validate({**config, "server": {"metrics_port": 0, **config.get("server", {})}})
 
 
 def asker(session: ClientSession) -> Ask:
@@ -165,6 +175,18 @@ async def test_health_follows_the_backend(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while (await ask("/health")).status == 200:
                 await asyncio.sleep(0.02)
+
+
+async def test_health_tells_of_one_configuration_though_another_is_adopted_while_it_asks(tmp_path: Path) -> None:
+    async with backend() as old, backend() as new, followed(tmp_path, long(a=[old.url])) as (ask, adopt):
+        old.delay_s = 0.1
+        asked = asyncio.create_task(ask("/health"))
+        async with asyncio.timeout(5):
+            while not old.asked:
+                await asyncio.sleep(0.005)
+        adopt(valid(long(a=[new.url])))
+        for answer, url in ((await asked, old.url), (await ask("/health"), new.url)):
+            assert (answer.status, answer.json["models"]["a"]["backends"][0]["url"]) == (200, url)
 
 
 async def test_short_form_lists_what_the_model_server_says_of_its_models(tmp_path: Path) -> None:

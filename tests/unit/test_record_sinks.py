@@ -27,6 +27,7 @@ from gatehouse import metrics
 from gatehouse.config import Config
 from gatehouse.daily_file import DailyFile
 from tests.unit.test_record import RECORD
+from tests.waiting import until_async
 
 SHORT = Config.model_validate({"vllm": {"base_url": "http://localhost:8100/v1", "default_model": "llama"}})
 LONG = Config.model_validate(
@@ -71,12 +72,6 @@ def records(count: int) -> list[Record]:
     return [replace(RECORD, request_id=f"r-{number}") for number in range(count)]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 class Lost:
     """Notes what it is told of losses."""
 
@@ -104,9 +99,9 @@ async def test_records_are_written_without_waiting_for_more() -> None:
     requests = RequestLog(disk, lambda where, count: None)
     async with requests.writing():
         requests.take(records(1))
-        await until(lambda: disk.writes == 1)
+        await until_async(lambda: disk.writes == 1)
         requests.take(records(1))
-        await until(lambda: disk.writes == 2)
+        await until_async(lambda: disk.writes == 2)
 
 
 @pytest.mark.asyncio
@@ -116,7 +111,7 @@ async def test_what_was_written_is_brought_to_the_disk_every_second(monkeypatch:
     requests = RequestLog(disk, Lost().take)
     async with requests.writing():
         requests.take(records(1))
-        await until(lambda: disk.calls == ["append", "sync"])
+        await until_async(lambda: disk.calls == ["append", "sync"])
         await asyncio.sleep(0.1)
         assert disk.calls == ["append", "sync"], "what is there already is not synced again"
 
@@ -147,7 +142,7 @@ async def test_f09_what_waited_for_a_blocked_disk_goes_out_in_one_write() -> Non
         for record in records(50):
             requests.take([record])
         disk.open.set()
-        await until(lambda: len(ids(disk.written)) == 51)
+        await until_async(lambda: len(ids(disk.written)) == 51)
     assert disk.writes == 2
 
 
@@ -161,7 +156,7 @@ async def test_records_a_full_disk_refuses_are_counted_and_later_ones_are_writte
     async with requests.writing():
         for refused in (1, 2):
             requests.take(records(2))
-            await until(lambda refused=refused: len(lost.seen) == refused)  # type: ignore[misc]
+            await until_async(lambda refused=refused: len(lost.seen) == refused)  # type: ignore[misc]
         disk.failure = None
         requests.take(records(1))
     assert lost.seen == [("disk", 2), ("disk", 2)]

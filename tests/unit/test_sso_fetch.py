@@ -11,7 +11,7 @@ from authz_service.sso import fetch
 from authz_service.sso.fetch import Document, FetchError, jwk_set
 from gatehouse.config.model import JwtIssuer
 from tests.identity_provider import IdentityProvider
-from tests.running_gateway import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from gatehouse import supervise
 from gatehouse.supervise import FIRST_BACKOFF_S, MAX_BACKOFF_S, Program, backoff, keep_running
+from tests.waiting import until, until_async
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +39,6 @@ def until_told(file: Path, on_term: str = "exit 0") -> Program:
     """Writes its pid to `file` and runs until SIGTERM, at which it says so and does `on_term`."""
     script = f"trap 'echo term >> {file}; {on_term}' TERM; echo $$ >> {file}; while :; do sleep 0.01; done"
     return shell(file.name, script)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def lines(file: Path) -> list[str]:
@@ -87,7 +81,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.asyncio
 async def test_what_dies_is_started_again(tmp_path: Path, waits: list[int]) -> None:
     async with running(shell("dies", f"echo up >> {tmp_path}/log; exit 3")):
-        await until(lambda: len(waits) >= 3)
+        await until_async(lambda: len(waits) >= 3)
     assert waits[:3] == [1, 2, 3]
     assert len(lines(tmp_path / "log")) >= 3
 
@@ -96,9 +90,9 @@ async def test_what_dies_is_started_again(tmp_path: Path, waits: list[int]) -> N
 async def test_what_is_killed_is_started_again(tmp_path: Path, waits: list[int]) -> None:
     log = tmp_path / "log"
     async with running(until_told(log)):
-        await until(lambda: len(lines(log)) == 1)
+        await until_async(lambda: len(lines(log)) == 1)
         os.kill(int(lines(log)[0]), signal.SIGKILL)
-        await until(lambda: len(lines(log)) == 2)
+        await until_async(lambda: len(lines(log)) == 2)
     assert waits == [1]
 
 
@@ -106,7 +100,7 @@ async def test_what_is_killed_is_started_again(tmp_path: Path, waits: list[int])
 async def test_a_death_after_a_steady_run_is_no_failure(waits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "STEADY_S", 0.0)
     async with running(shell("steady", "exit 1")):
-        await until(lambda: len(waits) >= 3)
+        await until_async(lambda: len(waits) >= 3)
     assert waits[:3] == [0, 0, 0]
 
 
@@ -114,7 +108,7 @@ async def test_a_death_after_a_steady_run_is_no_failure(waits: list[int], monkey
 async def test_one_that_dies_disturbs_no_other(tmp_path: Path, waits: list[int]) -> None:
     log = tmp_path / "log"
     async with running(until_told(log), shell("dies", "exit 1")):
-        await until(lambda: len(waits) >= 3 and len(lines(log)) == 1)
+        await until_async(lambda: len(waits) >= 3 and len(lines(log)) == 1)
         assert alive(lines(log)[0])
     assert lines(log)[1:] == ["term"]
 
@@ -137,7 +131,7 @@ async def test_stop_during_a_wait_returns_at_once(tmp_path: Path, monkeypatch: p
 async def test_stop_asks_first_and_waits_for_the_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     async with running(until_told(log, on_term=f"sleep 0.1; echo ended >> {log}; exit 0")):
-        await until(lambda: len(lines(log)) == 1)
+        await until_async(lambda: len(lines(log)) == 1)
     assert lines(log)[1:] == ["term", "ended"]
     assert not alive(lines(log)[0])
 
@@ -149,7 +143,7 @@ async def test_who_does_not_listen_is_killed(
     monkeypatch.setattr(supervise, "KILL_AFTER_S", 0.1)
     log = tmp_path / "deaf"
     async with running(until_told(log, on_term=":")):
-        await until(lambda: len(lines(log)) == 1)
+        await until_async(lambda: len(lines(log)) == 1)
     assert not alive(lines(log)[0])
     assert lines(log)[1:] == ["term"]
     assert "deaf did not end within" in caplog.text
@@ -160,7 +154,7 @@ async def test_all_are_asked_at_the_same_time(tmp_path: Path) -> None:
     logs = [tmp_path / name for name in "abc"]
     waits_for_all = f"while [ $(cat {tmp_path}/* | grep -c term) -lt 3 ]; do sleep 0.01; done; exit 0"
     async with running(*(until_told(log, on_term=waits_for_all) for log in logs)):
-        await until(lambda: all(map(lines, logs)))
+        await until_async(lambda: all(map(lines, logs)))
     assert [lines(log)[1:] for log in logs] == [["term"]] * 3
 
 
@@ -168,7 +162,7 @@ async def test_all_are_asked_at_the_same_time(tmp_path: Path) -> None:
 async def test_ctrl_c_on_the_terminal_reaches_the_supervisor_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
     async with running(until_told(log)):
-        await until(lambda: len(lines(log)) == 1)
+        await until_async(lambda: len(lines(log)) == 1)
         assert os.getpgid(int(lines(log)[0])) != os.getpgrp()
 
 
@@ -194,18 +188,11 @@ from gatehouse.supervise import Program, supervise
 asyncio.run(supervise([Program("child", tuple(sys.argv[1:]))], asyncio.Event()))
 """
     supervisor = subprocess.Popen([sys.executable, "-c", script, *until_told(log).command], cwd=ROOT)
-    eventually(lambda: len(lines(log)) == 1)
+    until(lambda: len(lines(log)) == 1)
     supervisor.kill()
     supervisor.wait()
-    eventually(lambda: not alive(lines(log)[0]))
+    until(lambda: not alive(lines(log)[0]))
     assert lines(log)[1:] == ["term"]
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 10) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.asyncio
@@ -214,7 +201,7 @@ async def test_a_program_may_be_started_differently_again(tmp_path: Path) -> Non
     file, stop = tmp_path / "starts", asyncio.Event()
     first, later = ("/bin/sh", "-c", f"echo first >> {file}"), ("/bin/sh", "-c", f"echo later >> {file}; sleep 60")
     running = asyncio.ensure_future(keep_running(Program("p", first, again=later), stop))
-    await until(lambda: lines(file) == ["first", "later"])
+    await until_async(lambda: lines(file) == ["first", "later"])
     stop.set()
     await running
 
@@ -224,7 +211,7 @@ async def test_what_runs_for_the_last_time_is_not_started_again(tmp_path: Path) 
     file, last = tmp_path / "starts", asyncio.Event()
     last_run = shell("p", f"echo x >> {file}; sleep 0.2")
     running = asyncio.ensure_future(keep_running(last_run, asyncio.Event(), last))
-    await until(lambda: lines(file) == ["x"])
+    await until_async(lambda: lines(file) == ["x"])
     last.set()
     await asyncio.wait_for(running, 10)
     assert lines(file) == ["x"]

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gatehouse.worker import DEFAULT_RUN_DIR, Worker, run, worker_program
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 GOOD = "vllm: {base_url: 'http://localhost:8100/v1'}\nserver: {workers: 2}\n"
@@ -111,17 +111,10 @@ def service(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 def test_a_service_runs_its_workers_and_stops_them(tmp_path: Path, service: "subprocess.Popen[bytes]") -> None:
     sockets = [tmp_path / f"authz-{index}.sock" for index in range(3)]
-    eventually(lambda: all(socket.exists() for socket in sockets))
+    until(lambda: all(socket.exists() for socket in sockets), 20)
     assert not (tmp_path / "authz-3.sock").exists()
     children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
     assert len(children) == 4  # and what they are copies of
     os.kill(service.pid, signal.SIGTERM)
     assert service.wait(10) == 0
     assert not any(socket.exists() for socket in sockets)
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 20) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.ports import free_port
 
 ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-vllm"
 STAMP = ENVIRONMENT / "gatehouse-stamp.txt"  # written when the environment is complete
@@ -52,7 +53,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     if not STAMP.is_file():
         pytest.skip(f"real vLLM is not installed: `python scripts/vllm_env.py` makes {ENVIRONMENT.name}")
     log = tmp_path_factory.mktemp("vllm") / "server.log"
-    port = _free_port()
+    port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
@@ -77,13 +78,6 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
         yield server
     finally:
         _stop(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _wait_until_healthy(server: Vllm, process: subprocess.Popen[bytes], log: Path) -> None:

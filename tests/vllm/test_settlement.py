@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import RedisServer, redis_server
 from tests.running_gateway import RunningGateway, running_gateway
 from tests.vllm.conftest import Vllm
+from tests.waiting import until
 
 pytestmark = pytest.mark.vllm
 
@@ -151,13 +151,6 @@ def setup(vllm: Vllm, tmp_path: Path) -> Iterator[Setup]:
         yield Setup(gateway, redis, vllm)
 
 
-def until(condition: Callable[[], bool], otherwise: str, within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.1)
-
-
 def finished(setup: Setup, count: int) -> list[Call]:
     """Calls that run to their end: whole and streamed, short ones and ones that reserve much."""
     kinds = [partial(way, **options) for way in (setup.unary, setup.stream) for options in (SHORT, SOON_STOPPED)]
@@ -181,7 +174,7 @@ def test_tokens_charged_are_the_tokens_logged_are_the_tokens_counted(setup: Setu
     ends = [record["aborted"] or record["completion_tokens"] == LONGEST for record in setup.records()]
     assert sum(ends) == len(left), "whoever left is in the log as such, unless vLLM had said all of it already"
 
-    until(lambda: setup.running == 0 and not setup.reserved(), "a request was never settled")
+    until(lambda: setup.running == 0 and not setup.reserved(), 30, "the settlement of every request")
     assert setup.charged == sum(logged)
     assert not setup.redis.client().keys("gh:*:l"), "a lease is left"
 
@@ -195,8 +188,9 @@ def test_a_killed_receiver_loses_no_charge_and_holds_no_lease(setup: Setup, vict
         answers[count // 4].result()
         os.kill(setup.gateway.children()[victim], signal.SIGKILL)
         told = sum(answer.result() or 0 for answer in answers)
-    settled = "a lease outlived its time, or a charge is missing"
-    until(lambda: setup.running == 0 and setup.charged >= told, settled, within_s=2 * LEASE_TTL_MS / 1000)
+    until(
+        lambda: setup.running == 0 and setup.charged >= told, 2 * LEASE_TTL_MS / 1000, "the end of leases, and charges"
+    )
     unsettled, lost = setup.reserved(), count - len(setup.records())
     print(f"{len(unsettled)} of {count} unsettled, {lost} without a record; {setup.charged} charged, {told} used")
     assert setup.charged <= told + sum(unsettled)
