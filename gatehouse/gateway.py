@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -46,14 +47,14 @@ class PortInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What is to run: a checked configuration, the file it came from, and extra programs beside it.
+    """What is to run: a checked configuration, the file it came from, and the model server it names, if that is ours.
 
     `start` is how workers are started.
     """
 
     loaded: Loaded
     config_file: Path
-    beside: tuple[Program, ...] = ()
+    demo: Program | None = None
     start: Start = executed
 
     @property
@@ -113,6 +114,16 @@ def why_not_listening(host: str, port: int) -> str | None:
     return None
 
 
+def reachable(url: str) -> bool:
+    """Whether something listens where `url` says."""
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def run_directory() -> Iterator[RunDir]:
     """A private directory for sockets and rendered files, gone afterwards."""
@@ -137,11 +148,13 @@ async def run(
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
-        tasks.create_task(supervise([*deciders, *gateway.beside], services_stop))
+        beside = [gateway.demo] if gateway.demo else []
+        tasks.create_task(supervise([*deciders, *beside], services_stop))
         recorders = tasks.create_task(supervise(_programs(gateway, run_dir, "accesslog"), recorders_stop))
         meanwhile: list[asyncio.Task[None]] = []
         try:
             await _sockets_exist(gateway.config, run_dir, signals)
+            await _demo_listens(gateway, signals)
             program = _envoy(gateway, run_dir, before.following if before else None)
             envoy = tasks.create_task(keep_running(program, envoy_stop, succession.taken))
             await _answers(gateway, admin, signals)
@@ -260,6 +273,15 @@ async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> N
     async with asyncio.timeout(START_TIMEOUT_S):
         while not signals.stop.is_set() and not all(path.exists() for path in paths):
             await asyncio.sleep(0.02)  # a socket file announces itself to nobody
+
+
+async def _demo_listens(gateway: Gateway, signals: Signals) -> None:
+    """Envoy would take a model server that is not there yet for dead, and clients would be told so for a while."""
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while gateway.demo and gateway.config.vllm and not signals.stop.is_set():
+            if reachable(gateway.config.vllm.base_url):
+                return
+            await asyncio.sleep(0.02)
 
 
 async def _answers(gateway: Gateway, admin: Admin, signals: Signals) -> None:

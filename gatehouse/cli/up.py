@@ -8,7 +8,6 @@ import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -25,7 +24,7 @@ from gatehouse.cli.options import (
     print_json,
 )
 from gatehouse.config.model import Config
-from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, run, run_directory
+from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, reachable, run, run_directory
 from gatehouse.proxy.binary import EnvoyRejectsError
 from gatehouse.proxy.handover import CannotReplaceError, place, predecessor
 from gatehouse.run_dir import SERVICES
@@ -63,7 +62,7 @@ def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start)
     problem: str | None = None
     try:
         app_log.configure(loaded.config.logging, "gatehouse")
-        gateway = Gateway(loaded, config, (demo,) if demo else (), start)
+        gateway = Gateway(loaded, config, demo, start)
         asyncio.run(_run(gateway, as_json, replace))
     except* (PortInUseError, CannotReplaceError, EnvoyRejectsError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
@@ -108,7 +107,7 @@ def _facts(gateway: Gateway) -> dict[str, Any]:
 
 
 def _welcome(facts: dict[str, Any], gateway: Gateway) -> None:
-    if gateway.beside:
+    if gateway.demo:
         out.print("No vLLM found: a demo model server answers instead. Set VLLM_BASE_URL to use yours.")
     store = "Redis" if gateway.config.redis.url else "memory of one process (set redis.url to share it)"
     out.print(f"[bold green]Gatehouse is ready[/bold green] at [bold]{facts['url']}[/bold]")
@@ -136,7 +135,7 @@ def _trust(config: Config) -> str:
 
 def _demo(config: Config) -> Program | None:
     """The demo model server, if the configured one does not answer; the services learn of it by the environment."""
-    if not config.vllm or _reachable(config.vllm.base_url):
+    if not config.vllm or reachable(config.vllm.base_url):
         return None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -145,12 +144,3 @@ def _demo(config: Config) -> Program | None:
     model = ("--model", config.vllm.default_model) if config.vllm.default_model else ()
     command = (sys.executable, "-m", "demo_model_server", "--host", "127.0.0.1", "--port", str(port), *model)
     return Program("demo-model-server", command)
-
-
-def _reachable(url: str) -> bool:
-    parts = urlsplit(url)
-    try:
-        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 1).close()
-    except OSError:
-        return False
-    return True
