@@ -19,30 +19,58 @@ function envoy_on_request(handle)
   handle:streamInfo():dynamicMetadata():set(NOTE, "keep_final", llm["include_usage"] == true)
 end
 
--- Inside JSON text a quote is escaped, so `"usage":` and `"choices":` never match within what the model wrote.
-local function shown(event, keep_final)
-  if not string.find(event, '"usage"', 1, true) then return event end
-  if string.find(event, '"choices"%s*:%s*%[%s*%]') and string.find(event, '"usage"%s*:%s*{') then
-    return keep_final and event or ""
+-- Every event passes here, so patterns are matched only at the places that a plain search has found.
+local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
+local COMMA, SPACE = byte(","), byte(" ")
+
+-- Where, from `from` on, a member `"name":` with a value such as `value` stands. Inside JSON text a quote is escaped, so
+-- nothing is found within what the model wrote.
+local function member(event, name, value, from)
+  local start, stop = find(event, name, from, true)
+  while start ~= nil do
+    local _, last = find(event, value, stop + 1)
+    if last ~= nil then return start, last end
+    start, stop = find(event, name, stop + 1, true)
   end
-  for _, value in ipairs({ "%b{}", "null" }) do
-    local usage = '%s*"usage"%s*:%s*' .. value
-    event = string.gsub(event, "," .. usage, "", 1)
-    event = string.gsub(event, "(data:%s*{)" .. usage .. "%s*,?%s*", "%1", 1)
+end
+
+-- `event` without its members `usage` with such a value; the comma before each goes too, or the one after the first.
+local function without(event, value)
+  local start, stop = member(event, '"usage"', value, 1)
+  while start ~= nil do
+    local from, before = stop + 1, start - 1
+    while before > 0 and byte(event, before) <= SPACE do before = before - 1 end
+    if byte(event, before) == COMMA then
+      event, from = sub(event, 1, before - 1) .. sub(event, stop + 1), before
+    elseif find(sub(event, 1, before), "data:%s*{$") then
+      event, from = sub(event, 1, before) .. gsub(sub(event, stop + 1), "^%s*,?%s*", ""), before + 1
+    end
+    start, stop = member(event, '"usage"', value, from)
   end
   return event
+end
+
+local OBJECT, OPENED, NULL, EMPTY = "^%s*:%s*%b{}", "^%s*:%s*{", "^%s*:%s*null", "^%s*:%s*%[%s*%]"
+
+local function shown(event, keep_final)
+  if not find(event, '"usage"', 1, true) then return event end
+  if member(event, '"choices"', EMPTY, 1) and member(event, '"usage"', OPENED, 1) then
+    return keep_final and event or ""
+  end
+  return without(without(event, OBJECT), NULL)
 end
 
 -- The bytes of one chunk as the client sees them, and the beginning of an event whose end has not come yet.
 local function cut(bytes, keep_final)
   local out, from = {}, 1
+  local blank_line = find(bytes, "\r", 1, true) and "\n\r?\n" or "\n\n"
   while true do
-    local _, stop = string.find(bytes, "\r?\n\r?\n", from)
+    local _, stop = find(bytes, blank_line, from)
     if stop == nil then break end
-    out[#out + 1] = shown(string.sub(bytes, from, stop), keep_final)
+    out[#out + 1] = shown(sub(bytes, from, stop), keep_final)
     from = stop + 1
   end
-  return table.concat(out), string.sub(bytes, from)
+  return table.concat(out), sub(bytes, from)
 end
 
 function envoy_on_response(handle)

@@ -134,6 +134,19 @@ def test_what_the_model_wrote_is_never_taken_for_usage(envoy: BareEnvoy, content
     assert seen == event(members) * 2 + DONE
 
 
+def test_usage_is_cut_out_however_often_it_is_there(envoy: BareEnvoy) -> None:
+    choice = '"choices":[{"delta":{"content":"usage"}%s}]'
+    whole = event([USAGE, '"id":"1"', choice % ',"usage":null', '"usage":null', USAGE])
+    assert answer_to(envoy, NOTHING, whole, DONE) == event(['"id":"1"', choice % ""]) + DONE
+
+
+@pytest.mark.parametrize(
+    "line", [b'"usage":{}\n\n', b'data: "usage"\n\n', b'data: ["usage",{}]\n\n', b'data: {"usage":7}\n\n']
+)
+def test_what_is_no_member_of_an_object_is_left_alone(envoy: BareEnvoy, line: bytes) -> None:
+    assert answer_to(envoy, NOTHING, line, DONE) == line + DONE
+
+
 def test_the_final_event_is_dropped_unless_the_client_asked_for_it(envoy: BareEnvoy) -> None:
     pieces = with_usage(3), FINAL, DONE
     assert answer_to(envoy, NOTHING, *pieces) == event(CHUNK) + DONE

@@ -140,7 +140,16 @@ def test_any_text_is_just_a_name(client: httpx.Client, fleet: Fleet) -> None:
     assert {name: ask(client, name).status_code for name in ODD} == dict.fromkeys(ODD, 200)
     assert sum(fleet.asked()) == len(ODD)
     injected = "pair\r\nx-gatehouse-user: root\r\n\r\n"
-    for name in (injected, "pair\n", "pair\0", "pair,gpt-4o", "%DYNAMIC_METADATA(llm:model)%", "null", "1000.0", "x" * 8192):
+    for name in (
+        injected,
+        "pair\n",
+        "pair\0",
+        "pair,gpt-4o",
+        "%DYNAMIC_METADATA(llm:model)%",
+        "null",
+        "1000.0",
+        "x" * 8192,
+    ):
         answer = ask(client, name)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert sum(fleet.asked()) == len(ODD)
