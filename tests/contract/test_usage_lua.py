@@ -141,7 +141,7 @@ def test_usage_is_cut_out_however_often_it_is_there(envoy: BareEnvoy) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b'"usage":{}\n\n', b'data: "usage"\n\n', b'data: ["usage",{}]\n\n', b'data: {"usage":7}\n\n']
+    "line", [b'"usage":{}\n\n', b'data: ["usage"]\n\n', b'data: ["usage",{}]\n\n', b'data: {"usage":7}\n\n']
 )
 def test_what_is_no_member_of_an_object_is_left_alone(envoy: BareEnvoy, line: bytes) -> None:
     assert answer_to(envoy, NOTHING, line, DONE) == line + DONE
