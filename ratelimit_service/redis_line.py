@@ -13,6 +13,10 @@ from redis.asyncio.connection import AbstractConnection, DefaultParser
 
 Reply = Any
 
+_ELSEWHERE = (exceptions.ReadOnlyError, exceptions.ConnectionError)
+"""This server does not decide now: it is a replica, or loading. Who does may be another, and a sentinel, asked when the
+next connection is made, knows by then."""
+
 
 class Line(asyncio.Protocol):
     """`replied` is called with each reply (RESP2) in turn, an error that Redis reports being an exception of redis-py.
@@ -44,6 +48,8 @@ class Line(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:  # False: the next one is not whole yet
                 self._replied(reply)
+                if isinstance(reply, _ELSEWHERE):
+                    self._end(reply)
         except Exception as error:  # this is no Redis, or it answers what nobody has asked
             self._end(error)
 

@@ -176,6 +176,19 @@ async def test_replica_that_cannot_write_is_readonly(store: RedisStore, server: 
         assert await failure(store) == "readonly"
 
 
+async def test_replica_is_left_for_whoever_is_the_master_by_then(store: RedisStore, server: RedisServer) -> None:
+    """A sentinel is asked when a connection is made: on the old one, a master that became a replica stays one."""
+    await store.decide(ask())
+    with redis_server() as other:
+        server.client().replicaof("127.0.0.1", other.port)
+        assert await failure(store) == "readonly"
+        client = server.client()
+        client.replicaof("NO", "ONE")
+        connections = client.info("stats")["total_connections_received"]
+        assert (await store.decide(ask())).allowed
+        assert client.info("stats")["total_connections_received"] == connections + 1
+
+
 async def test_redis_whose_disk_fails_is_readonly(server: RedisServer) -> None:
     url = f"redis://127.0.0.1:{server.port}/0"
     client = redis.Redis.from_url(url)
