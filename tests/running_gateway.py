@@ -73,7 +73,8 @@ class RunningGateway:
         found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and _parent(entry) == self.process.pid:
-                found[_name(_command(entry))] = int(entry.name)
+                if command := _command(entry):  # one that has ended has none
+                    found[_name(command)] = int(entry.name)
         return found
 
     def run_dir(self) -> RunDir:
