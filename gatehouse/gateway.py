@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -142,6 +143,8 @@ async def run(
         meanwhile: list[asyncio.Task[None]] = []
         try:
             await _sockets_exist(gateway.config, run_dir, signals)
+            if gateway.beside and gateway.config.vllm:
+                await _listens(gateway.config.vllm.base_url, signals)
             program = _envoy(gateway, run_dir, before.following if before else None)
             envoy = tasks.create_task(keep_running(program, envoy_stop, succession.taken))
             await _answers(gateway, admin, signals)
@@ -260,6 +263,20 @@ async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> N
     async with asyncio.timeout(START_TIMEOUT_S):
         while not signals.stop.is_set() and not all(path.exists() for path in paths):
             await asyncio.sleep(0.02)  # a socket file announces itself to nobody
+
+
+async def _listens(url: str, signals: Signals) -> None:
+    """A model server that we have started ourselves: Envoy would find it down, and not look again for seconds."""
+    parts = urlsplit(url)
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while not signals.stop.is_set():
+            try:
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
 
 
 async def _answers(gateway: Gateway, admin: Admin, signals: Signals) -> None:
