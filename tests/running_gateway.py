@@ -68,8 +68,9 @@ class RunningGateway:
         """Name -> pid of every process the gateway runs: `authz-0`, `envoy`, …"""
         found = {}
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _parent(entry) == self.process.pid:
-                found[_name(_command(entry))] = int(entry.name)
+            ours = entry.name.isdigit() and _parent(entry) == self.process.pid
+            if ours and (command := _command(entry)):  # one that has ended has none
+                found[_name(command)] = int(entry.name)
         return found
 
     def run_dir(self) -> RunDir:

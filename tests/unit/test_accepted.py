@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, example, given, settings
 
 from gatehouse.config.accepted import accepted, forget_others
 from gatehouse.config.files import Files
 from gatehouse.config.key_table import Keep
+from gatehouse.config.load import Loaded
+from gatehouse.config.model import Config
+from gatehouse.config.source import parse
 from gatehouse.config.whole import load_whole
 from gatehouse.keys.digest import digest_of
+from tests.envoy_configs import CONFIGS, valid_configs
 
 PLAIN = "sk-internal-dev-key-001"
 TEXT = f"""
@@ -102,3 +107,13 @@ def test_files_of_keys_that_nobody_names_any_more_go(tmp_path: Path) -> None:
         made.append(accepted(load_whole(file), copy))
     forget_others(copy, *made[1:])
     assert {path.name for path in tmp_path.glob("keys-*")} == {each.keys.name for each in made[1:] if each.keys}
+
+
+@given(valid_configs)
+@example(CONFIGS["long"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+def test_whatever_is_valid_comes_back_as_it_was(tmp_path: Path, config: Config) -> None:
+    """Names that look like numbers, dates or YAML itself included."""
+    written, copy = config.model_dump(mode="json", exclude_unset=True), tmp_path / "gatehouse.yaml"
+    accepted(Loaded(config, (), None, b"", written, None), copy).publish(copy)
+    assert parse(copy.read_bytes(), "copy").data == {**written, "key_files": list(config.key_files)}
