@@ -33,7 +33,7 @@ install: $(VENV)/.run
 run: $(VENV)/.run  ## start the gateway; with no vLLM at hand a demo model server answers
 	@exec $(BIN)/gatehouse up -c $(CONFIG) --or-demo
 
-# Tests start a thousand processes: each would compile its modules anew where Python is told to keep no bytecode.
+# Tests start hundreds of processes: each would compile its modules anew where Python is told to keep no bytecode.
 test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(VENV)/.dev  ## run every test that fits in a few minutes, two at a time; faults are timed, so by themselves

@@ -24,7 +24,7 @@ def config(backend: FakeVllm, redis: RedisServer, on_failure: str) -> dict[str, 
         "vllm": {"base_url": f"{backend.url}/v1", "default_model": "m"},
         "api_keys": {KEY: {"user_id": "u", "tier": "t"}},
         "rate_limits": {"t": {"requests_per_hour": 20}},
-        "redis": {"url": redis.url, "on_failure": on_failure},
+        "redis": {"url": redis.url, "on_failure": on_failure, "timeout_ms": 100},  # while Redis runs, it is asked
     }
 
 

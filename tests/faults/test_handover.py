@@ -135,7 +135,7 @@ def hand_over(backend: FakeVllm, directory: Path, streams: int, event_delay_s: f
 
 
 def test_f25_streams_go_on_while_another_gateway_takes_over(backend: FakeVllm, tmp_path: Path) -> None:
-    hand_over(backend, tmp_path, 100, 0.15)
+    hand_over(backend, tmp_path, 100, 0.2)
 
 
 @pytest.mark.slow
