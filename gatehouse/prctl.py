@@ -15,6 +15,6 @@ def die_with_parent() -> None:
     _prctl(_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def adopt_orphans() -> None:
-    """Be the parent of every descendant whose own parent has ended, from now on."""
-    _prctl(_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(adopt: bool = True) -> None:
+    """Be the parent of every descendant whose own parent has ended, from now on, or no longer."""
+    _prctl(_SET_CHILD_SUBREAPER, int(adopt))

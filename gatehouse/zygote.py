@@ -110,6 +110,7 @@ class _Zygote:
             self._socket.close()
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+            prctl.adopt_orphans(False)
 
 
 def _keep_shared() -> None:

@@ -1,5 +1,6 @@
 """Workers are copies of a zygote: each a child of the supervisor, with a life and a death of its own."""
 
+import ctypes
 import json
 import os
 import signal
@@ -143,6 +144,15 @@ def test_where_processes_can_not_be_watched_they_are_executed(monkeypatch: pytes
     monkeypatch.setattr(os, "pidfd_open", forbidden)
     with copying([]) as start:
         assert start is executed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+def test_afterwards_this_process_adopts_no_orphans_any_more() -> None:
+    with copying([]):
+        pass
+    adopts = ctypes.c_int(-1)
+    ctypes.CDLL(None).prctl(37, ctypes.byref(adopts))  # PR_GET_CHILD_SUBREAPER
+    assert adopts.value == 0
 
 
 def test_sigterm_ends_all_and_leaves_nobody(house: House) -> None:
