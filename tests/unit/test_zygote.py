@@ -18,7 +18,7 @@ from gatehouse.zygote import copying
 
 ROOT = Path(__file__).parents[2]
 SUPERVISOR = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from gatehouse.supervise import Program, supervise
 from gatehouse.zygote import copying
 
@@ -30,6 +30,7 @@ async def main(start):
     asyncio.get_running_loop().add_signal_handler(15, stop.set)
     await supervise(programs, stop)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background without it
 with copying(["json"]) as start:
     asyncio.run(main(start))
 """
