@@ -76,7 +76,7 @@ class Setup:
 
     def counted(self) -> tuple[int, int]:
         """Prompt and generated tokens by vLLM's own counters, once nothing runs there."""
-        until(lambda: self.vllm.metrics()["vllm:num_requests_running"] == 0, "vLLM still runs a request")
+        until(lambda: self.vllm.metrics()["vllm:num_requests_running"] == 0, 30, "vLLM's last request to end")
         metrics = self.vllm.metrics()
         return int(metrics["vllm:prompt_tokens_total"]), int(metrics["vllm:generation_tokens_total"])
 
@@ -86,7 +86,7 @@ class Setup:
 
     def logged(self, records: int) -> tuple[int, int]:
         """Prompt and generated tokens of the request log, once it holds so many records."""
-        until(lambda: len(self.records()) >= records, "a request was never logged")
+        until(lambda: len(self.records()) >= records, 30, "the record of every request")
         found = self.records()
         assert len(found) == records
         return sum(r["prompt_tokens"] for r in found), sum(r["completion_tokens"] for r in found)
