@@ -277,10 +277,10 @@ async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> N
 
 async def _demo_listens(gateway: Gateway, signals: Signals) -> None:
     """Envoy would take a model server that is not there yet for dead, and clients would be told so for a while."""
+    if gateway.demo is None or gateway.config.vllm is None:
+        return
     async with asyncio.timeout(START_TIMEOUT_S):
-        while gateway.demo and gateway.config.vllm and not signals.stop.is_set():
-            if reachable(gateway.config.vllm.base_url):
-                return
+        while not signals.stop.is_set() and not reachable(gateway.config.vllm.base_url):
             await asyncio.sleep(0.02)
 
 
