@@ -23,7 +23,7 @@ from gatehouse.envoy.access_log import FILE_NAME
 from gatehouse.following import Following, Target, started
 from gatehouse.proxy import generation
 from gatehouse.proxy.admin import Admin
-from gatehouse.proxy.binary import envoy_path
+from gatehouse.proxy.binary import environment, envoy_path
 from gatehouse.proxy.drain import drain, finish
 from gatehouse.proxy.generation import Generation
 from gatehouse.proxy.handover import Predecessor, Succession, place
@@ -253,7 +253,8 @@ def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> P
     command += ["--log-path", str(Path(logging.dir) / "envoy.log"), "--log-level", _envoy_level(logging.level)]
     command += ["--component-log-level", "misc:error", "--file-flush-interval-msec", "1000"]
     first = (*command, *generation.first(run_dir.base_id))
-    return Program("envoy", (*command, *following.arguments) if following else first, again=first)
+    start = partial(executed, environment=environment())
+    return Program("envoy", (*command, *following.arguments) if following else first, again=first, start=start)
 
 
 def _envoy_level(level: str) -> str:

@@ -7,7 +7,7 @@ leaves nothing running.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -34,9 +34,14 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-async def executed(command: Sequence[str]) -> Process:
-    """In a process group of its own: Ctrl-C on a terminal is for the supervisor, which stops things in order."""
-    return await asyncio.create_subprocess_exec(*command, preexec_fn=prctl.die_with_parent, process_group=0)
+async def executed(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+    """In a process group of its own: Ctrl-C on a terminal is for the supervisor, which stops things in order.
+
+    `environment` is this process's unless said.
+    """
+    return await asyncio.create_subprocess_exec(
+        *command, preexec_fn=prctl.die_with_parent, process_group=0, env=environment
+    )
 
 
 Start = Callable[[Sequence[str]], Awaitable[Process]]

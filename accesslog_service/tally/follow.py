@@ -54,7 +54,10 @@ class Follower:
             pass
 
     def read_on(self) -> bool:
-        """Read the next chunk; False when there was nothing to read. Raises `sqlite3.Error` and `OSError`."""
+        """Read on in each file; whether a chunk was full, so that there is more.
+
+        Raises `sqlite3.Error` and `OSError`.
+        """
         if not self._opened:
             self._book.open()
             self._opened = True
@@ -94,7 +97,7 @@ class Follower:
         return found
 
     def _read(self, book: sqlite3.Connection, unread: Unread, now: float) -> bool:
-        """Whether there was a whole line. A file that is not the one that was read, or is shorter, is counted anew."""
+        """Whether the chunk was full. A file that is not the one that was read, or is shorter, is counted anew."""
         with unread.path.open("rb") as file:
             file.seek(unread.position)
             chunk = file.read(CHUNK_BYTES)
@@ -110,4 +113,4 @@ class Follower:
         book.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, unread.inode, unread.position + end))
         if sums.unread:
             log.warning("%s: %d lines are no records, and were not counted", name, sums.unread)
-        return True
+        return len(chunk) == CHUNK_BYTES

@@ -3,10 +3,12 @@
 from gatehouse.config.model import Backend, Config
 from gatehouse.envoy import names
 from gatehouse.envoy.endpoints import assignment, encrypted, endpoint, options, tls
-from gatehouse.envoy.message import Message
+from gatehouse.envoy.message import Message, extension, seconds
 from gatehouse.run_dir import SERVICES, RunDir, first_rank, workers
 
 _RANKED = ("authz", "ratelimit")
+AUTHZ_TRY_TIMEOUT_S = 0.1
+"""A worker that hangs leaves the time for another (`gatehouse.envoy.filters.AUTHZ_TIMEOUT_S`)."""
 _MOST = 4096
 """Requests at a time. Envoy's defaults (1,024 requests, 3 retries) are for small services."""
 
@@ -30,12 +32,37 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
         "connect_timeout": "0.25s",
         "lb_policy": "ROUND_ROBIN" if name == "accesslog" else "LEAST_REQUEST",
         "load_assignment": {"cluster_name": name, "endpoints": _ranks(sockets, first)},
-        **options(explicit_http_config=protocol),
+        **options(explicit_http_config=protocol, **_retries(name)),
         "circuit_breakers": _breakers(),
         "outlier_detection": _ejection(1 if name == "accesslog" else 5),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         **({"health_checks": [_grpc_check()]} if grpc else {}),
     }
+
+
+def _retries(name: str) -> Message:
+    """When a call is made again, of a host and a rank of hosts that was not asked yet.
+
+    A check is safe to repeat; a decision on limits is only where it was not begun.
+    """
+    if name not in _RANKED:
+        return {}
+    host = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    rank = "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+    elsewhere = {
+        "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", host)],
+        "retry_priority": extension("envoy.retry_priorities.previous_priorities", rank, update_frequency=1),
+        "host_selection_retry_max_attempts": 3,
+    }
+    if name == "ratelimit":
+        return {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2, **elsewhere}}
+    every = {
+        "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
+        "num_retries": 3,
+        "per_try_timeout": seconds(AUTHZ_TRY_TIMEOUT_S),
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+    }
+    return {"retry_policy": {**every, **elsewhere}}
 
 
 def _ranks(sockets: list[str], first: int) -> list[Message]:

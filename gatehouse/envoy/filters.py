@@ -20,18 +20,8 @@ from gatehouse.envoy import model_access, model_lookup, names, usage
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
-AUTHZ_TRY_TIMEOUT_S = 0.1
+"""All tries together; one may take half of it (`gatehouse.envoy.clusters`)."""
 LIMITS_TIMEOUT_S = 0.3
-
-_OTHER_RANK = extension(
-    "envoy.retry_priorities.previous_priorities",
-    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-    update_frequency=1,
-)
-_OTHER_HOST = extension(
-    "envoy.retry_host_predicates.previous_hosts",
-    "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
-)
 
 
 def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
@@ -62,18 +52,6 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
     ]
 
 
-def other_host_retry(retry_on: str, tries: int, **fields: object) -> Message:
-    """A retry policy that prefers a host, and a rank of hosts, that was not tried yet."""
-    return {
-        "retry_on": retry_on,
-        "num_retries": tries,
-        "retry_host_predicate": [_OTHER_HOST],
-        "retry_priority": _OTHER_RANK,
-        "host_selection_retry_max_attempts": 3,
-        **fields,
-    }
-
-
 def _client_ip() -> Message:
     """A check says whose connection it is, which behind a proxy is the proxy's; so it is told who the client is."""
     told = header(names.CLIENT_IP_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")
@@ -85,18 +63,11 @@ def _client_ip() -> Message:
 
 
 def _authz() -> Message:
-    # Envoy takes max_interval of the back-off as the time-out of each try.
-    back_off = {"base_interval": "0.005s", "max_interval": seconds(AUTHZ_TRY_TIMEOUT_S)}
-    retry = other_host_retry("connect-failure,refused-stream,reset,unavailable,cancelled", 3, retry_back_off=back_off)
     return extension(
         names.AUTHZ,
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
         transport_api_version="V3",
-        grpc_service={
-            "envoy_grpc": {"cluster_name": "authz"},
-            "timeout": seconds(AUTHZ_TIMEOUT_S),
-            "retry_policy": retry,
-        },
+        grpc_service={**_called("authz"), "timeout": seconds(AUTHZ_TIMEOUT_S)},
         failure_mode_allow=False,
         status_on_error={"code": "ServiceUnavailable"},
         allowed_headers={
@@ -151,16 +122,21 @@ def _limits() -> Message:
         _header_entry("request_id", "x-request-id"),
         _header_entry("body_bytes", "content-length"),
     ]
-    service = {"envoy_grpc": {"cluster_name": "ratelimit"}, "retry_policy": other_host_retry("connect-failure", 2)}
     return extension(
         names.LIMITS,
         "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
         domain=names.DOMAIN,
         timeout=seconds(LIMITS_TIMEOUT_S),
         failure_mode_deny=False,
-        rate_limit_service={"grpc_service": service, "transport_api_version": "V3"},
+        rate_limit_service={"grpc_service": _called("ratelimit"), "transport_api_version": "V3"},
         rate_limits=[{"actions": actions}],
     )
+
+
+def _called(service: str) -> Message:
+    """A sidecar, called. For each request Envoy compares this message with all that it was configured with, field by
+    field, to find its client: so it is short, and when a call is repeated stands in the cluster."""
+    return {"envoy_grpc": {"cluster_name": service, "skip_envoy_headers": True}}
 
 
 def _metadata_entry(key: str, namespace: str, field: str) -> Message:
