@@ -4,6 +4,9 @@ That process, the zygote, is itself forked from the supervisor before it has thr
 that the worker is an orphan at once and the supervisor, as a subreaper, its parent: whoever kills the zygote kills no
 worker, and costs memory only, since from then on workers are executed. A worker is what `python -m` would run, down to
 its `__main__` module, its arguments, environment and title.
+
+Once no copy was wanted for a while it ends: each of them has written to pages of its own by then, and what they left
+behind is kept by nobody else. Workers that have to be started again later are executed.
 """
 
 import asyncio
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 TITLE = "gatehouse: zygote"
 PATIENCE_S = 30.0
 """How long the zygote may take for a copy; its first one waits until everything is loaded."""
+LINGERS_S = 30.0
+"""How long it waits for another copy to be wanted."""
 _LONGEST = 1024 * 1024
 _ADOPTED_POLL_S = 0.0005
 
@@ -68,6 +73,7 @@ class _Zygote:
     def __init__(self, modules: Sequence[str]) -> None:
         self._one_by_one = asyncio.Lock()
         self._ended = False
+        self._lingers: asyncio.TimerHandle | None = None
         self._socket, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         prctl.adopt_orphans()
         supervisor = os.getpid()
@@ -83,9 +89,12 @@ class _Zygote:
         """A copy that runs `command`: `(sys.executable, "-m", MODULE, …)`."""
         async with self._one_by_one:
             if not self._ended:
+                self._stay()
                 try:
                     async with asyncio.timeout(PATIENCE_S):
-                        return Child(await self._copy(command))
+                        child = Child(await self._copy(command))
+                    self._lingers = asyncio.get_running_loop().call_later(LINGERS_S, self.end)
+                    return child
                 except (OSError, EOFError, TimeoutError) as error:
                     reason = str(error) or type(error).__name__
                     log.warning("workers share no memory from now on, their zygote is gone: %s", reason)
@@ -94,6 +103,10 @@ class _Zygote:
                     self.end()  # or its answer would be taken for the next one's
                     raise
         return await executed(command)
+
+    def _stay(self) -> None:
+        if self._lingers:
+            self._lingers.cancel()
 
     async def _copy(self, command: Sequence[str]) -> int:
         loop = asyncio.get_running_loop()

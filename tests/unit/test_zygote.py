@@ -19,8 +19,10 @@ from gatehouse.zygote import copying
 ROOT = Path(__file__).parents[2]
 SUPERVISOR = """
 import asyncio, os, signal, sys
+from gatehouse import zygote
 from gatehouse.supervise import Program, supervise
-from gatehouse.zygote import copying
+
+zygote.LINGERS_S = float(os.environ["LINGERS_S"])
 
 async def main(start):
     os.environ["SINCE"] = "the fork"
@@ -31,7 +33,7 @@ async def main(start):
     await supervise(programs, stop)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background without it
-with copying(["json"]) as start:
+with zygote.copying(["json"]) as start:
     asyncio.run(main(start))
 """
 WORKER = """
@@ -55,14 +57,14 @@ signal.pause()
 class House:
     """A supervisor of two workers, and what those wrote of themselves."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, lingers_s: float = 60) -> None:
         (directory / "a_worker.py").write_text(WORKER)
         self._facts, self._log = directory / "facts", directory / "log"
         path = os.pathsep.join([str(directory), str(ROOT)])
         with self._log.open("wb") as log, self._log.open("rb") as given:
             self.supervisor = subprocess.Popen(
                 [sys.executable, "-c", SUPERVISOR, "a_worker", str(self._facts), *arguments],
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "LINGERS_S": str(lingers_s)},
                 stderr=log,
                 pass_fds=[given.fileno()],
             )
@@ -76,8 +78,11 @@ class House:
         return self._log.read_text()
 
     def zygote(self) -> int:
+        return self.zygotes()[0]
+
+    def zygotes(self) -> list[int]:
         children = Path(f"/proc/{self.supervisor.pid}/task/{self.supervisor.pid}/children").read_text().split()
-        return next(int(pid) for pid in children if "zygote" in Path(f"/proc/{pid}/cmdline").read_text())
+        return [int(pid) for pid in children if "zygote" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def until(condition: Callable[[], bool], within_s: float = 20) -> None:
@@ -154,6 +159,20 @@ def test_afterwards_this_process_adopts_no_orphans_any_more() -> None:
     adopts = ctypes.c_int(-1)
     ctypes.CDLL(None).prctl(37, ctypes.byref(adopts))  # PR_GET_CHILD_SUBREAPER
     assert adopts.value == 0
+
+
+def test_once_no_copy_is_wanted_for_a_while_it_ends_and_workers_are_executed(tmp_path: Path) -> None:
+    house = House(tmp_path, lingers_s=0.5)
+    first, second = house.facts(2)
+    until(lambda: not house.zygotes())
+    assert alive(first["pid"])
+    assert alive(second["pid"])
+    os.kill(first["pid"], signal.SIGKILL)
+    third = house.facts(3)[2]
+    assert third["arguments"] == first["arguments"]
+    house.supervisor.terminate()
+    assert house.supervisor.wait(10) == 0
+    assert "warning" not in house.said().lower()
 
 
 def test_sigterm_ends_all_and_leaves_nobody(house: House) -> None:
