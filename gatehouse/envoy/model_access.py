@@ -1,8 +1,8 @@
 """May this caller use this model? Decided by Envoy's RBAC filter from what authz_service said of the caller.
 
 authz_service answers before a body is read, with what key, user, team and tier together allow: `models`, a list of
-names (or `*`, for all), and `expressions`, of which every one must be found in the name; the body names the model. The
-condition is CEL, written as a syntax tree because Envoy does not parse its text form. A missing or broken part denies.
+names (or `*`, for all), and `expressions`, of which every one must be found in the name; the body names the model. What
+is not `*` is CEL, written as a syntax tree because Envoy does not parse its text form. A missing or broken part denies.
 
 Looking into a list costs next to nothing, also into one of 500 names; a regular expression is compiled for each
 request, and may have 100 instructions. So authz_service gives expressions only where no list would do.
@@ -54,12 +54,6 @@ def _listed(tree: _Tree, name: Message) -> Message:
     return tree.call("@in", name, tree.metadata(names.AUTHZ, "models"))
 
 
-def _everything(tree: _Tree) -> Message:
-    """`"*" in models && model != ""`: where no body was read, and so no model is named, this fails too."""
-    named = tree.call("_!=_", tree.metadata(names.LLM, "model"), tree.text(""))
-    return tree.call("_&&_", _listed(tree, tree.text(EVERYTHING)), named)
-
-
 def _expressed(tree: _Tree, level: int) -> Message:
     """`model.matches(expressions[0]) && (size(expressions) <= 1 || model.matches(expressions[1]) && …)`"""
     expression = tree.call("_[_]", tree.metadata(names.AUTHZ, "expressions"), tree.number(level))
@@ -72,19 +66,37 @@ def _expressed(tree: _Tree, level: int) -> Message:
 
 
 def _rules(expression: Message) -> Message:
-    condition = {
+    """A caller with all models is told by a comparison, which takes a tenth of what any expression does."""
+    cel = {
         "input": extension("cel", "xds.type.matcher.v3.HttpAttributesCelMatchInput"),
         "custom_match": extension(
             "cel", "xds.type.matcher.v3.CelMatcher", expr_match={"cel_expr_parsed": {"expr": expression}}
         ),
     }
-    allow = {"predicate": {"single_predicate": condition}, "on_match": {"action": _action("allowed", "ALLOW")}}
+    either = [_everything(), {"single_predicate": cel}]
+    allow = [{"predicate": each, "on_match": {"action": _action("allowed", "ALLOW")}} for each in either]
     return {
         "matcher": {
-            "matcher_list": {"matchers": [allow]},
+            "matcher_list": {"matchers": allow},
             "on_no_match": {"action": _action("model_not_allowed", "DENY")},
         }
     }
+
+
+def _everything() -> Message:
+    """`*` is listed, and there is a name: where no body was read, and so no model is named, this fails too."""
+    every = {"list_match": {"one_of": {"string_match": {"exact": EVERYTHING}}}}
+    named = {"string_match": {"safe_regex": {"regex": "(?s).+"}}}
+    both = [_compared(names.AUTHZ, "models", every), _compared(names.LLM, "model", named)]
+    return {"and_matcher": {"predicate": both}}
+
+
+def _compared(namespace: str, key: str, value: Message) -> Message:
+    kind = "envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput"
+    shown = extension("envoy.matching.inputs.dynamic_metadata", kind, filter=namespace, path=[{"key": key}])
+    matcher = "envoy.extensions.matching.input_matchers.metadata.v3.Metadata"
+    match = extension("envoy.matching.matchers.metadata_matcher", matcher, value=value)
+    return {"single_predicate": {"input": shown, "custom_match": match}}
 
 
 def _action(name: str, action: str) -> Message:
@@ -94,7 +106,7 @@ def _action(name: str, action: str) -> Message:
 def by_requested_name() -> Message:
     """The filter: the caller may use the model that the body names."""
     tree = _Tree()
-    listed = tree.call("_||_", _listed(tree, tree.metadata(names.LLM, "model")), _everything(tree))
+    listed = _listed(tree, tree.metadata(names.LLM, "model"))
     return extension(names.MODEL_ACCESS, _RBAC, **_rules(tree.call("_||_", listed, _expressed(tree, 0))))
 
 
@@ -106,4 +118,4 @@ def unrestricted() -> Message:
 def by_name(model: str) -> Message:
     """A route's own rule: the caller may use `model`, which the configuration names. Such names are always listed."""
     tree = _Tree()
-    return typed(_RBAC_PER_ROUTE, rbac=_rules(tree.call("_||_", _listed(tree, tree.text(model)), _everything(tree))))
+    return typed(_RBAC_PER_ROUTE, rbac=_rules(_listed(tree, tree.text(model))))

@@ -34,7 +34,7 @@ class EnvoyTooOldError(EnvoyRejectsError):
 
 def environment() -> dict[str, str]:
     """What Envoy runs in. Its allocator, tcmalloc, keeps free memory by CPU where it has restartable sequences (rseq(2))
-    to itself; where glibc has taken them first, it asks shared lists again and again, for some 5 % of Envoy's CPU.
+    to itself. Where glibc has taken them first, it asks shared lists instead, for some 5 % of Envoy's CPU.
 
     https://github.com/google/tcmalloc/blob/master/docs/rseq.md
     """
