@@ -33,8 +33,8 @@ class EnvoyTooOldError(EnvoyRejectsError):
 
 
 def environment() -> dict[str, str]:
-    """What Envoy runs in. Its allocator, tcmalloc, keeps free memory by CPU where it has restartable sequences (rseq(2))
-    to itself. Where glibc has taken them first, it asks shared lists instead, for some 5 % of Envoy's CPU.
+    """What Envoy runs in. Its allocator, tcmalloc, keeps free memory by CPU where it has restartable sequences
+    (rseq(2)) to itself. Where glibc has taken them first, it asks shared lists instead, for some 5 % of Envoy's CPU.
 
     https://github.com/google/tcmalloc/blob/master/docs/rseq.md
     """
