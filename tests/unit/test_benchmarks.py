@@ -1,10 +1,14 @@
 """What the benchmark says of its rows, without running anything."""
 
 import math
+from pathlib import Path
+
+import pytest
 
 from benchmarks.field import Row
 from benchmarks.report import markdown
 from benchmarks.targets import Medians, verdicts
+from gatehouse.proxy.binary import envoy_path
 
 
 def row(contender: str, setting: str, **values: float) -> Row:
@@ -36,3 +40,16 @@ def test_the_report_names_who_is_absent_and_what_has_no_figure() -> None:
     assert "* without smg: there is no wheel" in text
     assert "| Portkey | c=256 | 0 | – |" in text
     assert "| Gatehouse | c=16 | 1,000 (900–5,000) |" in text
+
+
+def test_functions_of_envoy_have_names_though_its_binary_has_no_symbols() -> None:
+    pytest.importorskip("elftools", reason="a part of the benchmarks: make bench")
+    from benchmarks.envoy_stacks import Names
+
+    binary = Path(envoy_path())
+    names = Names(binary)
+    assert names.of(0) is None, "there is no code at the beginning of the file"
+    size = binary.stat().st_size
+    found = {names.of(offset) or "" for offset in range(0, size, size // 100_000)}
+    assert any(name.startswith("Envoy::Router::") for name in found)
+    assert all("#" in name or name.startswith("0x") for name in found if name)
