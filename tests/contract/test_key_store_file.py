@@ -166,8 +166,14 @@ async def test_uses_that_cannot_be_read_are_noted_anew(store: FileKeyStore, path
     assert await store.last_used() == {"key00001": 1.0}
 
 
-async def test_100_000_keys_are_loaded_in_time(store: FileKeyStore) -> None:
-    await store.put(many())
-    began = time.monotonic()
-    assert len(await store.all()) == 100_000
-    assert time.monotonic() - began < 2.5
+async def test_100_000_keys_are_loaded_and_cost_no_more_each_than_10_000(store: FileKeyStore) -> None:
+    """How long that is stands in docs/benchmarks.md: machines differ."""
+    keys = many()
+    spent = []
+    for count in (10_000, 100_000):
+        await store.put(keys[:count])
+        began = time.process_time()
+        assert len(await store.all()) == count
+        spent.append(time.process_time() - began)
+    few, all_of_them = spent
+    assert all_of_them < 10 * few * 2
