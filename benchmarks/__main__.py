@@ -49,6 +49,7 @@ def main() -> int:
         for name in options.measure or MEASURES:
             for row in _measured(name, field, effort):
                 rows.append(row)
+            _note(rows, absent, options.out)
     signal.alarm(0)
     _write(rows, absent, effort, options.out)
     return 0
@@ -58,7 +59,7 @@ def _measured(name: str, field: Field, effort: Effort) -> Iterator[Row]:
     """What a measure finds until something breaks: the others are worth having all the same."""
     try:
         yield from MEASURES[name](field, effort)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:
         say(f"{name} ended early: {error}")
 
 
@@ -72,10 +73,15 @@ def _be_done_in(seconds: int) -> None:
     signal.alarm(seconds)
 
 
-def _write(rows: Sequence[Row], absent: dict[str, str], effort: Effort, folder: Path) -> None:
+def _note(rows: Sequence[Row], absent: dict[str, str], folder: Path) -> None:
+    """Every row so far: whatever happens next, they are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {"machine": report.machine(), "absent": absent, "rows": [asdict(row) for row in rows]}
     (folder / "results.json").write_text(json.dumps(found, indent=1))
+
+
+def _write(rows: Sequence[Row], absent: dict[str, str], effort: Effort, folder: Path) -> None:
+    _note(rows, absent, folder)
     text = report.markdown(rows, verdicts(rows, effort.keys, effort.models), absent)
     (folder / "results.md").write_text(text)
     try:
@@ -88,7 +94,7 @@ def _write(rows: Sequence[Row], absent: dict[str, str], effort: Effort, folder: 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Gatehouse beside its peers.")
-    parser.add_argument("--full", action="store_true", help="an hour at most, instead of ten minutes")
+    parser.add_argument("--full", action="store_true", help="forty minutes, instead of ten")
     parser.add_argument("--only", nargs="*", default=[], choices=list(BY_NAME), metavar="NAME", help=", ".join(BY_NAME))
     parser.add_argument(
         "--measure", nargs="*", default=[], choices=list(MEASURES), metavar="NAME", help=", ".join(MEASURES)

@@ -40,7 +40,7 @@ class Effort:
     limit_s: int = 570
 
 
-FULL = Effort(rounds=7, seconds=5.0, streams=(1, 100, 300, 1000), open_streams=(1000, 5000), limit_s=3600)
+FULL = Effort(rounds=5, seconds=3.0, streams=(1, 100, 300, 1000), open_streams=(1000, 5000), limit_s=3600)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ from benchmarks.contenders.contender import Running
 from benchmarks.machine import LOAD_CPUS, NotInstalledError
 
 
+_AFTERWARDS_S = 30
+"""What is under way at the end may take so long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What the connections saw. `rate` counts answers with status 200 alone; latencies are theirs, in milliseconds."""
@@ -34,7 +38,7 @@ def h2load() -> str:
 
 
 def load(contender: Running, connections: int, seconds: float, body: bytes = BODY) -> Load:
-    """So many connections for so long. Raises `RuntimeError` when nothing at all is answered."""
+    """So many connections for so long. Raises `RuntimeError` when nothing at all is answered, or no end is found."""
     with tempfile.TemporaryDirectory(prefix="gh-load-") as folder:
         data, log = Path(folder) / "body", Path(folder) / "log"
         data.write_bytes(body)
@@ -47,8 +51,10 @@ def load(contender: Running, connections: int, seconds: float, body: bytes = BOD
         ]
         for header in ({**HEADERS, **contender.headers}).items():
             command += ["--header", ": ".join(header)]
-        limit_s = seconds + 60
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + _AFTERWARDS_S)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{contender.name} keeps its connections busy {_AFTERWARDS_S} s after the end") from None
         lines = [line.split("\t") for line in log.read_text().splitlines()] if log.exists() else []
     if not lines:
         raise RuntimeError(f"{contender.name} answered nothing: {_last_line(done.stderr)}")
