@@ -13,7 +13,6 @@ from benchmarks.clients.request import BODY, HEADERS, PATH
 from benchmarks.contenders.contender import Running
 from benchmarks.machine import LOAD_CPUS, NotInstalledError
 
-
 _AFTERWARDS_S = 30
 """What is under way at the end may take so long."""
 
