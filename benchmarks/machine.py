@@ -20,6 +20,9 @@ LOAD_CPUS = CPUS[2:] or CPUS
 """Load and upstream. On a machine with two CPUs they share them with the contender, whichever it is."""
 
 START_TIMEOUT_S = 180
+_LOOK_S = 0.2
+_QUIET = 0.15
+"""Of all CPUs: eight gateways that do nothing still look at their health."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -117,6 +120,26 @@ def cpu_s(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     return 0.0
+
+
+def calm(within_s: float = 30.0) -> bool:
+    """Wait until nobody uses the machine; whether that came to be.
+
+    Who was asked too much goes on answering clients that are long gone, at the cost of who is measured next.
+    """
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        before = _busy_s()
+        time.sleep(_LOOK_S)
+        if _busy_s() - before < _QUIET * _LOOK_S * len(CPUS):
+            return True
+    return False
+
+
+def _busy_s() -> float:
+    """CPU seconds that this machine has spent on anything (proc(5), /proc/stat)."""
+    user, nice, system, _idle, _iowait, interrupts, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + interrupts + soft) / _TICKS_PER_S
 
 
 def pss_mib(pid: int) -> float:

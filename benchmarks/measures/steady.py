@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from benchmarks.clients.closed import load
 from benchmarks.clients.paced import paced
 from benchmarks.field import Effort, Field, Row, say
+from benchmarks.machine import calm
 
 MEASURE = "steady"
 _HEADROOM = 1.2
@@ -16,6 +17,7 @@ def measure(field: Field, effort: Effort) -> Iterator[Row]:
     for number in range(effort.rounds):
         say(f"{MEASURE}: round {number + 1} of {effort.rounds}")
         for contender in able:
+            calm()
             seen = paced(contender, effort.rate, 2 * effort.seconds)
             values = {"p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "p99_ms": seen.p99_ms}
             answered = {"failed": 1 - seen.answered / max(1, seen.asked)}

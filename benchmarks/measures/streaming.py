@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from benchmarks.clients.streams import streams
 from benchmarks.field import Effort, Field, Row, say
+from benchmarks.machine import calm
 
 MEASURE = "streaming"
 _INTERVAL_MS = {1: 20, 100: 50}
@@ -18,6 +19,7 @@ def measure(field: Field, effort: Effort) -> Iterator[Row]:
         events = max(10, int(effort.seconds * 1000 / interval_ms))
         for number in range(1 if count > 100 else 2):
             for contender in field.contenders:
+                calm()
                 before = contender.cpu_s()
                 seen = streams(contender, count, events, interval_ms)
                 used = sum(contender.cpu_s().values()) - sum(before.values())

@@ -6,6 +6,7 @@ from benchmarks.clients.closed import load
 from benchmarks.clients.request import BODY
 from benchmarks.contenders import Running
 from benchmarks.field import Effort, Field, Row, say
+from benchmarks.machine import calm
 
 MEASURE = "throughput"
 
@@ -27,6 +28,7 @@ def rounds(measure: str, contenders: Sequence[Running], effort: Effort, connecti
 
 def turn(contender: Running, connections: int, seconds: float, body: bytes = BODY) -> dict[str, float]:
     """One turn's figures; `cpu_us:ROLE` is a role's CPU time for each request, `failed` the share without a 200."""
+    calm()
     before = contender.cpu_s()
     try:
         seen = load(contender, connections, seconds, body)

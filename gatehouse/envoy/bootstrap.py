@@ -7,6 +7,9 @@ from gatehouse.envoy.listener import listener
 from gatehouse.envoy.message import Message
 from gatehouse.run_dir import RunDir
 
+_GIVE_BACK: Message = {"bytes_to_release": 16 * 1024 * 1024, "memory_release_interval": "1s"}
+"""Of memory that is free again after a burst, so much goes back to the system, each second."""
+
 
 def bootstrap(
     config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message, secrets: Message
@@ -20,6 +23,7 @@ def bootstrap(
             "clusters": [*sidecars(config, run_dir), *receiver(config)],
         },
         "overload_manager": overload.manager(config.server),
+        "memory_allocator_manager": _GIVE_BACK,
         "layered_runtime": {"layers": [{"name": "static", "static_layer": _runtime(config)}]},
     }
 
