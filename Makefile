@@ -101,7 +101,7 @@ $(VENV)/.bench: $(VENV)/.dev
 bench: $(VENV)/.bench  ## Gatehouse beside its peers, in ten minutes (docs/benchmarks.md); peers are installed the first time
 	$(BIN)/python -m benchmarks
 
-bench-full: $(VENV)/.bench  ## the same with more rounds, streams and sizes, in forty minutes
+bench-full: $(VENV)/.bench  ## the same with more rounds, streams and sizes, in an hour at most
 	$(BIN)/python -m benchmarks --full
 
 bench-parts: $(VENV)/.dev  ## the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver, one core each

@@ -94,7 +94,7 @@ def _write(rows: Sequence[Row], absent: dict[str, str], effort: Effort, folder: 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Gatehouse beside its peers.")
-    parser.add_argument("--full", action="store_true", help="forty minutes, instead of ten")
+    parser.add_argument("--full", action="store_true", help="an hour at most, instead of ten minutes")
     parser.add_argument("--only", nargs="*", default=[], choices=list(BY_NAME), metavar="NAME", help=", ".join(BY_NAME))
     parser.add_argument(
         "--measure", nargs="*", default=[], choices=list(MEASURES), metavar="NAME", help=", ".join(MEASURES)

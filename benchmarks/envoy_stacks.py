@@ -13,6 +13,7 @@ Others are named by their address. Needs Linux on x86-64, `perf` with leave to w
 
 import argparse
 import bisect
+import shutil
 import struct
 import subprocess
 import sys
@@ -127,6 +128,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--floor", action="store_true", help="of Envoy with the same filters, and nobody to ask")
     options = parser.parse_args()
+    for tool in ("perf", "c++filt", "h2load"):
+        if shutil.which(tool) is None:
+            print(f"there is no {tool} (Debian and Ubuntu: linux-perf, binutils, nghttp2-client)", file=sys.stderr)
+            return 2
     allow_many_files()
     with the_field([BY_NAME["Envoy, same filters" if options.floor else "Gatehouse"]]) as field:
         (contender,) = field.contenders

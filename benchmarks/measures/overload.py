@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from benchmarks.clients.closed import load
 from benchmarks.contenders import Running
 from benchmarks.field import Effort, Field, Row, say
+from benchmarks.machine import calm
 
 MEASURE = "overload"
 
@@ -12,6 +13,7 @@ MEASURE = "overload"
 def measure(field: Field, effort: Effort) -> Iterator[Row]:
     for contender in field.named("bare Envoy", "Gatehouse", "FastAPI + httpx"):
         say(f"{MEASURE}: {contender.name}")
+        calm()
         for number, (setting, count) in enumerate(
             (("before", 16), (f"c={effort.overload}", effort.overload), ("after", 16))
         ):

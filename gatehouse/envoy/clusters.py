@@ -3,7 +3,8 @@
 from gatehouse.config.model import Backend, Config
 from gatehouse.envoy import names
 from gatehouse.envoy.endpoints import assignment, encrypted, endpoint, options, tls
-from gatehouse.envoy.message import Message, extension, seconds
+from gatehouse.envoy.message import Message, seconds
+from gatehouse.envoy.retries import OTHER_HOST, other_priority
 from gatehouse.run_dir import SERVICES, RunDir, first_rank, workers
 
 _RANKED = ("authz", "ratelimit")
@@ -47,11 +48,9 @@ def _retries(name: str) -> Message:
     """
     if name not in _RANKED:
         return {}
-    host = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-    rank = "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     elsewhere = {
-        "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", host)],
-        "retry_priority": extension("envoy.retry_priorities.previous_priorities", rank, update_frequency=1),
+        "retry_host_predicate": [OTHER_HOST],
+        "retry_priority": other_priority(after=1),
         "host_selection_retry_max_attempts": 3,
     }
     if name == "ratelimit":

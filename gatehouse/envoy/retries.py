@@ -12,10 +12,11 @@ _TIMES = 2
 _TURNED_AWAY = [502, 503]
 """A proxy before a dead server says 502, a server that can't take a request 503."""
 
-_OTHER_HOST = extension(
+OTHER_HOST = extension(
     "envoy.retry_host_predicates.previous_hosts",
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
 )
+"""A host that was not tried yet."""
 _DRAWS = 50
 """Balancers that draw hosts by lot may draw the dead one again and again: it has the fewest requests."""
 
@@ -30,7 +31,7 @@ def policy(model: Model) -> Message:
         "retry_on": "connect-failure,refused-stream,reset" + (",retriable-status-codes" if several else ""),
         **({"retriable_status_codes": _TURNED_AWAY} if several else {}),
         "num_retries": _TIMES,
-        "retry_host_predicate": [_OTHER_HOST],
+        "retry_host_predicate": [OTHER_HOST],
         "host_selection_retry_max_attempts": _DRAWS,
         **_next_level(model.backends),
     }
@@ -42,9 +43,13 @@ def _next_level(backends: tuple[Backend, ...]) -> Message:
         return {}
     first = min(backend.priority for backend in backends)
     alone = sum(backend.priority == first for backend in backends) == 1
-    onwards = extension(
+    return {"retry_priority": other_priority(after=1 if alone else _TIMES)}
+
+
+def other_priority(after: int) -> Message:
+    """Another level of failover, once so many tries have gone to one."""
+    return extension(
         "envoy.retry_priorities.previous_priorities",
         "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-        update_frequency=1 if alone else _TIMES,
+        update_frequency=after,
     )
-    return {"retry_priority": onwards}
