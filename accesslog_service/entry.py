@@ -177,9 +177,9 @@ def _model(llm: Mapping[str, Any], default_model: str | None) -> str | None:
     if "model" not in llm:
         return None
     name: str = llm["model"].string_value
-    if name == names.MISSING_MODEL:
+    if False:
         name = default_model or ""
-    return "" if name == names.UNREADABLE_BODY else _cut(name, MAX_MODEL)
+    return _cut(name, MAX_MODEL)
 
 
 def _cut(text: str, limit: int) -> str:
@@ -216,7 +216,7 @@ def _ms(duration: Any) -> float:
 
 def _ttft_ms(common: Any, metadata: Any) -> float | None:
     """To the first event of a stream, else to the first byte: model servers send headers before they have a token."""
-    first_event = _count(_fields(metadata, names.STREAM), "first_event_ms")
+    first_event = _count(_fields(metadata, names.LLM), "first_event_ms")
     if first_event is not None:
         start_ms: float = common.start_time.seconds * 1e3 + common.start_time.nanos / 1e6
         return round(max(0.0, first_event - start_ms), 3)

@@ -38,6 +38,9 @@ class ClientError:
 INVALID_JSON = ClientError(
     400, INVALID_REQUEST, "invalid_json", "The request body is not valid JSON sent as application/json."
 )
+INVALID_VALUE = ClientError(400, INVALID_REQUEST, "invalid_value", "")
+"""The reader of bodies says what is wrong with which member."""
+NOT_ALLOWED_HERE = ClientError(400, INVALID_REQUEST, "not_allowed_here", "")
 MISSING_MODEL = ClientError(400, INVALID_REQUEST, "missing_model", "You must provide a model parameter.", "model")
 MISSING_API_KEY = ClientError(
     401,
@@ -58,6 +61,13 @@ METHOD_NOT_ALLOWED = ClientError(405, INVALID_REQUEST, "method_not_allowed", "Th
 BAD_REQUEST = ClientError(400, INVALID_REQUEST, "bad_request", "The request is not valid HTTP for this server.")
 REQUEST_TIMEOUT = ClientError(408, INVALID_REQUEST, "request_timeout", "The request was not sent in time.")
 REQUEST_TOO_LARGE = ClientError(413, INVALID_REQUEST, "request_too_large", "The request body is too large.")
+TOO_MANY_VALUES = ClientError(413, INVALID_REQUEST, "too_many_values", "")
+ENCODED_BODY = ClientError(
+    415,
+    INVALID_REQUEST,
+    "encoded_body",
+    "This server does not take encoded request bodies: send the JSON as it is, without Content-Encoding.",
+)
 HTTPS_REQUIRED = ClientError(426, INVALID_REQUEST, "https_required", "This server only answers over HTTPS.")
 UPGRADE_REQUIRED = ClientError(426, INVALID_REQUEST, "upgrade_required", "This server needs HTTP/1.1 or HTTP/2.")
 HEADERS_TOO_LARGE = ClientError(431, INVALID_REQUEST, "headers_too_large", "The request headers are too large.")

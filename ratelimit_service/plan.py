@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gatehouse.config.model import Config, Price
 from gatehouse.envoy.access_log import PERIOD_S
-from gatehouse.envoy.names import MISSING_MODEL
+
 from gatehouse.prices import cost_micro_usd, prices
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate import Tokens, estimate
@@ -135,7 +135,7 @@ class Plans:
         )
 
     def _model(self, said: str) -> str:
-        name = self._default_model if said in ("", MISSING_MODEL) else said
+        name = self._default_model if said == "" else said
         return self._model_of.get(name, name)
 
 

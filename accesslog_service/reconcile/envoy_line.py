@@ -17,7 +17,7 @@ Line = Mapping[str, Any]
 
 _FLAG_FIELDS = {letters: field for field, letters in FLAGS.items()}
 _METHODS: dict[str, Any] = {method: RequestMethod.Value(method) for method in METHODS[1:]}
-_NAMESPACES = {"caller": names.AUTHZ, "llm": names.LLM, "limits": names.LIMITS, "stream": names.STREAM}
+_NAMESPACES = {"caller": names.AUTHZ, "llm": names.LLM, "limits": names.LIMITS}
 
 
 class UnreadableLineError(Exception):

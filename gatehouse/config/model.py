@@ -207,6 +207,7 @@ class Server(Strict):
     require_https: bool = False
     trusted_proxy_hops: int = Field(0, ge=0, le=10)
     max_body_mb: int = Field(32, ge=1, le=1024)
+    max_json_values: int = Field(500_000, ge=1_000, le=100_000_000)
     max_connections: int = Field(default_factory=client_connections, ge=1, le=10_000_000)
     max_memory_mb: int = Field(default_factory=envoy_memory_mb, ge=64, le=1024 * 1024)
     stream_idle_timeout_s: int = Field(600, ge=1, le=31_536_000)
@@ -218,17 +219,27 @@ class Server(Strict):
         return self.max_body_mb * 1024 * 1024
 
 
+Kind = Literal["vllm", "sglang", "openai", "tgi", "llama_cpp", "other"]
+"""What a model server is, and so what it may be asked for."""
+
+
 class Vllm(Strict):
     """The short form: one model server that answers for every model name."""
 
     base_url: HttpUrl
     default_model: ModelName | None = None
+    kind: Kind = "vllm"
 
 
 class Backend(Strict):
-    """One model server. `ca_file` (PEM) says which authorities vouch for an https one; None stands for the system's."""
+    """One model server. `ca_file` (PEM) says which authorities vouch for an https one; None stands for the system's.
+
+    `kind` says what the server understands: of `vllm` and `sglang` every event of a stream is asked to count tokens, of
+    `openai`, `tgi` and `llama_cpp` the last one, and `other` is asked nothing.
+    """
 
     url: HttpUrl
+    kind: Kind = "vllm"
     weight: int = Field(1, ge=1, le=128)
     priority: int = Field(0, ge=0, le=127)
     ca_file: str | None = Field(None, min_length=1)

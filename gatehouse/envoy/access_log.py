@@ -75,7 +75,6 @@ def _file(config: Config, path: str) -> Message:
         "caller": {field: f"%DYNAMIC_METADATA({names.AUTHZ}:{field})%" for field in _CALLER},
         "llm": f"%DYNAMIC_METADATA({names.LLM})%",
         "limits": f"%DYNAMIC_METADATA({names.LIMITS})%",
-        "stream": f"%DYNAMIC_METADATA({names.STREAM})%",
     }
     return {
         "filter": _FINAL,

@@ -1,14 +1,14 @@
 """Ending the running streams of a revoked key: the Lua filter that looks whether a stream's key is among those."""
 
-from importlib.resources import files
 from pathlib import Path
 
 from gatehouse.envoy import names
 from gatehouse.envoy.message import Message, extension
+from gatehouse.envoy.scripts import source
 
 
 def stream_filter(file: Path) -> Message:
     """The filter. `file` holds the ids of keys whose streams are to end, one a line; it need not exist."""
-    code = files("gatehouse.envoy").joinpath("cut.lua").read_text("utf-8").replace("@FILE@", str(file))
+    code = source("cut").replace("@FILE@", str(file))
     lua = "envoy.extensions.filters.http.lua.v3.Lua"
     return extension(names.CUTTING, lua, default_source_code={"inline_string": code})

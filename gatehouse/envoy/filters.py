@@ -3,20 +3,20 @@
 1. body_size_limit: not more than this.
 2. header_mutation: the client's address, for the next.
 3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
-4. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
+4. Lua: what the body asks for; it is passed on as it comes, and changed where it must be.
+   buffer: keeps it until all of it is here.
    set_filter_state: the model, where its route is looked up.
 5. RBAC: may this caller use this model?
 6. ratelimit: one call with everything the limits depend on.
    tap, where `logging.bodies` asks for it: bodies of chosen requests.
    Lua, where there is a key store: end streams of revoked keys.
-7. Lua: ask for usage on streams, hide it again.
-8. sse_to_metadata: the usage of a stream.
-9. router.
+7. Lua: what the answer has used; usage that the client did not ask for is hidden.
+8. router.
 """
 
 from collections.abc import Sequence
 
-from gatehouse.envoy import model_access, model_lookup, names, usage
+from gatehouse.envoy import answer_reader, model_access, model_lookup, names, request_reader
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
@@ -25,7 +25,7 @@ LIMITS_TIMEOUT_S = 0.3
 
 
 def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
-    """Every HTTP filter; `wanted` are those between ratelimit and usage that not every configuration asks for.
+    """Every HTTP filter; `wanted` are those behind ratelimit that not every configuration asks for.
 
     Nothing in it depends on models or keys, so that changing those leaves the listener alone.
     """
@@ -37,13 +37,12 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
         ),
         _client_ip(),
         _authz(),
-        _body(),
+        *request_reader.filters(max_body_bytes),
         model_lookup.name_filter(),
         model_access.by_requested_name(),
         _limits(),
         *wanted,
-        usage.request_filter(),
-        usage.event_filter(),
+        answer_reader.filter_(),
         extension(
             "envoy.filters.http.router",
             "envoy.extensions.filters.http.router.v3.Router",
@@ -77,37 +76,6 @@ def _authz() -> Message:
     )
 
 
-def _body() -> Message:
-    request = {
-        "allow_content_types_regex": usage.JSON_CONTENT,
-        "rules": [
-            {
-                **_from_body("model", "model", "STRING"),
-                "on_missing": {"metadata_namespace": names.LLM, "key": "model", "value": names.MISSING_MODEL},
-                "on_error": {"metadata_namespace": names.LLM, "key": "model", "value": names.UNREADABLE_BODY},
-            },
-            _from_body("stream", "stream"),
-            # Descriptor actions read text only.
-            _from_body("max_tokens", "max_tokens", "STRING"),
-            _from_body("max_tokens", "max_completion_tokens", "STRING"),
-            _from_body("max_tokens", "max_output_tokens", "STRING"),
-            _from_body("include_usage", "stream_options.include_usage"),
-            _from_body("continuous_usage_stats", "stream_options.continuous_usage_stats"),
-        ],
-    }
-    return extension(
-        names.BODY,
-        "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
-        request_rules=request,
-        response_rules=usage.body_rules(),
-    )
-
-
-def _from_body(key: str, path: str, type_: str = "PROTOBUF_VALUE") -> Message:
-    on_present = {"metadata_namespace": names.LLM, "key": key, "type": type_}
-    return {"selectors": [{"key": part} for part in path.split(".")], "on_present": on_present}
-
-
 def _limits() -> Message:
     # An action without a value would drop the whole descriptor, and with it the call: hence the defaults.
     actions = [
@@ -118,9 +86,8 @@ def _limits() -> Message:
         _metadata_entry("key_limits", names.AUTHZ, "key_limits"),
         _metadata_entry("key_family", names.AUTHZ, "key_family"),
         _metadata_entry("model", names.LLM, "model"),
-        _metadata_entry("max_tokens", names.LLM, "max_tokens"),
+        _metadata_entry("asks", names.LLM, "asks"),
         _header_entry("request_id", "x-request-id"),
-        _header_entry("body_bytes", "content-length"),
     ]
     return extension(
         names.LIMITS,

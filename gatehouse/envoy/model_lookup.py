@@ -13,32 +13,42 @@ from gatehouse.envoy.message import Message, extension
 _KEY = "gatehouse.model"
 
 
+def named(model: str) -> str:
+    """Where the routes of a model are found."""
+    return f":{model}"
+
+
+def refused(code: str) -> str:
+    """Where the route of a request is found that can't be read; no name of a model leads there."""
+    return f"{code}:"
+
+
 def name_filter() -> Message:
-    """Notes the name that the body gives, once it is read; before the route is chosen again."""
+    """Notes the name that the body gives, once it is read, or why it is refused; then the route is chosen again."""
     value = {
         "object_key": _KEY,
         "factory_key": "envoy.string",
         "format_string": {
-            "text_format_source": {"inline_string": f"%DYNAMIC_METADATA({names.LLM}:model)%"},
+            "text_format_source": {
+                "inline_string": f"%DYNAMIC_METADATA({names.LLM}:refused)%:%DYNAMIC_METADATA({names.LLM}:model)%"
+            },
             "omit_empty_values": True,
         },
-        "skip_if_empty": True,
     }
-    return extension(
-        names.MODEL_NAME, "envoy.extensions.filters.http.set_filter_state.v3.Config", on_request_headers=[value]
-    )
+    kind = "envoy.extensions.filters.http.set_filter_state.v3.Config"
+    return extension(names.MODEL_NAME, kind, on_request_headers=[value], clear_route_cache=True)
 
 
-def matcher(path: str, method: str, by_model: Mapping[str, Sequence[Message]], unnamed: Sequence[Message]) -> Message:
+def matcher(path: str, method: str, by_key: Mapping[str, Sequence[Message]], unnamed: Sequence[Message]) -> Message:
     """What matches requests by `method` whose path, without its query, is the regular expression `path`.
 
-    Of the model that a body names, the routes in `by_model` are tried in order; where it names another, or is not read
-    yet, those `unnamed`.
+    The routes in `by_key` are tried in order where the body leads to that key (`named`, `refused`); where it leads
+    nowhere, or is not read yet, those `unnamed`.
     """
     of_models = {
         "matcher_tree": {
             "input": _filter_state(),
-            "exact_match_map": {"map": {name: tried(routes) for name, routes in by_model.items()}},
+            "exact_match_map": {"map": {name: tried(routes) for name, routes in by_key.items()}},
         },
         "on_no_match": tried(unnamed),
     }

@@ -3,7 +3,7 @@
 from gatehouse.config.model import Config, Model
 from gatehouse.envoy import names, retries, saturation
 from gatehouse.envoy.backends import hashed, host_named, rewritten, served
-from gatehouse.envoy.message import Message, header, literal, seconds
+from gatehouse.envoy.message import Message, header, seconds
 
 _NOT_FOR_MODEL_SERVERS = ["accept-encoding", "x-envoy-external-address", "x-envoy-internal", saturation.URGENCY_HEADER]
 """A compressed answer could not be metered; what Envoy thinks of the client's address is its own affair; and how urgent
@@ -11,19 +11,14 @@ a request is, its client does not decide."""
 
 
 def to_backends(
-    config: Config, model: str, match: Message, access: Message | None = None, known_as: str | None = None
+    config: Config, model: str, match: Message
 ) -> list[Message]:
-    """Routes for what `match` describes: one, or one for each class of tiers.
-
-    `access` replaces the rule on who may, `known_as` the name in the body.
-    """
-    route = _route(config, model, match, literal(known_as) if known_as else f"%DYNAMIC_METADATA({names.LLM}:model)%")
-    if access:
-        route["typed_per_filter_config"] = {names.MODEL_ACCESS: access}
+    """Routes for what `match` describes: one, or one for each class of tiers."""
+    route = _route(config, model, match)
     return [_of_class(route, each) for each in saturation.classes(config)] or [route]
 
 
-def _route(config: Config, name: str, match: Message, told: str) -> Message:
+def _route(config: Config, name: str, match: Message) -> Message:
     model = served(config)[name]
     return {
         "name": f"model:{name}",
@@ -35,7 +30,11 @@ def _route(config: Config, name: str, match: Message, told: str) -> Message:
             "retry_policy": retries.OF_ONE_SERVER if config.vllm else retries.policy(model),
             **_to_replica(config, model),
         },
-        "request_headers_to_add": [header("x-gatehouse-model", told)],
+        "request_headers_to_add": [
+            header("x-gatehouse-model", f"%DYNAMIC_METADATA({names.LLM}:model)%"),
+            # Of a body that was changed; of any other there is nothing to say, and the header stays.
+            header("content-length", f"%DYNAMIC_METADATA({names.LLM}:bytes)%"),
+        ],
         "request_headers_to_remove": _NOT_FOR_MODEL_SERVERS,
     }
 

@@ -10,28 +10,27 @@ CLIENT_IP_HEADER = "x-gatehouse-client-ip"
 """The address as far as `server.trusted_proxy_hops` are trusted."""
 
 LLM = "llm"
-"""Metadata namespace with what the bodies say: `model, stream, max_tokens, input_tokens, output_tokens, …`."""
+"""Metadata namespace with what the bodies say: `model, asks, stream, input_tokens, output_tokens, …`."""
 
-STREAM = "gatehouse.usage"
-"""Metadata namespace in which the Lua filter notes what it does with a stream, and when its first event came."""
+READER = "gatehouse.reader"
+"""Filter that reads a request's body (`gatehouse.envoy.request_reader`), and the route metadata with its settings."""
 
-BODY = "envoy.filters.http.json_to_metadata"
+WHOLE_BODY = "envoy.filters.http.buffer"
+"""Filter that keeps a body until all of it has been read."""
+
+ANSWERS = "gatehouse.answers"
+"""Filter that reads an answer's counts (`gatehouse.envoy.answer_reader`)."""
+
 MODEL_NAME = "envoy.filters.http.set_filter_state"
 MODEL_ACCESS = "envoy.filters.http.rbac"
 LIMITS = "envoy.filters.http.ratelimit"
-USAGE_REQUEST = "envoy.filters.http.lua"
 TAP = "envoy.filters.http.tap"
-EVENTS = "envoy.filters.http.sse_to_metadata"
 
 CUTTING = "gatehouse.cutting"
 """Filter that ends running streams of revoked keys; there is one only where a key store is."""
 
 DOMAIN = "gatehouse"
 """The rate limit domain of the gateway's own descriptors."""
-
-MISSING_MODEL = "__missing__"
-UNREADABLE_BODY = "__error__"
-"""What `llm.model` holds when the body has no model, or is not JSON."""
 
 ENDPOINTS = (
     "/v1/chat/completions",

@@ -8,10 +8,11 @@ overrides.
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from gatehouse import errors
 from gatehouse.config.model import Config
-from gatehouse.envoy import model_access, model_lookup, names, tracing
+from gatehouse.envoy import model_access, model_lookup, names, request_reader, tracing
 from gatehouse.envoy.backends import served
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
@@ -19,7 +20,14 @@ from gatehouse.errors import ClientError
 
 _ENDPOINT = "|".join(map(re.escape, names.ENDPOINTS))
 _ANYTHING: Message = {"prefix": "/"}
-_BODY_FILTERS = (names.BODY, names.MODEL_NAME, names.MODEL_ACCESS, names.LIMITS, names.USAGE_REQUEST, names.EVENTS)
+_BODY_FILTERS = (
+    names.READER,
+    names.WHOLE_BODY,
+    names.MODEL_NAME,
+    names.MODEL_ACCESS,
+    names.LIMITS,
+    names.ANSWERS,
+)
 _BUFFER_MARGIN = 1024 * 1024
 """Were the buffer full before the size limit is passed, Envoy would stop reading and wait for a body filter that waits
 for more."""
@@ -28,7 +36,7 @@ _ALL_FILTERS = (names.CLIENT_IP, names.AUTHZ, *_BODY_FILTERS)
 
 def routes(config: Config) -> Message:
     """The route configuration that RDS serves."""
-    inference = model_lookup.matcher(_ENDPOINT, "POST", _by_model(config), _without_a_model(config))
+    inference = model_lookup.matcher(_ENDPOINT, "POST", _by_body(config), _without_a_model(config))
     host = {
         "name": "gatehouse",
         "domains": ["*"],
@@ -79,6 +87,15 @@ def _refusal(error: ClientError, match: Message, without: Iterable[str] = ()) ->
 def _unread(error: ClientError, match: Message) -> Message:
     """A refusal to a caller we know, of a body that names no model we have: there is no access to decide on."""
     return {**_refusal(error, match), "typed_per_filter_config": {names.MODEL_ACCESS: model_access.unrestricted()}}
+
+
+def _told(error: ClientError) -> Message:
+    """The same, in the words of the reader: what is wrong with which member."""
+    message = f"{error.message} %DYNAMIC_METADATA({names.LLM}:problem)%".lstrip()
+    told = replace(error, message=message, param=error.param or f"%DYNAMIC_METADATA({names.LLM}:param)%")
+    route = _unread(error, _ANYTHING)
+    route["direct_response"]["body_format"] = {"json_format": told.body(), "content_type": "application/json"}
+    return route
 
 
 def _pages(config: Config, *paths: str) -> list[Message]:
@@ -136,27 +153,29 @@ def _too_large(config: Config) -> Message:
     return _refusal(errors.REQUEST_TOO_LARGE, {**_ANYTHING, "headers": [declared]}, without=_ALL_FILTERS)
 
 
-def _by_model(config: Config) -> dict[str, list[Message]]:
-    """The routes of each name that a body may give; in the short form any is good (`_without_a_model`)."""
-    named = [] if config.vllm else [(name, model) for model in config.models for name in _called(config, model)]
+_BY_READER = (
+    errors.INVALID_JSON,
+    errors.INVALID_VALUE,
+    errors.MISSING_MODEL,
+    errors.NOT_ALLOWED_HERE,
+    errors.TOO_MANY_VALUES,
+    errors.GATEWAY_ERROR,
+)
+"""Why the reader refuses a body."""
+
+
+def _by_body(config: Config) -> dict[str, list[Message]]:
+    """The routes of each name that a body may give; in the short form any is good (`_without_a_model`). And of each
+    refusal."""
+    models = [] if config.vllm else [(name, model) for model in config.models for name in _called(config, model)]
     return {
-        **{name: to_backends(config, model, _ANYTHING) for name, model in named},
-        names.MISSING_MODEL: [_empty(), *_default(config)],
-        names.UNREADABLE_BODY: [_unread(errors.INVALID_JSON, _ANYTHING)],
+        **{model_lookup.named(name): to_backends(config, model, _ANYTHING) for name, model in models},
+        **{model_lookup.refused(error.code): [_told(error)] for error in _BY_READER},
     }
 
 
 def _called(config: Config, model: str) -> tuple[str, ...]:
     return (model, *config.models[model].aliases)
-
-
-def _default(config: Config) -> list[Message]:
-    """A body that names no model is for the default one, if there is one."""
-    default = config.the_default_model
-    if default is None:
-        return [_unread(errors.MISSING_MODEL, _ANYTHING)]
-    access = model_access.by_name(default)
-    return to_backends(config, config.model_of(default), _ANYTHING, access, known_as=default)
 
 
 def _without_a_model(config: Config) -> list[Message]:
@@ -167,15 +186,18 @@ def _without_a_model(config: Config) -> list[Message]:
         _two_hosts(),
         *_https_required(config),
         _too_large(config),
-        _empty(),
+        _encoded(),
         *(_to_the_one_server(config, any_name) if config.vllm else [_unread(errors.MODEL_NOT_FOUND, any_name)]),
         _while_reading(config),
     ]
 
 
-def _empty() -> Message:
-    nothing = {"name": "content-length", "string_match": {"exact": "0"}}
-    return _unread(errors.INVALID_JSON, {**_ANYTHING, "headers": [nothing]})
+def _encoded() -> Message:
+    """A body that would have to be decoded is not read."""
+    name = "content-encoding"
+    plain = {"safe_regex": {"regex": "(?i)(identity)?"}}
+    headers = [{"name": name, "present_match": True}, {"name": name, "string_match": plain, "invert_match": True}]
+    return _refusal(errors.ENCODED_BODY, {**_ANYTHING, "headers": headers}, without=_ALL_FILTERS)
 
 
 def _to_the_one_server(config: Config, match: Message) -> list[Message]:
@@ -190,5 +212,6 @@ def _while_reading(config: Config) -> Message:
     return {
         "name": "reading",
         "match": _ANYTHING,
+        "metadata": request_reader.settings(config),
         "route": {"cluster": names.model_cluster(next(iter(served(config)))), "timeout": "0s"},
     }

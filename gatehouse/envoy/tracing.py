@@ -138,11 +138,12 @@ def _mapping() -> str:
 
 _IS_OPERATION = f"request.url_path in {_mapping()}"
 _OPERATION = f"{_mapping()}[request.url_path]"
-_BODY_MODEL = f"metadata.filter_metadata['{names.LLM}']['model']"
+_LLM = f"metadata.filter_metadata['{names.LLM}']"
+_BODY_MODEL = f"{_LLM}['model']"
 _ASKED_FOR = "request.headers['x-gatehouse-model']"
 _MODEL = (
     f"'x-gatehouse-model' in request.headers ? {_ASKED_FOR} : "
-    f"{_BODY_MODEL} in ['{names.MISSING_MODEL}', '{names.UNREADABLE_BODY}'] ? '' : {_BODY_MODEL}"
+    f"'{names.LLM}' in metadata.filter_metadata && 'model' in {_LLM} ? {_BODY_MODEL} : ''"
 )
 """A header names the model of a request that goes to a model server; one that was refused has its body alone."""
 _ROUTE = "xds.route_name"

@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from gatehouse.envoy.message import Message, extension
+from gatehouse.envoy import names
+from gatehouse.envoy.message import Message, extension, header
 from gatehouse.proxy.binary import envoy_path, write
 from tests.ports import free_port
 from tests.waiting import until
@@ -104,7 +105,8 @@ def bare_envoy(filters: Sequence[Message], directory: Path) -> Iterator[BareEnvo
 
 def _configuration(port: int, backend_port: int, filters: Sequence[Message]) -> Message:
     router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router")
-    everything = {"match": {"prefix": "/"}, "route": {"cluster": "backend", "timeout": "0s"}}
+    everything: Message = {"match": {"prefix": "/"}, "route": {"cluster": "backend", "timeout": "0s"}}
+    everything["request_headers_to_add"] = [header("content-length", f"%DYNAMIC_METADATA({names.LLM}:bytes)%")]
     manager = extension(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",

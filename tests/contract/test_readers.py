@@ -26,7 +26,7 @@ DONE = b"data: [DONE]\n\n"
 @pytest.fixture(scope="module")
 def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareEnvoy]:
     by_name = {each["name"]: each for each in filters.chain(32 * 2**20)}
-    under_test = [by_name[name] for name in (names.BODY, names.USAGE_REQUEST, names.EVENTS)]
+    under_test = [by_name[name] for name in (names.READER, names.WHOLE_BODY, names.ANSWERS)]
     with bare_envoy(under_test, tmp_path_factory.mktemp("envoy")) as running:
         yield running
 

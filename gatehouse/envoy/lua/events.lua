@@ -1,0 +1,328 @@
+-- Server-Sent Events (WHATWG HTML, section 9.2) of a model server: what they count, and what the client sees of them.
+--
+-- The bytes of an event are passed on as they came, unless usage that the client did not ask for is cut out. Only what
+-- may have to be cut is held back, and no longer than to the event's end.
+
+local events = {}
+
+local find, sub, match, byte = string.find, string.sub, string.match, string.byte
+local MOST_EVENT = 10 * 1024 * 1024 -- bytes; a `response.completed` holds the whole answer. Larger ones are not read.
+local BYTES_PER_TOKEN = 4
+local RETURN = byte("\r")
+
+-- The stream of one answer. `hide`: "all" usage, or what is "running", or nil. `tell(key, value)` is called with counts as
+-- they become known; `now()` is the time in milliseconds.
+function events.new(hide, per_choice, tell, now)
+  return {
+    hide = hide,
+    per_choice = per_choice,
+    tell = tell,
+    now = now,
+    parts = {},
+    size = 0,
+    tail = "",
+    running = {},
+    produced = 0,
+    text = json.whole(""),
+  }
+end
+
+-- Counting ----------------------------------------------------------------------------------------------------------
+
+local function produce(e, tokens)
+  if e.produced == 0 then e.tell("first_event_ms", e.now()) end
+  e.produced = e.produced + tokens
+  if not e.counts_output then e.tell("produced", e.produced) end
+end
+
+-- Whether a choice carries something: text, reasoning, a call of a tool, speech.
+local CARRIERS = { '"content"', '"text"', '"reasoning_content"', '"reasoning"', '"arguments"', '"refusal"', '"data"', '"name"' }
+local function carries(choices)
+  for _, name in ipairs(CARRIERS) do
+    local _, stop = find(choices, name, 1, true)
+    while stop do
+      if find(choices, '^%s*:%s*"[^"]', stop + 1) then return true end
+      _, stop = find(choices, name, stop + 1, true)
+    end
+  end
+  return false
+end
+
+-- Where each choice counts for itself, the choices together.
+local function over_choices(e, choices, output)
+  local index
+  json.elements(json.whole(choices), function(text)
+    json.members(json.whole(text), { index = "text" }, function(member) index = member.text end)
+  end)
+  if index == nil then return output end
+  e.running[index] = output
+  local sum = 0
+  for _, each in pairs(e.running) do sum = sum + each end
+  return sum
+end
+
+local function count(e, text, choices)
+  local counts = usage.counts(text)
+  if counts.input then e.tell("input_tokens", counts.input) end
+  if counts.cached then e.tell("cached_tokens", counts.cached) end
+  if counts.output == nil then return end
+  local output = counts.output
+  if e.per_choice and choices and not find(choices, "^%[%s*%]$") then output = over_choices(e, choices, output) end
+  if output > 0 then
+    if e.produced == 0 then produce(e, 1) end
+    e.counts_output = true
+  end
+  e.tell("output_tokens", output)
+end
+
+local NESTED = { usage = "text", error = "text" }
+local function count_nested(e, text)
+  json.members(json.whole(text), NESTED, function(member)
+    if member.name == "error" then
+      local code = usage.error_code(member.text)
+      if code then e.tell("error", code) end
+    elseif usage.is_object(member.text) then
+      count(e, member.text)
+    end
+  end)
+end
+
+-- Responses and Messages send text as `delta`; how much of it one token is, only the end tells.
+local function count_delta(e, kind, delta)
+  if not (find(kind, '%.delta"$') or kind == '"content_block_delta"') then return end
+  local text = match(delta, '^"(.*)"$') or match(delta, '"text"%s*:%s*"(.*)"') or match(delta, '"thinking"%s*:%s*"(.*)"') or ""
+  produce(e, math.max(1, math.ceil(#text / BYTES_PER_TOKEN)))
+end
+
+local READ = {
+  usage = "text",
+  choices = "text",
+  error = "text",
+  type = "text",
+  response = "text",
+  message = "text",
+  delta = "text",
+}
+
+-- The members of an event that matter; nil when its data is no JSON object.
+local function read(e, data)
+  local found = { spans = {} }
+  json.again(e.text, data)
+  local ok = pcall(json.members, e.text, READ, function(member)
+    found[member.name] = member.text
+    if member.name == "usage" then found.spans[#found.spans + 1] = member end
+    if member.name == "choices" then found.choices_at = member end
+  end)
+  return ok and found or nil
+end
+
+local function tally(e, found)
+  local code = usage.error_code(found.error)
+  if code == nil and found.type == '"error"' then code = "error" end
+  if code then e.tell("error", code) end
+  if usage.is_object(found.usage) then count(e, found.usage, found.choices) end
+  if usage.is_object(found.response) then count_nested(e, found.response) end
+  if usage.is_object(found.message) then count_nested(e, found.message) end
+  if found.delta and found.type then count_delta(e, found.type, found.delta) end
+  if found.choices and not e.counts_output then
+    if carries(found.choices) then produce(e, 1) end
+    if find(found.choices, '"usage"', 1, true) then
+      pcall(json.elements, json.whole(found.choices), function(text) count_nested(e, text) end)
+    end
+  end
+end
+
+-- Hiding ------------------------------------------------------------------------------------------------------------
+
+-- `data` without its members `usage`, as far as these are objects or null.
+local function without(data, spans)
+  local edits = {}
+  for _, member in ipairs(spans) do
+    local first = byte(member.text or "")
+    if first == 0x7B or member.text == "null" then
+      local to = member.to
+      if member.first then to = to + #match(data, "^%s*,?%s*", to + 1) end
+      edits[#edits + 1] = { from = member.start, to = to, text = "" }
+    end
+  end
+  return #edits > 0 and request.edited(data, 0, edits) or data
+end
+
+local function usages_in(text)
+  local spans = {}
+  pcall(json.members, json.whole(text), { usage = "text" }, function(member) spans[#spans + 1] = member end)
+  return spans
+end
+
+local function without_nested(choices)
+  local edits = {}
+  json.elements(json.whole(choices), function(text, from, to)
+    edits[#edits + 1] = { from = from, to = to, text = without(text, usages_in(text)) }
+  end)
+  return request.edited(choices, 0, edits)
+end
+
+-- What an event without choices is made of when it is there for its usage alone.
+local STANDARD = {}
+for _, name in ipairs({ "id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier" }) do
+  STANDARD[name] = true
+end
+local function only_usage(data)
+  local only = true
+  json.members(json.whole(data), setmetatable({}, { __index = function() return "skim" end }), function(member)
+    if not STANDARD[member.name] then only = false end
+  end)
+  return only
+end
+
+-- The data of an event as the client sees it; nil when it sees nothing of it.
+local function shown(e, data, found)
+  local counts, is_last = usage.is_object(found.usage), found.choices and find(found.choices, "^%[%s*%]$")
+  if counts and is_last then
+    if e.hide == "running" then
+      e.shown = true
+      return data
+    end
+    if only_usage(data) then return nil end
+  end
+  if counts and e.hide == "running" then e.last, e.last_choices = data, found.choices_at end
+  if found.choices and find(found.choices, '"usage"', 1, true) then
+    local at = found.choices_at
+    data = request.edited(data, 0, { { from = at.from, to = at.to, text = without_nested(found.choices) } })
+    found = read(e, data)
+  end
+  return without(data, found.spans)
+end
+
+-- The usage that the client asked for, where the server told it on its last chunk and sends no event of its own.
+local function owed(e)
+  if e.hide ~= "running" or e.shown or e.last == nil or e.last_choices == nil then return "" end
+  local at = e.last_choices
+  e.shown = true
+  return "data: " .. request.edited(e.last, 0, { { from = at.from, to = at.to, text = "[]" } }) .. "\n\n"
+end
+
+-- Framing -----------------------------------------------------------------------------------------------------------
+
+-- The data of an event, its lines joined; and whether it stands in one line, from where to where.
+local function data_of(event)
+  local _, stop = find(event, "^data: ?")
+  if stop then
+    local last = find(event, "[\r\n]", stop + 1)
+    if last == nil or find(event, "^[\r\n]*$", last) then return sub(event, stop + 1, (last or 0) - 1), stop end
+  end
+  local lines = {}
+  for line in string.gmatch(event, "[^\r\n]+") do
+    local data = match(line, "^data: ?(.*)")
+    if data then lines[#lines + 1] = data end
+  end
+  if #lines == 0 then return nil end
+  return table.concat(lines, "\n")
+end
+
+-- `event` with other data; `at` is where its one line of data begins.
+local function with_data(event, old, new, at)
+  if at then return sub(event, 1, at) .. new .. sub(event, at + #old + 1) end
+  local ending = match(event, "\r\n") or match(event, "[\r\n]") or "\n"
+  local lines = {}
+  for line in string.gmatch(event, "[^\r\n]+") do
+    if not find(line, "^data:") then lines[#lines + 1] = line end
+  end
+  for line in string.gmatch(new, "[^\n]+") do lines[#lines + 1] = "data: " .. line end
+  return table.concat(lines, ending) .. ending .. ending
+end
+
+-- What the client sees of one event.
+local function pass(e, event)
+  local data, at = data_of(event)
+  if data == nil then return event end
+  if sub(data, 1, 6) == "[DONE]" then return owed(e) .. event end
+  local found = byte(data) ~= nil and read(e, data)
+  if not found then return event end
+  pcall(tally, e, found)
+  if e.hide == nil then return event end
+  local ok, new = pcall(shown, e, data, found)
+  if not ok or new == data then return event end
+  return new and with_data(event, data, new, at) or ""
+end
+
+-- Where the first event of `bytes` ends, from `from` on: behind an empty line, however lines end. Where they end in two
+-- bytes, the second is waited for.
+local function end_of_event(bytes, from, has_return)
+  if not has_return then
+    local _, stop = find(bytes, "\n\n", from, true)
+    return stop
+  end
+  local at, ending = from, 1
+  while true do
+    local line = find(bytes, "[\r\n]", at)
+    if line == nil or (ending == 2 and line == #bytes and byte(bytes, line) == RETURN) then return nil end
+    ending = sub(bytes, line, line + 1) == "\r\n" and 2 or 1
+    if line == at then return line + ending - 1 end
+    at = line + ending
+  end
+end
+
+-- Lines at the beginning of an unfinished event that no event can change: comments, and empty ones.
+local function free_lines(bytes)
+  local at = 1
+  while true do
+    local _, stop = find(bytes, "^:[^\r\n]*\r?\n", at)
+    if stop == nil then return at - 1 end
+    at = stop + 1
+  end
+end
+
+local function put_off(e, bytes)
+  e.parts[#e.parts + 1] = bytes
+  e.size = e.size + #bytes
+  e.tail = sub(e.tail .. bytes, -3)
+end
+
+local function take_all(e, bytes)
+  e.parts[#e.parts + 1] = bytes
+  local all = #e.parts == 1 and bytes or table.concat(e.parts)
+  e.parts, e.size, e.tail = {}, 0, ""
+  return all
+end
+
+-- The bytes of one chunk as the client sees them: the same string where nothing changed.
+function events.feed(e, bytes)
+  if e.given_up then return bytes end
+  local seam = e.tail .. bytes
+  if e.size > 0 and not find(seam, "\n\n", 1, true) and not find(seam, "\r", 1, true) then
+    if e.size + #bytes > MOST_EVENT then
+      e.given_up = true
+      local all = take_all(e, bytes)
+      return e.hide and all or bytes
+    end
+    put_off(e, bytes)
+    return e.hide and "" or bytes
+  end
+  local all = take_all(e, bytes)
+  local has_return = find(all, "\r", 1, true) ~= nil
+  local out, from = {}, 1
+  while true do
+    local stop = end_of_event(all, from, has_return)
+    if stop == nil then break end
+    out[#out + 1] = pass(e, sub(all, from, stop))
+    from = stop + 1
+  end
+  local rest = sub(all, from)
+  local free = e.hide and free_lines(rest) or 0
+  if free > 0 then out[#out + 1], rest = sub(rest, 1, free), sub(rest, free + 1) end
+  if rest ~= "" then put_off(e, rest) end
+  if e.hide == nil then return bytes end
+  return table.concat(out)
+end
+
+-- The end of the stream: what the client sees of an event whose empty line never came, and what it is owed.
+function events.finish(e)
+  if e.given_up then return "" end
+  local last = take_all(e, "")
+  local seen = last ~= "" and pass(e, last) or ""
+  if e.hide == nil then return "" end
+  return seen .. owed(e)
+end
+
+return events

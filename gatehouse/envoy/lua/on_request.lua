@@ -1,0 +1,66 @@
+-- Envoy's side of reading a request. The filter passes the body on as it comes; the next one keeps it until all is here.
+
+local LLM = "llm"
+local NOT_JSON = { code = "invalid_json", text = "The Content-Type says something else." }
+local BOTH = { "include_usage", "continuous_usage_stats" }
+
+-- What the configuration says, in the metadata of the route that is in effect while a body is read. Envoy's objects are
+-- good until the script waits for the next chunk.
+local function settings_of(handle)
+  local route = handle:metadata()
+  return {
+    default_model = route:get("default_model"),
+    most_values = route:get("max_json_values"),
+    asks = function(model)
+      local now = handle:metadata()
+      return now:get("asks:" .. model) or now:get("asks") or BOTH
+    end,
+  }
+end
+
+local function is_json(headers)
+  local kind = string.lower(headers:get("content-type") or "") .. ";"
+  return string.find(kind, "^application/json%s*;")
+end
+
+local function tell(handle, key, value)
+  handle:streamInfo():dynamicMetadata():set(LLM, key, value)
+end
+
+local function tell_refusal(handle, problem)
+  if type(problem) ~= "table" then
+    handle:logErr("a request could not be read: " .. tostring(problem))
+    problem = { code = "gateway_error", text = "Its log says why." }
+  end
+  tell(handle, "refused", problem.code)
+  tell(handle, "problem", problem.text)
+  if problem.param then tell(handle, "param", problem.param) end
+end
+
+local function tell_asked(handle, asked, s, b)
+  tell(handle, "model", asked.model)
+  tell(handle, "asks", request.asks(asked, s))
+  if asked.stream then tell(handle, "stream", true) end
+  if asked.hide then tell(handle, "hide", asked.hide) end
+  if asked.per_choice then tell(handle, "per_choice", true) end
+  if b.changed then tell(handle, "bytes", string.format("%.0f", s.base + s.i + b.added)) end
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  if not is_json(headers) then return tell_refusal(handle, NOT_JSON) end
+  local settings = settings_of(handle)
+  local path = string.match(headers:get(":path"), "^[^?]*")
+  local b = body.new(handle:bodyChunks())
+  local s = json.text(function() return body.more(b) end, settings.most_values)
+  local ok, asked = pcall(
+    request.read,
+    s,
+    path,
+    settings,
+    function(from) body.hold(b, from) end,
+    function() body.write(b, {}) end,
+    function(edits) body.write(b, edits) end
+  )
+  if ok then tell_asked(handle, asked, s, b) else tell_refusal(handle, asked) end
+end
