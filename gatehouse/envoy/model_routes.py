@@ -10,9 +10,7 @@ _NOT_FOR_MODEL_SERVERS = ["accept-encoding", "x-envoy-external-address", "x-envo
 a request is, its client does not decide."""
 
 
-def to_backends(
-    config: Config, model: str, match: Message
-) -> list[Message]:
+def to_backends(config: Config, model: str, match: Message) -> list[Message]:
     """Routes for what `match` describes: one, or one for each class of tiers."""
     route = _route(config, model, match)
     return [_of_class(route, each) for each in saturation.classes(config)] or [route]

@@ -12,12 +12,11 @@ def source(name: str) -> str:
     return files("gatehouse.envoy").joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
-def script(*modules: str, main: str) -> str:
-    """`main`, with each of `modules` as a local of its name, in an order in which each needs only those before it."""
-    parts = [f"local {name} = (function()\n{source(name)}end)()\n" for name in modules]
-    return "".join(parts) + source(main)
+def modules(*names: str) -> str:
+    """Each of `lua/NAME.lua` as a local of its name, in an order in which each needs only those before it."""
+    return "".join(f"local {name} = (function()\n{source(name)}end)()\n" for name in names)
 
 
-def lua_filter(name: str, *modules: str, main: str) -> Message:
-    """A filter that runs `script`."""
-    return extension(name, _LUA, default_source_code={"inline_string": script(*modules, main=main)})
+def lua_filter(name: str, *needs: str, main: str) -> Message:
+    """A filter that runs `lua/MAIN.lua` with the modules it needs."""
+    return extension(name, _LUA, default_source_code={"inline_string": modules(*needs) + source(main)})

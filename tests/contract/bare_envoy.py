@@ -112,12 +112,16 @@ def _configuration(port: int, backend_port: int, filters: Sequence[Message]) -> 
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="test",
         http_filters=[*filters, router],
-        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [everything]}]},
+        route_config={"virtual_hosts": [_host(everything)]},
     )
     endpoint = {"endpoint": {"address": _address(backend_port)}}
     cluster = {"name": "backend", "load_assignment": {"cluster_name": "backend", "endpoints": [_group(endpoint)]}}
     listener = {"address": _address(port), "filter_chains": [{"filters": [manager]}]}
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def _host(route: Message) -> Message:
+    return {"name": "all", "domains": ["*"], "routes": [route], "request_body_buffer_limit": 64 * 2**20}
 
 
 def _group(endpoint: Message) -> Message:

@@ -51,28 +51,51 @@ def request_for(envoy: BareEnvoy, body: bytes, path: str = CHAT) -> bytes:
     return envoy.exchange(body, path)[0]
 
 
+OPTIONS = b'{"include_usage":true,"continuous_usage_stats":true}'
 ASKED_FOR = [
-    b'{"model":"m","stream":true}',
-    b'{ "stream" : true , "odd":1.0, "big":9007199254740993, "a":{"z":1,"a":2} }',
-    '{"stream":true,"messages":[{"role":"user","content":"}{ \\"} é\\u0000"}]}'.encode(),
-    USAGE_ONLY,
-    b'{"stream":true,"stream_options":{"include_usage":false}}',
-    b'{"stream":true,"stream_options":{"continuous_usage_stats":true}}',
-    b'{"stream":true,"stream_options":null}',
-    b'{"stream":true,"stream_options":{}}',
+    (b'{"model":"m","stream":true}', b'{"model":"m","stream":true%s}' % ASKED[:-1]),
+    (
+        b'{ "model":"m", "stream" : true , "odd":1.0, "big":9007199254740993, "a":{"z":1,"a":2} }',
+        b'{ "model":"m", "stream" : true , "odd":1.0, "big":9007199254740993, "a":{"z":1,"a":2} %s}' % ASKED[:-1],
+    ),
+    (USAGE_ONLY, USAGE_ONLY[:-2] + b',"continuous_usage_stats":true}}'),
+    (
+        b'{"model":"m","stream":true,"stream_options":null}',
+        b'{"model":"m","stream":true,"stream_options":%s}' % OPTIONS,
+    ),
+    (b'{"model":"m","stream_options":{},"stream":true}', b'{"model":"m","stream_options":%s,"stream":true}' % OPTIONS),
+    (b'{"model":"m","stream":"true"}', b'{"model":"m","stream":"true"%s}' % ASKED[:-1]),
 ]
 
 
-@pytest.mark.parametrize("body", ASKED_FOR)
-def test_a_stream_is_asked_for_usage_without_touching_a_byte_of_the_body(envoy: BareEnvoy, body: bytes) -> None:
-    received = request_for(envoy, body)
-    assert received == body[:-1] + ASKED
+@pytest.mark.parametrize(("body", "wanted"), ASKED_FOR)
+@pytest.mark.parametrize("space", [b"", b"\r\n\t  "])
+def test_a_stream_is_asked_for_usage_and_no_other_byte_is_touched(
+    envoy: BareEnvoy, body: bytes, wanted: bytes, space: bytes
+) -> None:
+    received = request_for(envoy, body + space)
+    assert received == wanted + space
     assert json.loads(received)["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
 
-@pytest.mark.parametrize("space", [b" ", b"\n", b"\r\n\t  "])
-def test_white_space_after_the_body_is_all_that_is_lost(envoy: BareEnvoy, space: bytes) -> None:
-    assert request_for(envoy, NOTHING + space) == NOTHING[:-1] + ASKED
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_a_member_is_changed_where_it_stands_however_the_body_comes(envoy: BareEnvoy, size: int) -> None:
+    envoy.backend.pieces = [DONE]
+    for body, wanted in ASKED_FOR:
+        received, _ = envoy.exchange(iter([body[at : at + size] for at in range(0, len(body), size)]), CHAT)
+        assert received == wanted
+
+
+@pytest.mark.parametrize("megabytes", [1, 8, 31])
+@pytest.mark.parametrize(
+    "shape", [b'{"model":"m","x":"%s","stream":true}', b'{"stream_options":{},"stream":true,"x":"%s","model":"m"}']
+)
+def test_a_large_body_arrives_whole(envoy: BareEnvoy, megabytes: int, shape: bytes) -> None:
+    body = shape % (b"x" * megabytes * 2**20)
+    received = request_for(envoy, body)
+    assert len(received) == len(body) + (len(ASKED) - 1 if b"options" not in shape else len(OPTIONS) - 2)
+    assert json.loads(received)["stream_options"] == json.loads(OPTIONS)
+    assert received.count(b"x" * 1000) == body.count(b"x" * 1000)
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", f"{CHAT}?a=b"])
@@ -90,8 +113,8 @@ LEFT_ALONE = [
     (CONTINUOUS, CHAT),
     (b'{"model":"m"}', CHAT),
     (b'{"model":"m","stream":false} \n', CHAT),
-    (b'{"model":"m","stream":"true"}', CHAT),
     (b'{"model":"m","stream":null}', CHAT),
+    (b'{"model":"m","stream":"false","stream_options":null}', CHAT),
     (b'["stream",true]', CHAT),
     (b"true", CHAT),
     (b'{"stream":true', CHAT),

@@ -204,19 +204,18 @@ end
 
 -- Framing -----------------------------------------------------------------------------------------------------------
 
--- The data of an event, its lines joined; and whether it stands in one line, from where to where.
+-- The data of an event, its lines joined; and, where it stands in one line, behind which byte.
 local function data_of(event)
-  local _, stop = find(event, "^data: ?")
-  if stop then
-    local last = find(event, "[\r\n]", stop + 1)
-    if last == nil or find(event, "^[\r\n]*$", last) then return sub(event, stop + 1, (last or 0) - 1), stop end
-  end
+  local _, at = find(event, "^data: ?")
+  if at == nil then _, at = find(event, "[\r\n]data: ?") end
+  if at == nil then return nil end
+  local stop = find(event, "[\r\n]", at + 1)
+  if stop == nil then return sub(event, at + 1), at end
+  if not find(event, "[\r\n]data:", stop) then return sub(event, at + 1, stop - 1), at end
   local lines = {}
   for line in string.gmatch(event, "[^\r\n]+") do
-    local data = match(line, "^data: ?(.*)")
-    if data then lines[#lines + 1] = data end
+    lines[#lines + 1] = match(line, "^data: ?(.*)")
   end
-  if #lines == 0 then return nil end
   return table.concat(lines, "\n")
 end
 
@@ -263,11 +262,12 @@ local function end_of_event(bytes, from, has_return)
   end
 end
 
--- Lines at the beginning of an unfinished event that no event can change: comments, and empty ones.
-local function free_lines(bytes)
+-- How many bytes at the beginning of an unfinished event no event can change: comments, and empty lines.
+local function free_bytes(bytes)
   local at = 1
   while true do
-    local _, stop = find(bytes, "^:[^\r\n]*\r?\n", at)
+    local _, stop = find(bytes, "^:[^\r\n]*[\r\n]+", at)
+    if stop == nil then _, stop = find(bytes, "^[\r\n]+", at) end
     if stop == nil then return at - 1 end
     at = stop + 1
   end
@@ -301,7 +301,8 @@ function events.feed(e, bytes)
   end
   local all = take_all(e, bytes)
   local has_return = find(all, "\r", 1, true) ~= nil
-  local out, from = {}, 1
+  local free = free_bytes(all)
+  local out, from = { sub(all, 1, free) }, free + 1
   while true do
     local stop = end_of_event(all, from, has_return)
     if stop == nil then break end
@@ -309,7 +310,7 @@ function events.feed(e, bytes)
     from = stop + 1
   end
   local rest = sub(all, from)
-  local free = e.hide and free_lines(rest) or 0
+  free = free_bytes(rest)
   if free > 0 then out[#out + 1], rest = sub(rest, 1, free), sub(rest, free + 1) end
   if rest ~= "" then put_off(e, rest) end
   if e.hide == nil then return bytes end

@@ -235,9 +235,9 @@ end
 
 -- What the limits depend on, in one text: `MAX_TOKENS/CHOICES/PROMPT_BYTES/IMAGES`.
 function request.asks(asked, s)
-  local size = asked.uses and s.base + s.i - s.media_bytes or 0
+  if not asked.uses then return "0/1/0/0" end
   local most = asked.most and string.format("%.0f", asked.most) or "-"
-  return string.format("%s/%.0f/%.0f/%.0f", most, asked.choices, size, s.media)
+  return string.format("%s/%.0f/%.0f/%.0f", most, asked.choices, s.base + s.i - s.media_bytes, s.media)
 end
 
 return request
