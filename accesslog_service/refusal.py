@@ -15,6 +15,11 @@ _ROUTES = frozenset(
     error.code
     for error in (
         errors.MISSING_MODEL,
+        errors.INVALID_VALUE,
+        errors.NOT_ALLOWED_HERE,
+        errors.TOO_MANY_VALUES,
+        errors.ENCODED_BODY,
+        errors.GATEWAY_ERROR,
         errors.INVALID_JSON,
         errors.MODEL_NOT_FOUND,
         errors.NOT_FOUND,

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from gatehouse.config.model import Config, Price
 from gatehouse.envoy.access_log import PERIOD_S
-
 from gatehouse.prices import cost_micro_usd, prices
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate import Tokens, estimate

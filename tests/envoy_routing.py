@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gatehouse.config import Config
-from gatehouse.envoy import names, render
+from gatehouse.envoy import model_lookup, names, render
 from gatehouse.run_dir import RunDir
 
 Node = dict[str, Any]
@@ -39,17 +39,24 @@ def route_for(
     model: str | None = None,
     headers: Mapping[str, str] | None = None,
     tier: str | None = None,
+    refused: str | None = None,
 ) -> Route:
     """The route that Envoy takes; `model` is what the body names, None before it is read."""
     metadata = {(names.LLM, "model"): model, (names.AUTHZ, "tier"): tier}
     seen = {":method": method, ":path": path, "x-forwarded-proto": "https", "content-length": "9", **(headers or {})}
-    found = _led_to(virtual_host(config)["matcher"], seen, model)
+    found = _led_to(virtual_host(config)["matcher"], seen, _key(model, refused))
     return next(route for route in found if matches(route["match"], path.partition("?")[0], metadata, seen))
 
 
 def tried(host: Node, method: str, path: str, model: str | None) -> list[Route]:
     """The routes that Envoy tries one after the other."""
-    return _led_to(host["matcher"], {":method": method, ":path": path}, model)
+    return _led_to(host["matcher"], {":method": method, ":path": path}, _key(model, None))
+
+
+def _key(model: str | None, refused: str | None) -> str | None:
+    if refused is not None:
+        return model_lookup.refused(refused)
+    return None if model is None else model_lookup.named(model)
 
 
 def _lists(node: Any) -> Iterator[list[Route]]:
@@ -101,7 +108,9 @@ def path_matches(match: Node, path: str) -> bool:
 
 
 def header_matches(wanted: Node, value: str | None) -> bool:
-    if value is None or "string_match" in wanted:
+    if wanted.get("invert_match"):  # a header that is not there matches nothing
+        return value is not None and not text_matches(wanted, value)
+    if value is None or "string_match" in wanted or wanted.get("present_match"):
         return text_matches(wanted, value)
     return bool(wanted["range_match"]["start"] <= int(value) < wanted["range_match"]["end"])
 

@@ -145,7 +145,7 @@ _spaces = st.sampled_from(["", "", "", " ", "\n", "\t", "\r\n ", "\xa0", "\x0b"]
 def _escaped(name: str) -> st.SearchStrategy[str]:
     plain = json.dumps(name)
     units = [json.dumps(c)[1:-1] for c in name]
-    escapes = ["\\u%04x" % ord(c) for c in name]
+    escapes = [f"\\u{ord(c):04x}" for c in name]
     once = ['"' + "".join([*units[:i], escape, *units[i + 1 :]]) + '"' for i, escape in enumerate(escapes)]
     return st.sampled_from([plain, plain, plain, *once])
 

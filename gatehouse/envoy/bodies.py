@@ -24,8 +24,8 @@ _FAILED: Message = {
 def tap(logging: Logging, directory: str) -> list[Message]:
     """The filter, if there is something to tap; `directory` is where its files go.
 
-    It stands behind ext_authz, which has taken the key out of the request, and before the filter that asks for usage:
-    bodies are those that the client knows.
+    It stands behind ext_authz, which has taken the key out of the request, and before the filter that reads answers:
+    requests are as the model server gets them, answers as the client does.
     """
     if logging.bodies == "off":
         return []

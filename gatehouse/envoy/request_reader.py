@@ -1,8 +1,8 @@
 """What a request asks for: read by Envoy as the body comes in, once, and written there too.
 
-A Lua filter reads the members at the top of the body as chunks pass (`lua/json.lua`, `lua/request.lua`), and changes the
-few bytes that have to change (`lua/body.lua`); Envoy's buffer filter behind it keeps the body until all of it is here.
-So no tree of the body is ever built, and a large one takes Envoy's time in small turns.
+A Lua filter reads the members at the top of the body as chunks pass (`lua/json.lua`, `lua/request.lua`), and changes
+the few bytes that have to change (`lua/body.lua`); Envoy's buffer filter behind it keeps the body until all of it is
+here. So no tree of the body is ever built, and a large one takes Envoy's time in small turns.
 
 The outcome is metadata: `model`, `asks`, `stream` and what is to be hidden of the answer, or why the request is
 `refused`. What the configuration has to say comes from the route that is in effect while a body is read, so that

@@ -15,7 +15,6 @@ from gatehouse.envoy import access_log, model_access, names, render
 from gatehouse.envoy.clusters import AUTHZ_TRY_TIMEOUT_S, sidecars
 from gatehouse.envoy.filters import AUTHZ_TIMEOUT_S, chain
 from gatehouse.envoy.message import seconds
-from gatehouse.envoy.usage import JSON_CONTENT
 from gatehouse.run_dir import RunDir
 from tests.envoy_configs import CONFIGS, LONG, SHORT
 from tests.envoy_routing import routes
@@ -42,12 +41,12 @@ def test_a_request_meets_the_filters_in_this_order() -> None:
         "envoy.filters.http.body_size_limit",
         names.CLIENT_IP,
         names.AUTHZ,
-        names.BODY,
+        names.READER,
+        names.WHOLE_BODY,
         names.MODEL_NAME,
         names.MODEL_ACCESS,
         names.LIMITS,
-        names.USAGE_REQUEST,
-        names.EVENTS,
+        names.ANSWERS,
         "envoy.filters.http.router",
     ]
     assert [each["name"] for each in manager()["http_filters"]] == list(FILTERS)
@@ -100,54 +99,18 @@ def test_every_request_has_a_descriptor() -> None:
         assert kind.get("default_value") == "-" or kind.get("skip_if_absent") is True
     keys = [next(iter(action.values()))["descriptor_key"] for action in limit["actions"]]
     who = ["user", "team", "tier", "key_id", "key_limits", "key_family"]
-    assert keys == [*who, "model", "max_tokens", "request_id", "body_bytes"]
+    assert keys == [*who, "model", "asks", "request_id"]
 
 
-@pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/json; charset=utf-8"])
-def test_json_is_read_whatever_its_content_type_says_beside(kind: str) -> None:
-    for rules in (FILTERS[names.BODY]["request_rules"], FILTERS[names.BODY]["response_rules"]):
-        assert rules["allow_content_types_regex"] == JSON_CONTENT
-    assert re.fullmatch(JSON_CONTENT["regex"], kind)
-    assert not re.fullmatch(JSON_CONTENT["regex"], f"text/x-{kind}")
+def test_a_body_is_kept_until_all_of_it_has_been_read() -> None:
+    assert MAX_BODY < FILTERS[names.WHOLE_BODY]["max_request_bytes"] < MAX_BODY + 2**20
 
 
-def test_a_body_without_a_readable_model_still_names_one_for_the_routes() -> None:
-    model = FILTERS[names.BODY]["request_rules"]["rules"][0]
-    assert model["on_missing"] == {"metadata_namespace": "llm", "key": "model", "value": names.MISSING_MODEL}
-    assert model["on_error"] == {"metadata_namespace": "llm", "key": "model", "value": names.UNREADABLE_BODY}
-
-
-def counts(rules: list[Node]) -> dict[tuple[str, ...], str]:
-    return {tuple(part["key"] for part in rule["selectors"]): rule["on_present"]["key"] for rule in rules}
-
-
-USAGE = {
-    ("prompt_tokens",): "input_tokens",
-    ("completion_tokens",): "output_tokens",
-    ("prompt_tokens_details", "cached_tokens"): "cached_tokens",
-    ("input_tokens",): "input_tokens",
-    ("output_tokens",): "output_tokens",
-    ("input_tokens_details", "cached_tokens"): "cached_tokens",
-    ("cache_read_input_tokens",): "cache_read_tokens",
-    ("cache_creation_input_tokens",): "cache_written_tokens",
-}
-
-
-def test_usage_of_every_api_is_read_under_one_name() -> None:
-    assert counts(FILTERS[names.BODY]["response_rules"]["rules"]) == {("usage", *at): key for at, key in USAGE.items()}
-
-
-def test_a_stream_may_nest_its_usage() -> None:
-    parser = FILTERS[names.EVENTS]["response_rules"]["content_parser"]["typed_config"]
-    read = counts([rule["rule"] for rule in parser["rules"]])
-    nested = {at: key for at, key in USAGE.items() if "prompt" not in at[0] and "completion" not in at[0]}
-    for outer in ((), ("response",), ("message",)):
-        wanted = nested if outer else USAGE
-        assert {(*outer, "usage", *at): key for at, key in wanted.items()}.items() <= read.items()
-
-
-def test_an_event_that_holds_a_whole_answer_is_read() -> None:
-    assert FILTERS[names.EVENTS]["response_rules"]["max_event_size"] >= 2**20
+def test_the_route_is_chosen_again_by_what_the_body_says() -> None:
+    (value,) = FILTERS[names.MODEL_NAME]["on_request_headers"]
+    text = value["format_string"]["text_format_source"]["inline_string"]
+    assert text == "%DYNAMIC_METADATA(llm:refused)%:%DYNAMIC_METADATA(llm:model)%"
+    assert FILTERS[names.MODEL_NAME]["clear_route_cache"] is True
 
 
 def value_of(node: Node, metadata: dict[str, Any]) -> Any:

@@ -123,8 +123,7 @@ def test_the_list_of_models_asks_who_is_there_and_reads_no_body(config: Config, 
 def test_in_the_short_form_any_name_goes_to_the_one_server(shape: str, model: str) -> None:
     config = CONFIGS[shape]
     (only,) = {cluster(route) for route in routes(config) if is_to_a_model(route)}
-    if model not in (names.UNREADABLE_BODY, names.MISSING_MODEL):
-        assert cluster(route_for(config, "POST", CHAT, model)) == only
+    assert cluster(route_for(config, "POST", CHAT, model)) == only
 
 
 @pytest.mark.parametrize("shape", ["long", "with-default", "https-only"])
@@ -153,30 +152,63 @@ def test_among_500_models_one_is_looked_up_and_no_other_tried() -> None:
         assert len(tried(host, "POST", CHAT, name)) < 10
 
 
-WITHOUT_A_NAME = [
-    ("short", "model:llama"),
-    ("nameless", "missing_model"),
-    ("long", "missing_model"),
-    ("with-default", "model:llama"),
-]
+DEFAULTS = [("short", "llama"), ("nameless", None), ("long", None), ("with-default", "gpt-4o")]
 
 
-@pytest.mark.parametrize(("shape", "expected"), WITHOUT_A_NAME)
-def test_a_body_that_names_no_model_is_for_the_default_or_refused(shape: str, expected: str) -> None:
-    assert route_for(CONFIGS[shape], "POST", CHAT, names.MISSING_MODEL)["name"] == expected
+@pytest.mark.parametrize(("shape", "default"), DEFAULTS)
+def test_the_reader_is_told_the_default_model_by_the_route_that_is_in_effect_meanwhile(
+    shape: str, default: str | None
+) -> None:
+    route = route_for(CONFIGS[shape], "POST", CHAT)
+    said = route["metadata"]["filter_metadata"][names.READER]
+    assert (route["name"], said.get("default_model"), said["max_json_values"]) == ("reading", default, 500_000)
 
 
-def test_the_default_is_known_to_the_model_server_by_the_name_the_file_gives_it() -> None:
-    config = Config.model_validate({**SHORT, "vllm": {"base_url": "http://h/v1", "default_model": "50%-off"}})
-    (added,) = route_for(config, "POST", CHAT, names.MISSING_MODEL)["request_headers_to_add"]
-    assert added["header"] == {"key": "x-gatehouse-model", "value": "50%%-off"}
-    assert added["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+def test_the_reader_is_told_what_servers_that_are_not_vllm_may_be_asked_for() -> None:
+    def backends(*kinds: str) -> dict[str, object]:
+        return {"backends": [{"url": f"http://{kind}/v1", "kind": kind} for kind in kinds]}
+
+    models = {
+        "plain": backends("vllm", "sglang"),
+        "cloud": {**backends("openai"), "aliases": ["gpt"]},
+        "mixed": backends("vllm", "tgi"),
+        "mute": backends("openai", "other"),
+    }
+    config = Config.model_validate({**LONG, "models": models, "api_keys": {}})
+    said = route_for(config, "POST", CHAT)["metadata"]["filter_metadata"][names.READER]
+    once = ["include_usage"]
+    asked = {name: value for name, value in said.items() if name.startswith("asks")}
+    assert asked == {"asks:cloud": once, "asks:gpt": once, "asks:mixed": once, "asks:mute": []}
+    short = Config.model_validate({**SHORT, "vllm": {"base_url": "http://h/v1", "kind": "tgi"}})
+    assert route_for(short, "POST", CHAT)["metadata"]["filter_metadata"][names.READER]["asks"] == once
 
 
 @every_shape
-def test_a_body_that_is_no_json_is_refused_by_whatever_sign(config: Config) -> None:
-    for headers, model in (({}, names.UNREADABLE_BODY), ({"content-length": "0"}, None)):
-        assert route_for(config, "POST", CHAT, model, headers)["name"] == "invalid_json"
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("invalid_json", 400),
+        ("invalid_value", 400),
+        ("missing_model", 400),
+        ("not_allowed_here", 400),
+        ("too_many_values", 413),
+        ("gateway_error", 500),
+    ],
+)
+def test_what_the_reader_refuses_is_answered_in_its_words(config: Config, code: str, status: int) -> None:
+    route = route_for(config, "POST", CHAT, refused=code)
+    answer = route["direct_response"]
+    assert (route["name"], answer["status"]) == (code, status)
+    assert answer["body_format"]["json_format"]["error"]["message"].endswith("%DYNAMIC_METADATA(llm:problem)%")
+    assert code not in (route_for(config, "POST", CHAT, model)["name"] for model in (code, f"{code}:"))
+
+
+@every_shape
+def test_an_encoded_body_is_415_without_a_question(config: Config) -> None:
+    for encoding in ("gzip", "zstd", "br, gzip"):
+        route = route_for(config, "POST", CHAT, None, {"content-encoding": encoding})
+        assert (route["name"], route["direct_response"]["status"], without(route)) == ("encoded_body", 415, ALL_FILTERS)
+    assert route_for(config, "POST", CHAT, None, {"content-encoding": "Identity"})["name"] == "reading"
 
 
 def test_plaintext_is_426_everywhere_but_for_probes() -> None:
@@ -295,7 +327,7 @@ def test_no_key_is_in_anything_rendered(config: Config) -> None:
     [("premium", "HIGH", "-4"), ("staff", "HIGH", "-4"), ("standard", "HIGH", "-2"), ("free", None, "-1")]
     + [(unknown, None, "-1") for unknown in ("elsewhere", "premium2", "-", None)],
 )
-@pytest.mark.parametrize("model", ["llama", "gpt-4o", "mistral", names.MISSING_MODEL])
+@pytest.mark.parametrize("model", ["llama", "gpt-4o", "mistral"])
 def test_the_weight_of_a_tier_goes_with_its_requests(
     model: str, tier: str | None, priority: str | None, urgency: str
 ) -> None:

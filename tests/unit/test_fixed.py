@@ -30,6 +30,7 @@ CHANGES: Mapping[str, Any] = {
     "server.metrics_port": 9091,
     "server.trusted_proxy_hops": 1,
     "server.max_body_mb": 1,
+    "server.max_json_values": 1000,
     "server.max_connections": 7,
     "server.max_memory_mb": 1234,
     "logging.dir": "elsewhere",

@@ -120,6 +120,10 @@ def test_every_row_decides_something() -> None:
 ELSEWHERE = {
     "invalid_json": "a route",
     "missing_model": "a route",
+    "invalid_value": "a route",
+    "not_allowed_here": "a route",
+    "too_many_values": "a route",
+    "encoded_body": "a route",
     "model_not_found": "a route",
     "https_required": "a route",
     "missing_api_key": "authz_service",

@@ -131,7 +131,7 @@ local function refuse_uncountable(seen)
   end
 end
 
--- `{…}` with these members true, and no other byte changed.
+-- An object with these members true, and no other byte changed.
 local function options_with(text, asked)
   local found, edits = {}, {}
   local s = json.whole(text)
