@@ -37,14 +37,9 @@ local harness = {}
 function harness.read(pieces, path, default_model, asks, most_values)
   local chunks, iterator = chunks_of(pieces)
   local b = body.new(iterator)
-  local s = json.text(function() return body.more(b) end, most_values)
+  local s = json.text(body.more, b, most_values)
   local settings = { default_model = default_model, asks = function() return asks end }
-  local ok, asked = pcall(
-    request.read, s, path, settings,
-    function(from) body.hold(b, from) end,
-    function() body.write(b, {}) end,
-    function(edits) body.write(b, edits) end
-  )
+  local ok, asked = pcall(request.read, b, s, path, settings)
   if not ok then
     if type(asked) ~= "table" then error(asked) end
     return { refused = asked.code, text = asked.text, param = asked.param }
@@ -59,7 +54,7 @@ end
 
 function harness.stream(pieces, hide, per_choice)
   local told, out, clock = {}, {}, 0
-  local e = events.new(hide, per_choice, function(key, value) told[key] = value end, function() return clock end)
+  local e = events.new(hide, per_choice, function(_, key, value) told[key] = value end, function() return clock end)
   for index = 1, #pieces do
     clock = index
     out[index] = events.feed(e, pieces[index])
@@ -75,7 +70,7 @@ return harness
 
 def _runtime() -> Any:
     lua = luajit21.LuaRuntime(encoding=None)
-    return lua, lua.execute((modules("json", "request", "body", "usage", "events") + _HARNESS).encode())
+    return lua, lua.execute((modules("json", "body", "request", "usage", "events") + _HARNESS).encode())
 
 
 _LUA, _HARNESSED = _runtime()

@@ -13,4 +13,4 @@ from gatehouse.envoy.scripts import lua_filter
 
 def filter_() -> Message:
     """The Lua filter."""
-    return lua_filter(names.ANSWERS, "json", "request", "body", "usage", "events", main="on_response")
+    return lua_filter(names.ANSWERS, "json", "body", "usage", "events", main="on_response")

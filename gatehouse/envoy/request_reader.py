@@ -32,7 +32,7 @@ def filters(max_body_bytes: int) -> list[Message]:
     """The reader, and the filter that keeps what it passes on."""
     buffer = "envoy.extensions.filters.http.buffer.v3.Buffer"
     return [
-        lua_filter(names.READER, "json", "request", "body", main="on_request"),
+        lua_filter(names.READER, "json", "body", "request", main="on_request"),
         extension(names.WHOLE_BODY, buffer, max_request_bytes=max_body_bytes + _ROOM_TO_WRITE),
     ]
 

@@ -157,6 +157,7 @@ _BY_READER = (
     errors.INVALID_JSON,
     errors.INVALID_VALUE,
     errors.MISSING_MODEL,
+    errors.MODEL_NOT_FOUND,
     errors.NOT_ALLOWED_HERE,
     errors.TOO_MANY_VALUES,
     errors.GATEWAY_ERROR,

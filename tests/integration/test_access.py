@@ -119,7 +119,7 @@ def test_an_empty_name_reaches_no_model_server(gateway: RunningGateway, models: 
     before = len(models.requests)
     body = {"model": "", "messages": []}
     answer = httpx.post(gateway.url + CHAT, json=body, headers={"x-api-key": "sk-access-anything-1"})
-    assert answer.status_code == 403
+    assert_error(answer, 400, "invalid_request_error", "missing_model")
     assert len(models.requests) == before
 
 

@@ -79,11 +79,12 @@ def test_no_model_and_no_default_is_400_missing_model(long_form: RunningGateway)
     assert_error(answer, 400, "invalid_request_error", "missing_model")
 
 
-def test_no_model_goes_to_the_default_with_the_body_untouched(client: httpx.Client, backend: FakeVllm) -> None:
+def test_no_model_goes_to_the_default_whose_name_is_written_in(client: httpx.Client, backend: FakeVllm) -> None:
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
     answer = client.post(CHAT, content=body, headers={**bearer(PREMIUM), "content-type": "application/json"})
     assert answer.status_code == 200
-    assert backend.requests[-1].body == body
+    assert backend.requests[-1].body == body[:-1] + f',"model":"{MODEL}"}}'.encode()
+    assert backend.requests[-1].headers["content-length"] == str(len(backend.requests[-1].body))
     assert backend.requests[-1].headers["x-gatehouse-model"] == MODEL
 
 

@@ -38,6 +38,18 @@ function body.hold(b, from)
   b.held_from = b.held_from or from
 end
 
+-- `text`, which begins at `start`, after `edits`, which come in order.
+function body.edited(text, start, edits)
+  local out, at = {}, 1
+  for _, edit in ipairs(edits) do
+    out[#out + 1] = string.sub(text, at, edit.from - start)
+    out[#out + 1] = edit.text
+    at = edit.to - start + 1
+  end
+  out[#out + 1] = string.sub(text, at)
+  return table.concat(out)
+end
+
 local function whole_chunk(b)
   local bytes = b.chunk:getBytes(0, b.chunk:length())
   if #b.held == 0 then return bytes end
@@ -50,7 +62,7 @@ function body.write(b, edits)
   if #edits > 0 or #b.held > 0 then
     local start = #b.held > 0 and b.held_from or b.start - b.shift
     local before = whole_chunk(b)
-    local after = request.edited(before, start, edits)
+    local after = body.edited(before, start, edits)
     b.chunk:setBytes(after)
     b.added, b.changed = b.added + #after - #before, true
     b.shift = #after - b.length

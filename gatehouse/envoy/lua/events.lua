@@ -10,8 +10,8 @@ local MOST_EVENT = 10 * 1024 * 1024 -- bytes; a `response.completed` holds the w
 local BYTES_PER_TOKEN = 4
 local RETURN = byte("\r")
 
--- The stream of one answer. `hide`: "all" usage, or what is "running", or nil. `tell(key, value)` is called with counts as
--- they become known; `now()` is the time in milliseconds.
+-- The stream of one answer. `hide`: "all" usage, or what is "running", or nil. `tell(stream, key, value)` is called with
+-- counts as they become known; `now(stream)` is the time in milliseconds.
 function events.new(hide, per_choice, tell, now)
   return {
     hide = hide,
@@ -30,9 +30,9 @@ end
 -- Counting ----------------------------------------------------------------------------------------------------------
 
 local function produce(e, tokens)
-  if e.produced == 0 then e.tell("first_event_ms", e.now()) end
+  if e.produced == 0 then e.tell(e, "first_event_ms", e.now(e)) end
   e.produced = e.produced + tokens
-  if not e.counts_output then e.tell("produced", e.produced) end
+  if not e.counts_output then e.tell(e, "produced", e.produced) end
 end
 
 -- Whether a choice carries something: text, reasoning, a call of a tool, speech.
@@ -49,13 +49,19 @@ local function carries(choices)
 end
 
 -- Where each choice counts for itself, the choices together.
+local INDEX = { index = "text" }
+local function note_index(member, found)
+  found.index = member.text
+end
+local function index_of(text, _, _, found)
+  json.members(json.whole(text), INDEX, note_index, found)
+end
+
 local function over_choices(e, choices, output)
-  local index
-  json.elements(json.whole(choices), function(text)
-    json.members(json.whole(text), { index = "text" }, function(member) index = member.text end)
-  end)
-  if index == nil then return output end
-  e.running[index] = output
+  local found = {}
+  json.elements(json.whole(choices), index_of, found)
+  if found.index == nil then return output end
+  e.running[found.index] = output
   local sum = 0
   for _, each in pairs(e.running) do sum = sum + each end
   return sum
@@ -63,8 +69,8 @@ end
 
 local function count(e, text, choices)
   local counts = usage.counts(text)
-  if counts.input then e.tell("input_tokens", counts.input) end
-  if counts.cached then e.tell("cached_tokens", counts.cached) end
+  if counts.input then e.tell(e, "input_tokens", counts.input) end
+  if counts.cached then e.tell(e, "cached_tokens", counts.cached) end
   if counts.output == nil then return end
   local output = counts.output
   if e.per_choice and choices and not find(choices, "^%[%s*%]$") then output = over_choices(e, choices, output) end
@@ -72,19 +78,23 @@ local function count(e, text, choices)
     if e.produced == 0 then produce(e, 1) end
     e.counts_output = true
   end
-  e.tell("output_tokens", output)
+  e.tell(e, "output_tokens", output)
 end
 
 local NESTED = { usage = "text", error = "text" }
+local function tally_nested(member, e)
+  if member.name == "error" then
+    local code = usage.error_code(member.text)
+    if code then e.tell(e, "error", code) end
+  elseif usage.is_object(member.text) then
+    count(e, member.text)
+  end
+end
 local function count_nested(e, text)
-  json.members(json.whole(text), NESTED, function(member)
-    if member.name == "error" then
-      local code = usage.error_code(member.text)
-      if code then e.tell("error", code) end
-    elseif usage.is_object(member.text) then
-      count(e, member.text)
-    end
-  end)
+  json.members(json.whole(text), NESTED, tally_nested, e)
+end
+local function count_in_choice(text, _, _, e)
+  count_nested(e, text)
 end
 
 -- Responses and Messages send text as `delta`; how much of it one token is, only the end tells.
@@ -104,22 +114,23 @@ local READ = {
   delta = "text",
 }
 
+local function note(member, found)
+  found[member.name] = member.text
+  if member.name == "usage" then found.spans[#found.spans + 1] = member end
+  if member.name == "choices" then found.choices_at = member end
+end
+
 -- The members of an event that matter; nil when its data is no JSON object.
 local function read(e, data)
   local found = { spans = {} }
   json.again(e.text, data)
-  local ok = pcall(json.members, e.text, READ, function(member)
-    found[member.name] = member.text
-    if member.name == "usage" then found.spans[#found.spans + 1] = member end
-    if member.name == "choices" then found.choices_at = member end
-  end)
-  return ok and found or nil
+  return pcall(json.members, e.text, READ, note, found) and found or nil
 end
 
 local function tally(e, found)
   local code = usage.error_code(found.error)
   if code == nil and found.type == '"error"' then code = "error" end
-  if code then e.tell("error", code) end
+  if code then e.tell(e, "error", code) end
   if usage.is_object(found.usage) then count(e, found.usage, found.choices) end
   if usage.is_object(found.response) then count_nested(e, found.response) end
   if usage.is_object(found.message) then count_nested(e, found.message) end
@@ -127,7 +138,7 @@ local function tally(e, found)
   if found.choices and not e.counts_output then
     if carries(found.choices) then produce(e, 1) end
     if find(found.choices, '"usage"', 1, true) then
-      pcall(json.elements, json.whole(found.choices), function(text) count_nested(e, text) end)
+      pcall(json.elements, json.whole(found.choices), count_in_choice, e)
     end
   end
 end
@@ -145,21 +156,28 @@ local function without(data, spans)
       edits[#edits + 1] = { from = member.start, to = to, text = "" }
     end
   end
-  return #edits > 0 and request.edited(data, 0, edits) or data
+  return #edits > 0 and body.edited(data, 0, edits) or data
+end
+
+local USAGE = { usage = "text" }
+local function append(member, spans)
+  spans[#spans + 1] = member
 end
 
 local function usages_in(text)
   local spans = {}
-  pcall(json.members, json.whole(text), { usage = "text" }, function(member) spans[#spans + 1] = member end)
+  pcall(json.members, json.whole(text), USAGE, append, spans)
   return spans
+end
+
+local function edit_choice(text, from, to, edits)
+  edits[#edits + 1] = { from = from, to = to, text = without(text, usages_in(text)) }
 end
 
 local function without_nested(choices)
   local edits = {}
-  json.elements(json.whole(choices), function(text, from, to)
-    edits[#edits + 1] = { from = from, to = to, text = without(text, usages_in(text)) }
-  end)
-  return request.edited(choices, 0, edits)
+  json.elements(json.whole(choices), edit_choice, edits)
+  return body.edited(choices, 0, edits)
 end
 
 -- What an event without choices is made of when it is there for its usage alone.
@@ -167,12 +185,15 @@ local STANDARD = {}
 for _, name in ipairs({ "id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier" }) do
   STANDARD[name] = true
 end
+local EVERY = setmetatable({}, { __index = function() return "skim" end })
+local function note_other(member, found)
+  found.other = found.other or not STANDARD[member.name]
+end
+
 local function only_usage(data)
-  local only = true
-  json.members(json.whole(data), setmetatable({}, { __index = function() return "skim" end }), function(member)
-    if not STANDARD[member.name] then only = false end
-  end)
-  return only
+  local found = {}
+  json.members(json.whole(data), EVERY, note_other, found)
+  return not found.other
 end
 
 -- The data of an event as the client sees it; nil when it sees nothing of it.
@@ -188,7 +209,7 @@ local function shown(e, data, found)
   if counts and e.hide == "running" then e.last, e.last_choices = data, found.choices_at end
   if found.choices and find(found.choices, '"usage"', 1, true) then
     local at = found.choices_at
-    data = request.edited(data, 0, { { from = at.from, to = at.to, text = without_nested(found.choices) } })
+    data = body.edited(data, 0, { { from = at.from, to = at.to, text = without_nested(found.choices) } })
     found = read(e, data)
   end
   return without(data, found.spans)
@@ -199,7 +220,7 @@ local function owed(e)
   if e.hide ~= "running" or e.shown or e.last == nil or e.last_choices == nil then return "" end
   local at = e.last_choices
   e.shown = true
-  return "data: " .. request.edited(e.last, 0, { { from = at.from, to = at.to, text = "[]" } }) .. "\n\n"
+  return "data: " .. body.edited(e.last, 0, { { from = at.from, to = at.to, text = "[]" } }) .. "\n\n"
 end
 
 -- Framing -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ json.MOST_VALUE = 64 * 1024 -- bytes of a wanted value
 
 -- What a byte outside of strings is: 0 is an error.
 local SPACE, NUMBER, WORD, TEXT, OPEN, CLOSE, NEXT, IS = 1, 2, 3, 4, 5, 6, 7, 8
-local class = ffi.new("uint8_t[256]")
+local class = {}
+for c = 0, 255 do class[c] = 0 end
 local function classify(characters, kind)
   for at = 1, #characters do class[byte(characters, at)] = kind end
 end
@@ -33,33 +34,33 @@ classify(",", NEXT)
 classify(":", IS)
 
 -- What may stand within a number, and what is a hexadecimal digit.
-local numeric, hexadecimal = ffi.new("uint8_t[256]"), ffi.new("uint8_t[256]")
-for at = 0, 255 do
-  numeric[at] = find(char(at), "[%d+%-.eE]") and 1 or 0
-  hexadecimal[at] = find(char(at), "%x") and 1 or 0
+local numeric, hexadecimal = {}, {}
+for c = 0, 255 do
+  numeric[c] = find(char(c), "[%d+%-.eE]") ~= nil
+  hexadecimal[c] = find(char(c), "%x") ~= nil
 end
 
 local function fail(s, text)
   error({ code = "invalid_json", text = format("%s at byte %d.", text, s.base + s.i) }, 0)
 end
 
--- A text to read. `more()` gives its next piece, or nil at its end; of more than `most_values` values it is refused.
-function json.text(more, most_values)
-  local s = { more = more, most = most_values or math.huge, values = 0, media = 0, media_bytes = 0 }
-  s.piece, s.p, s.i, s.n, s.base = "", ffi.cast(bytes_of, ""), 0, 0, 0
+-- A text to read. `more(source)` gives its next piece, or nil at its end; of more than `most_values` values it is refused.
+function json.text(more, source, most_values)
+  local s = { more = more, source = source, most = most_values or math.huge, values = 0, media = 0, media_bytes = 0 }
+  s.piece, s.i, s.n, s.base = "", 0, 0, 0
   return s
 end
 
 -- The same, of a text that is whole.
 function json.whole(text)
   local s = json.text(nil)
-  s.piece, s.p, s.n = text, ffi.cast(bytes_of, text), #text
+  s.piece, s.n = text, #text
   return s
 end
 
 -- Starts over with another whole text.
 function json.again(s, text)
-  s.piece, s.p, s.i, s.n, s.base = text, ffi.cast(bytes_of, text), 0, #text, 0
+  s.piece, s.i, s.n, s.base = text, 0, #text, 0
 end
 
 -- Keeps what has been read of a value that goes on in the next piece; of one that is too long, nothing.
@@ -68,6 +69,7 @@ local function keep(s)
   if s.kept_bytes > json.MOST_VALUE then
     s.from = nil
   else
+    s.kept = s.kept or {}
     s.kept[#s.kept + 1] = sub(s.piece, s.from + 1)
     s.from = 0
   end
@@ -81,17 +83,16 @@ local function fill(s)
   if s.more == nil then return false end
   if s.from ~= nil then keep(s) end
   local piece
-  repeat piece = s.more() until piece ~= ""
+  repeat piece = s.more(s.source) until piece ~= ""
   s.base = s.base + s.n
   s.piece = piece or ""
-  s.p, s.i, s.n = ffi.cast(bytes_of, s.piece), 0, #s.piece
+  s.i, s.n = 0, #s.piece
   return piece ~= nil
 end
 
 -- Begins to keep the text from here on.
 local function begin(s)
   s.from, s.kept, s.kept_bytes = s.i, nil, 0
-  if s.more ~= nil then s.kept = {} end
 end
 
 -- The text since `begin`; nil where it was too long.
@@ -100,24 +101,30 @@ local function kept(s)
   s.from = nil
   if from == nil then return nil end
   local last = sub(s.piece, from + 1, s.i)
-  if s.kept == nil or #s.kept == 0 then return last end
+  if s.kept == nil then return last end
   return table.concat(s.kept) .. last
 end
 
 local function next_byte(s)
   if s.i == s.n and not fill(s) then fail(s, "The text ends too early") end
-  local c = s.p[s.i]
-  s.i = s.i + 1
-  return c
+  local i = s.i + 1
+  s.i = i
+  return byte(s.piece, i)
 end
 
 -- The next byte that is no white space, which is still to be read; nil at the end of the text.
 local function peek(s)
   repeat
-    local p, i, n = s.p, s.i, s.n
-    while i < n and class[p[i]] == SPACE do i = i + 1 end
+    local piece, i, n = s.piece, s.i, s.n
+    while i < n do
+      local c = byte(piece, i + 1)
+      if class[c] ~= SPACE then
+        s.i = i
+        return c
+      end
+      i = i + 1
+    end
     s.i = i
-    if i < n then return p[i] end
   until not fill(s)
 end
 
@@ -131,7 +138,8 @@ end
 local ONES, HIGH = 0x0101010101010101ULL, 0x8080808080808080ULL
 local SPACES, QUOTES, BACKSLASHES = ONES * 0x20, ONES * QUOTE, ONES * BACKSLASH
 
-local function plain(p, i, n)
+local function long_plain(piece, i, n)
+  local p = ffi.cast(bytes_of, piece)
   while i + 8 <= n do
     local w = ffi.cast(words_of, p + i)[0]
     local q, b = bxor(w, QUOTES), bxor(w, BACKSLASHES)
@@ -139,11 +147,20 @@ local function plain(p, i, n)
     if band(odd, HIGH) ~= 0 then break end
     i = i + 8
   end
-  while i < n do
-    local c = p[i]
-    if c == QUOTE or c == BACKSLASH or c < 0x20 or c >= 0x80 then break end
-    i = i + 1
-  end
+  return i
+end
+
+local plain = {}
+for c = 0, 255 do plain[c] = c >= 0x20 and c < 0x80 and c ~= QUOTE and c ~= BACKSLASH end
+
+-- Where plain text ends: most is short, and then a look at each byte costs less.
+local SHORT = 48
+local function end_of_plain(piece, i, n)
+  local stop = i + SHORT < n and i + SHORT or n
+  while i < stop and plain[byte(piece, i + 1)] do i = i + 1 end
+  if i < stop or stop == n then return i end
+  i = long_plain(piece, i, n)
+  while i < n and plain[byte(piece, i + 1)] do i = i + 1 end
   return i
 end
 
@@ -155,7 +172,7 @@ local function skip_escape(s)
   if ESCAPES[c] then return end
   if c ~= 0x75 then fail(s, "A backslash escapes nothing") end -- u
   for _ = 1, 4 do
-    if hexadecimal[next_byte(s)] == 0 then fail(s, "\\u is not followed by four hexadecimal digits") end
+    if not hexadecimal[next_byte(s)] then fail(s, "\\u is not followed by four hexadecimal digits") end
   end
 end
 
@@ -175,12 +192,12 @@ end
 -- What is left of a string whose opening quote has been read.
 local function skip_string(s)
   while true do
-    local i = plain(s.p, s.i, s.n)
+    local i = end_of_plain(s.piece, s.i, s.n)
     s.i = i
     if i == s.n then
       if not fill(s) then fail(s, "A string has no end") end
     else
-      local c = s.p[i]
+      local c = byte(s.piece, i + 1)
       s.i = i + 1
       if c == QUOTE then return end
       if c == BACKSLASH then
@@ -202,7 +219,7 @@ local function skip_text(s)
   local from, matched = s.base + s.i, 0
   while matched < #MEDIA do
     if s.i == s.n and not fill(s) then fail(s, "A string has no end") end
-    if s.p[s.i] ~= byte(MEDIA, matched + 1) then break end
+    if byte(s.piece, s.i + 1) ~= byte(MEDIA, matched + 1) then break end
     s.i, matched = s.i + 1, matched + 1
   end
   skip_string(s)
@@ -221,8 +238,8 @@ end
 
 local function skip_number(s)
   repeat
-    local p, i, n = s.p, s.i, s.n
-    while i < n and numeric[p[i]] == 1 do i = i + 1 end
+    local piece, i, n = s.piece, s.i, s.n
+    while i < n and numeric[byte(piece, i + 1)] do i = i + 1 end
     s.i = i
   until i < n or not fill(s)
 end
@@ -232,25 +249,25 @@ end
 local function skip_nested(s)
   local depth, commas = 1, 0
   repeat
-    local p, i, n, values = s.p, s.i, s.n, s.values
+    local piece, i, n, values = s.piece, s.i, s.n, s.values
     while i < n do
-      local c = p[i]
-      local kind = class[c]
       i = i + 1
+      local c = byte(piece, i)
+      local kind = class[c]
       if kind == NUMBER then
         values = values + 1
-        while i < n and numeric[p[i]] == 1 do i = i + 1 end
+        while i < n and numeric[byte(piece, i + 1)] do i = i + 1 end
         if i == n then
           s.i, s.values = i, values
           skip_number(s)
-          p, i, n, values = s.p, s.i, s.n, s.values
+          piece, i, n, values = s.piece, s.i, s.n, s.values
         end
       elseif kind == NEXT then
         if depth == 1 then commas = commas + 1 end
       elseif kind == TEXT then
         s.i, s.values = i, values + 1
         skip_text(s)
-        p, i, n, values = s.p, s.i, s.n, s.values
+        piece, i, n, values = s.piece, s.i, s.n, s.values
       elseif kind == IS then
         values = values - 1 -- the string before it was a name
       elseif kind == OPEN then
@@ -264,7 +281,7 @@ local function skip_nested(s)
       elseif kind == WORD then
         s.i, s.values = i, values + 1
         skip_word(s, c)
-        p, i, n, values = s.p, s.i, s.n, s.values
+        piece, i, n, values = s.piece, s.i, s.n, s.values
       elseif kind ~= SPACE then
         s.i, s.values = i, values
         fail(s, "An unknown character stands")
@@ -300,6 +317,7 @@ local function skip_value(s)
 end
 
 local function is_number(text)
+  if find(text, "^[1-9]%d?%d?%d?%d?%d?$") then return true end
   local whole, rest = string.match(text, "^%-?(%d+)(.*)$")
   if whole == nil or (#whole > 1 and byte(whole) == 0x30) then return false end
   if not (rest == "" or find(rest, "^%.%d+$") or find(rest, "^[eE][+-]?%d+$") or find(rest, "^%.%d+[eE][+-]?%d+$")) then
@@ -310,6 +328,11 @@ end
 
 -- The name of a member, its escapes resolved; nil where it is longer than any that matters.
 local function read_name(s)
+  local _, stop, plain_name = find(s.piece, '^([%w_]*)"', s.i + 1)
+  if stop then
+    s.i = stop
+    return plain_name
+  end
   begin(s)
   skip_string(s)
   local name = kept(s)
@@ -318,12 +341,12 @@ local function read_name(s)
   return find(name, "\\", 1, true) and json.unescaped(name) or name
 end
 
--- Every member of an object, whose opening brace is next: `visit(member)` is called for each that `wanted` names, after
--- it was read. A member has `name`, `text` (its value as it is written; nil when that is longer than `MOST_VALUE`, or
+-- Every member of an object, whose opening brace is next: `visit(member, context)` is called for each that `wanted` names,
+-- after it was read. A member has `name`, `text` (its value as it is written; nil when that is longer than `MOST_VALUE`, or
 -- when `wanted` says "skim"), `elements`, and where it stands, in bytes of the whole text: `start` (the comma before it,
--- or its name when it is the first), `from` and `to` of its value, and `first`. `before(name, from)` is called when a
--- wanted value is next. Returns where the closing brace stands, and whether there are members.
-function json.members(s, wanted, visit, before)
+-- or its name when it is the first), `from` and `to` of its value, and `first`. `before(name, from, context)` is called
+-- when a wanted value is next. Returns where the closing brace stands, and whether there are members.
+function json.members(s, wanted, visit, context, before)
   expect(s, OPEN_OBJECT)
   if peek(s) == CLOSE_OBJECT then
     s.i = s.i + 1
@@ -337,7 +360,7 @@ function json.members(s, wanted, visit, before)
     expect(s, COLON)
     local kind = class[peek(s) or 0]
     local how, from = name and wanted[name], s.base + s.i
-    if how and before then before(name, from) end
+    if how and before then before(name, from, context) end
     local keeps = how == "text" or kind == NUMBER
     if keeps then begin(s) end
     local elements = skip_value(s)
@@ -345,7 +368,7 @@ function json.members(s, wanted, visit, before)
     if kind == NUMBER and text ~= nil and not is_number(text) then fail(s, "A number can't be read") end
     if how then
       local to = s.base + s.i
-      visit({ name = name, text = text, elements = elements, start = start, from = from, to = to, first = first })
+      visit({ name = name, text = text, elements = elements, start = start, from = from, to = to, first = first }, context)
     end
     local c = peek(s)
     if c ~= COMMA and c ~= CLOSE_OBJECT then fail(s, "A comma or a brace is missing") end
@@ -355,15 +378,15 @@ function json.members(s, wanted, visit, before)
   end
 end
 
--- Every element of a list in a whole text: `visit(text, from, to)`.
-function json.elements(s, visit)
+-- Every element of a list in a whole text: `visit(text, from, to, context)`.
+function json.elements(s, visit, context)
   expect(s, OPEN_LIST)
   if peek(s) == CLOSE_LIST then return end
   repeat
     peek(s)
     local from = s.i
     skip_value(s)
-    visit(sub(s.piece, from + 1, s.i), from, s.i)
+    visit(sub(s.piece, from + 1, s.i), from, s.i, context)
     local c = peek(s)
     s.i = s.i + 1
   until c ~= COMMA

@@ -4,23 +4,16 @@ local LLM = "llm"
 local NOT_JSON = { code = "invalid_json", text = "The Content-Type says something else." }
 local BOTH = { "include_usage", "continuous_usage_stats" }
 
--- What the configuration says, in the metadata of the route that is in effect while a body is read. Envoy's objects are
--- good until the script waits for the next chunk.
-local function settings_of(handle)
-  local route = handle:metadata()
-  return {
-    default_model = route:get("default_model"),
-    most_values = route:get("max_json_values"),
-    asks = function(model)
-      local now = handle:metadata()
-      return now:get("asks:" .. model) or now:get("asks") or BOTH
-    end,
-  }
+-- What a model's servers may be asked for. Envoy's objects are good until the script waits for the next chunk.
+local function asks(settings, model)
+  local route = settings.handle:metadata()
+  return route:get("asks:" .. model) or route:get("asks") or BOTH
 end
 
 local function is_json(headers)
-  local kind = string.lower(headers:get("content-type") or "") .. ";"
-  return string.find(kind, "^application/json%s*;")
+  local kind = headers:get("content-type")
+  if kind == "application/json" then return true end
+  return string.find(string.lower(kind or "") .. ";", "^application/json%s*;")
 end
 
 local function tell(handle, key, value)
@@ -46,21 +39,15 @@ local function tell_asked(handle, asked, s, b)
   if b.changed then tell(handle, "bytes", string.format("%.0f", s.base + s.i + b.added)) end
 end
 
+-- The configuration speaks by the metadata of the route that is in effect while a body is read.
 function envoy_on_request(handle)
   local headers = handle:headers()
   if not is_json(headers) then return tell_refusal(handle, NOT_JSON) end
-  local settings = settings_of(handle)
-  local path = string.match(headers:get(":path"), "^[^?]*")
+  local route = handle:metadata()
+  local settings = { handle = handle, default_model = route:get("default_model"), asks = asks }
   local b = body.new(handle:bodyChunks())
-  local s = json.text(function() return body.more(b) end, settings.most_values)
-  local ok, asked = pcall(
-    request.read,
-    s,
-    path,
-    settings,
-    function(from) body.hold(b, from) end,
-    function() body.write(b, {}) end,
-    function(edits) body.write(b, edits) end
-  )
+  local s = json.text(body.more, b, route:get("max_json_values"))
+  local path = string.match(headers:get(":path"), "^[^?]*")
+  local ok, asked = pcall(request.read, b, s, path, settings)
   if ok then tell_asked(handle, asked, s, b) else tell_refusal(handle, asked) end
 end

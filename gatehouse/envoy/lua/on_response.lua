@@ -2,41 +2,49 @@
 
 local LLM = "llm"
 
-local function teller(handle)
-  local told = {}
-  return function(key, value)
-    if told[key] == value then return end
-    told[key] = value
-    handle:streamInfo():dynamicMetadata():set(LLM, key, value)
-  end
+-- Tells what is new of an answer.
+local function tell(answer, key, value)
+  if answer.told[key] == value then return end
+  answer.told[key] = value
+  answer.handle:streamInfo():dynamicMetadata():set(LLM, key, value)
 end
 
-local function tell_counts(tell, text)
+local function now(answer)
+  return answer.handle:timestamp()
+end
+
+local function answer_of(handle)
+  return { handle = handle, told = {} }
+end
+
+local function tell_counts(answer, text)
   local counts = usage.counts(text)
-  if counts.input then tell("input_tokens", counts.input) end
-  if counts.output then tell("output_tokens", counts.output) end
-  if counts.cached then tell("cached_tokens", counts.cached) end
+  if counts.input then tell(answer, "input_tokens", counts.input) end
+  if counts.output then tell(answer, "output_tokens", counts.output) end
+  if counts.cached then tell(answer, "cached_tokens", counts.cached) end
 end
 
 local ANSWER = { usage = "text", error = "text" }
 
-local function read_json(handle, tell)
-  local b = body.new(handle:bodyChunks())
-  local s = json.text(function() return body.more(b) end)
-  pcall(json.members, s, ANSWER, function(member)
-    if member.name == "usage" then
-      if usage.is_object(member.text) then tell_counts(tell, member.text) end
-    elseif usage.error_code(member.text) then
-      tell("error", usage.error_code(member.text))
-    end
-  end)
+local function tell_member(member, answer)
+  if member.name == "error" then
+    local code = usage.error_code(member.text)
+    if code then tell(answer, "error", code) end
+  elseif usage.is_object(member.text) then
+    tell_counts(answer, member.text)
+  end
 end
 
-local function read_events(handle, tell)
+local function read_json(handle)
+  local s = json.text(body.more, body.new(handle:bodyChunks()))
+  pcall(json.members, s, ANSWER, tell_member, answer_of(handle))
+end
+
+local function read_events(handle)
   local asked = handle:streamInfo():dynamicMetadata():get(LLM) or {}
-  local hide = asked["hide"]
-  local e = events.new(hide, asked["per_choice"], tell, function() return handle:timestamp() end)
-  if hide then handle:headers():remove("content-length") end
+  local e = events.new(asked["hide"], asked["per_choice"], tell, now)
+  e.handle, e.told = handle, {}
+  if e.hide then handle:headers():remove("content-length") end
   for chunk in handle:bodyChunks() do
     local length = chunk:length()
     if length > 0 then
@@ -52,16 +60,13 @@ end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
-  if string.sub(headers:get(":status"), 1, 1) ~= "2" then return end
+  if string.byte(headers:get(":status")) ~= 0x32 then return end -- 2xx
   local kind = string.lower(headers:get("content-type") or "")
-  local tell = teller(handle)
   if string.sub(kind, 1, 17) == "text/event-stream" then
-    read_events(handle, tell)
+    read_events(handle)
   elseif string.sub(kind, 1, 16) == "application/json" then
-    read_json(handle, tell)
+    read_json(handle)
   elseif headers:get("metadata") then -- vLLM's embeddings as bytes
-    pcall(json.members, json.whole(headers:get("metadata")), { usage = "text" }, function(member)
-      if usage.is_object(member.text) then tell_counts(tell, member.text) end
-    end)
+    pcall(json.members, json.whole(headers:get("metadata")), ANSWER, tell_member, answer_of(handle))
   end
 end

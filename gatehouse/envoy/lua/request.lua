@@ -5,8 +5,9 @@
 
 local request = {}
 
-local MOST_MODEL = 1024 -- bytes of a name
+local MOST_MODEL = 16 * 1024 -- bytes of a name, as it is written
 local MOST_COUNT = 999999999999
+local NOTHING = {}
 
 -- Each endpoint's own names: for how much a choice may generate (the first that is there counts), for how many choices,
 -- and whether a list of prompts means as many answers. `generates` is false where nothing is generated; `counts` is
@@ -90,7 +91,7 @@ local function names_a_model(text)
 end
 
 local function model_in(member, default)
-  if member == nil or member.text == "null" or member.text == '""' then
+  if member == nil or member.text == "null" then
     if default == nil then refuse("missing_model", "model", MISSING) end
     return default, true
   end
@@ -98,25 +99,29 @@ local function model_in(member, default)
     refuse("invalid_value", "model", "'model' is longer than %d bytes.", MOST_MODEL)
   end
   local name = string_in(member.text)
-  if name == nil then refuse("missing_model", "model", MISSING) end
+  if name == nil or name == "" then refuse("missing_model", "model", MISSING) end
   if name == false then refuse("invalid_value", "model", "'model' is not Unicode: it holds half a surrogate pair.") end
+  if string.find(name, "%c") then -- no header can hold them, and Envoy's metadata would end at a NUL
+    refuse("model_not_found", "model", "No name has control characters.")
+  end
   return name, false
 end
 
 -- The most that one choice may generate: where a server's preference is known, the first of the endpoint's names, else
 -- the largest. nil where the body does not say.
-local function most_of(seen, endpoint, first_counts)
-  local most
+local function most_of(seen, endpoint, settings, model)
+  local first, other
   for _, name in ipairs(endpoint.most) do
     local value = whole(seen[name])
-    if value ~= nil and (most == nil or (not first_counts and value > most)) then most = value end
+    if first == nil then first = value else other = value end
   end
-  return most
+  if other == nil or #settings.asks(settings, model) > 1 then return first end
+  return math.max(first, other)
 end
 
 local function choices_of(seen, endpoint)
   local choices = 1
-  for _, name in ipairs(endpoint.choices or {}) do choices = math.max(choices, whole(seen[name]) or 1) end
+  for _, name in ipairs(endpoint.choices or NOTHING) do choices = math.max(choices, whole(seen[name]) or 1) end
   local prompts = seen.prompt and seen.prompt.elements or 1
   return math.min(choices * prompts, MOST_COUNT)
 end
@@ -131,13 +136,21 @@ local function refuse_uncountable(seen)
   end
 end
 
+local function by_place(a, b)
+  return a.from < b.from
+end
+
+local function note(member, found)
+  found[member.name] = member
+end
+
 -- An object with these members true, and no other byte changed.
 local function options_with(text, asked)
   local found, edits = {}, {}
   local s = json.whole(text)
   local wanted = {}
   for _, name in ipairs(asked) do wanted[name] = "text" end
-  local close, filled = json.members(s, wanted, function(member) found[member.name] = member end)
+  local close, filled = json.members(s, wanted, note, found)
   local missing = {}
   for _, name in ipairs(asked) do
     local member = found[name]
@@ -147,12 +160,14 @@ local function options_with(text, asked)
       edits[#edits + 1] = { from = member.from, to = member.to, text = "true" }
     end
   end
-  table.sort(edits, function(a, b) return a.from < b.from end)
+  table.sort(edits, by_place)
   if #missing > 0 then
     edits[#edits + 1] = { from = close, to = close, text = (filled and "," or "") .. table.concat(missing, ",") }
   end
-  return request.edited(text, 0, edits)
+  return body.edited(text, 0, edits)
 end
+
+local OPTIONS = { include_usage = "text", continuous_usage_stats = "text" }
 
 -- What the client itself asked of a stream: whether it wants usage at the end, and in every event.
 local function options_in(member)
@@ -161,22 +176,9 @@ local function options_in(member)
     refuse("invalid_value", "stream_options", "'stream_options' must be an object of at most %d bytes.", json.MOST_VALUE)
   end
   local found = {}
-  local wanted = { include_usage = "text", continuous_usage_stats = "text" }
-  json.members(json.whole(member.text), wanted, function(each) found[each.name] = each end)
+  json.members(json.whole(member.text), OPTIONS, note, found)
   local final = boolean(found.include_usage) == true
   return final, final and boolean(found.continuous_usage_stats) == true
-end
-
--- `text`, which begins at `start`, after `edits`, which come in order.
-function request.edited(text, start, edits)
-  local out, at = {}, 1
-  for _, edit in ipairs(edits) do
-    out[#out + 1] = string.sub(text, at, edit.from - start)
-    out[#out + 1] = edit.text
-    at = edit.to - start + 1
-  end
-  out[#out + 1] = string.sub(text, at)
-  return table.concat(out)
 end
 
 -- The member, changed where it stands, or added at the end.
@@ -188,9 +190,8 @@ local function put(edits, added, member, name, text)
   end
 end
 
-local function ask_for_usage(asked, seen, settings, edits, added)
+local function ask_for_usage(asked, seen, asks, edits, added)
   local final, running = options_in(seen.stream_options)
-  local asks = settings.asks(asked.model)
   asked.per_choice = #asks > 1 and asked.choices > 1
   if final and (running or #asks < 2) then return end
   if not final then asked.hide = "all" else asked.hide = "running" end
@@ -200,34 +201,42 @@ local function ask_for_usage(asked, seen, settings, edits, added)
   put(edits, added, seen.stream_options, "stream_options", options_with(text or "{}", asks))
 end
 
--- Reads a body at `path` to its closing brace, and calls `write(edits)` there, with what to change. `settings` has
--- `default_model` (or nil) and `asks(model)`: what the model's servers may be asked for in `stream_options`.
--- `hold(from)` is called where something may have to change, `release()` when it need not after all.
-function request.read(s, path, settings, hold, release, write)
+-- Where something may have to change, the body is held back; not for a model that is named.
+local function before(name, from, reading)
+  if name == "model" or name == "stream_options" then body.hold(reading.body, from) end
+end
+
+local function after(member, reading)
+  local seen = reading.seen
+  seen[member.name] = member
+  if member.name == "model" and names_a_model(member.text) and seen.stream_options == nil then
+    body.write(reading.body, NOTHING)
+  end
+end
+
+-- Reads the body `b`, whose text is `s`, at `path`, and writes into it what has to be written. `settings` has
+-- `default_model` (or nil) and `asks(settings, model)`: what the model's servers may be asked for in `stream_options`.
+function request.read(b, s, path, settings)
   local endpoint = ENDPOINTS[path] or ANY_OTHER
   local seen = {}
   json.skip_mark(s)
-  local close, filled = json.members(s, endpoint.wanted, function(member)
-    seen[member.name] = member
-    if member.name == "model" and names_a_model(member.text) and seen.stream_options == nil then release() end
-  end, function(name, from)
-    if name == "model" or name == "stream_options" then hold(from) end
-  end)
+  local close, filled = json.members(s, endpoint.wanted, after, { body = b, seen = seen }, before)
   local asked, edits, added = {}, {}, {}
   local is_default
   asked.model, is_default = model_in(seen.model, settings.default_model)
   asked.choices = choices_of(seen, endpoint)
   asked.stream = boolean(seen.stream) == true
   refuse_uncountable(seen)
-  local asks = endpoint.most and settings.asks(asked.model) or {}
-  asked.most = endpoint.most == nil and 0 or most_of(seen, endpoint, #asks > 1)
+  asked.most = endpoint.most == nil and 0 or most_of(seen, endpoint, settings, asked.model)
   if is_default then put(edits, added, seen.model, "model", json.quoted(asked.model)) end
-  if asked.stream and endpoint.options then ask_for_usage(asked, seen, settings, edits, added) end
-  table.sort(edits, function(a, b) return a.from < b.from end)
+  if asked.stream and endpoint.options then
+    ask_for_usage(asked, seen, settings.asks(settings, asked.model), edits, added)
+    table.sort(edits, by_place)
+  end
   if #added > 0 then
     edits[#edits + 1] = { from = close, to = close, text = (filled and "," or "") .. table.concat(added, ",") }
   end
-  write(edits)
+  body.write(b, edits)
   json.finish(s)
   asked.uses = endpoint.counts ~= false
   return asked

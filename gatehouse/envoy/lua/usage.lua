@@ -19,9 +19,13 @@ local COUNTED = {
 }
 local DETAILS = { cached_tokens = "text" }
 
+local function note(member, found)
+  found[member.name] = member.text
+end
+
 local function members(text, wanted)
   local found = {}
-  json.members(json.whole(text), wanted, function(member) found[member.name] = member.text end)
+  json.members(json.whole(text), wanted, note, found)
   return found
 end
 

@@ -15,6 +15,8 @@ from tests.running_gateway import RunningGateway
 KEY = f"Authorization: Bearer {PREMIUM}\r\nContent-Type: application/json\r\n".encode()
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n" + KEY
 BODY = b'{"input":"hi"}'
+ARRIVED = b'{"input":"hi","model":"%b"}' % MODEL.encode()
+"""It names no model, so the default one is written in."""
 HIDDEN = b"GET /smuggled HTTP/1.1\r\nHost: x\r\nX-Smuggled: 1\r\n\r\n"
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 TE = b"Transfer-Encoding: chunked\r\n"
@@ -117,7 +119,7 @@ def test_what_is_one_request_is_one_for_the_model_server_too(
     before = len(backend.requests)
     found = [answer.status_code for answer in exchanged(gateway.url, HEAD + ONE[how] + HIDDEN, wanted=2)]
     bodies = reached(backend, before)
-    assert (found, bodies) in (([200, 404], [BODY]), ([400], [])), "one, or none"
+    assert (found, bodies) in (([200, 404], [ARRIVED]), ([400], [])), "one, or none"
 
 
 def test_what_asks_to_be_rid_of_its_key_is_rid_of_it(gateway: RunningGateway, backend: FakeVllm) -> None:
@@ -141,14 +143,14 @@ def test_what_may_be_forgiven_is_put_right(gateway: RunningGateway, backend: Fak
     """RFC 9112 §2.2 and §3 allow it; the model server gets a request of Envoy's making."""
     before = len(backend.requests)
     assert [answer.status_code for answer in exchanged(gateway.url, sent)] == [200]
-    assert reached(backend, before) == [BODY]
+    assert reached(backend, before) == [ARRIVED]
 
 
 def test_who_asks_first_is_told_to_go_on(gateway: RunningGateway, backend: FakeVllm) -> None:
     before = len(backend.requests)
     found = exchanged(gateway.url, HEAD + b"Expect: 100-continue\r\n" + CL + b"\r\n" + BODY + HIDDEN, wanted=3)
     assert [answer.status_code for answer in found] == [100, 200, 404]
-    assert reached(backend, before) == [BODY]
+    assert reached(backend, before) == [ARRIVED]
 
 
 def test_requests_in_a_row_are_answered_in_their_order(gateway: RunningGateway, backend: FakeVllm) -> None:
@@ -166,7 +168,7 @@ def test_no_other_protocol_is_switched_to(gateway: RunningGateway, backend: Fake
     wish = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
     [answer] = exchanged(gateway.url, HEAD + wish.encode() + CL + b"\r\n" + BODY)
     assert answer.status_code == 200 or answer.json()["error"]["code"] == "bad_request", answer.text
-    assert reached(backend, before) in ([], [BODY])
+    assert reached(backend, before) in ([], [ARRIVED])
     assert [request for request in backend.requests[before:] if "upgrade" in request.headers] == []
 
 
@@ -175,7 +177,7 @@ def test_an_absolute_target_is_read_like_its_path(gateway: RunningGateway, backe
     head = HEAD.replace(b"/v1/embeddings", b"http://elsewhere/v1/embeddings")
     [answer] = exchanged(gateway.url, head + CL + b"\r\n" + BODY)
     assert answer.status_code == 200
-    assert reached(backend, before) == [BODY]
+    assert reached(backend, before) == [ARRIVED]
 
 
 PSEUDO = {":method": "POST", ":scheme": "http", ":authority": "x", ":path": "/v1/embeddings"}
@@ -232,4 +234,4 @@ def test_a_proper_stream_of_http_2_is_answered(gateway: RunningGateway, backend:
     outcome = http2(gateway.url, [*PSEUDO.items(), *FIELDS, ("content-length", str(len(BODY)))], BODY)
     assert outcome.status == 200
     assert json.loads(outcome.body)["model"] == MODEL
-    assert reached(backend, before) == [BODY]
+    assert reached(backend, before) == [ARRIVED]
