@@ -118,9 +118,8 @@ def _limits() -> Message:
         _metadata_entry("key_limits", names.AUTHZ, "key_limits"),
         _metadata_entry("key_family", names.AUTHZ, "key_family"),
         _metadata_entry("model", names.LLM, "model"),
-        _metadata_entry("max_tokens", names.LLM, "max_tokens"),
+        _metadata_entry("asks", names.LLM, "asks"),
         _header_entry("request_id", "x-request-id"),
-        _header_entry("body_bytes", "content-length"),
     ]
     return extension(
         names.LIMITS,

@@ -100,7 +100,7 @@ def test_every_request_has_a_descriptor() -> None:
         assert kind.get("default_value") == "-" or kind.get("skip_if_absent") is True
     keys = [next(iter(action.values()))["descriptor_key"] for action in limit["actions"]]
     who = ["user", "team", "tier", "key_id", "key_limits", "key_family"]
-    assert keys == [*who, "model", "max_tokens", "request_id", "body_bytes"]
+    assert keys == [*who, "model", "asks", "request_id"]
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/json; charset=utf-8"])

@@ -13,6 +13,7 @@ from accesslog_service.limiter import settlement
 from accesslog_service.record import Record
 from gatehouse.config.model import Config
 from gatehouse.envoy.names import ENDPOINTS
+from ratelimit_service.estimate import Tokens
 from ratelimit_service.plan import Plans
 from ratelimit_service.simulate.logged import KeyLimits, Logged
 from ratelimit_service.simulate.replay import LEASE_TTL_MS, Replay, Verdict
@@ -25,7 +26,7 @@ def logged(each: Record) -> Logged:
         start_ms=round(each.time.timestamp() * 1000),
         duration_ms=round(each.duration_ms),
         request_id=each.request_id,
-        user=each.user_id,
+        user_id=each.user_id,
         team=each.team or "",
         tier=each.tier or "",
         key_id=each.key_id or "",
@@ -34,11 +35,17 @@ def logged(each: Record) -> Logged:
         status=each.status,
         error_code=each.error_code,
         prompt_tokens=each.prompt_tokens,
-        completion_tokens=each.completion_tokens or 0,
+        completion_tokens=each.completion_tokens,
         cached_tokens=each.cached_tokens or 0,
         attempts=each.attempts,
         bytes_in=each.bytes_in,
+        bytes_out=each.bytes_out,
         limited_by=each.limited_by,
+        aborted=each.aborted,
+        max_tokens=each.max_tokens,
+        n=each.n,
+        prompt_bytes=each.prompt_bytes,
+        images=each.images,
     )
 
 
@@ -154,11 +161,12 @@ def test_two_requests_with_one_id_are_two_requests() -> None:
 )
 def test_what_counts_as_used_is_what_the_limiter_is_told(status: int, prompt: int | None, endpoint: str) -> None:
     each = record(status=status, prompt_tokens=prompt, endpoint=endpoint)
-    told, used = settlement(each), logged(each).tokens
+    told, used = settlement(each), logged(each).used(Tokens(7, 8))
     assert told is not None
-    assert told.counted == (used is not None)
-    if used:
-        assert (told.input_tokens, told.output_tokens, told.cached_tokens) == (used.input, used.output, used.cached)
+    assert (told.counted or told.complete) == (used is not None)
+    if used and told.counted:
+        prompt_tokens = told.input_tokens if told.HasField("input_tokens") else 7
+        assert (prompt_tokens, told.output_tokens, told.cached_tokens) == (used.input, used.output, used.cached)
 
 
 @given(
