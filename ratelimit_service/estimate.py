@@ -22,10 +22,6 @@ class Tokens(NamedTuple):
     output: int
     cached: int = 0
 
-    @property
-    def total(self) -> int:
-        return self.input + self.output
-
 
 def estimate(asks: Asks, usual: int) -> Tokens:
     """The guess: the prompt by its size and images; of each choice what the request allows at most, or else `usual`."""

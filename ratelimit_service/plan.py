@@ -50,6 +50,7 @@ class _Counter:
 
     key: str
     limit: Limit
+    capacity: int
     measure: str
     fixed: Charge | None
 
@@ -64,12 +65,13 @@ class _Counter:
         more than a half, so that it needs no empty window, and no second one passes beside it. If the output alone that
         the request allows is larger, the charge says how much that is, and no store admits it.
         """
-        guess, capacity = hits[self.measure], self.limit.capacity
-        if guess > capacity:
-            bound = at_most(asks)
-            wanted = _hits(price, bound)[self.measure] if bound else 0
-            guess = wanted if wanted > capacity else capacity // 2 + 1
-        return Charge(self.key, self.limit, guess, reserve=True)
+        guess = hits[self.measure]
+        return Charge(self.key, self.limit, guess if guess <= self.capacity else self._beyond(asks, price), True)
+
+    def _beyond(self, asks: Asks, price: Price | None) -> int:
+        bound = at_most(asks)
+        wanted = _hits(price, bound)[self.measure] if bound else 0
+        return wanted if wanted > self.capacity else self.capacity // 2 + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ def _uses(asks: Asks) -> frozenset[str]:
 def _counter(holder: str, rule: Rule) -> _Counter:
     key, limit = holder + rule.counter, rule.limit
     once = Charge(key, limit, min(1, limit.capacity)) if rule.measure == "requests" else None
-    return _Counter(key, limit, rule.measure, once)
+    return _Counter(key, limit, limit.capacity, rule.measure, once)
 
 
 def _reserved(standing: _Standing, hits: Mapping[str, int]) -> tuple[Charge, ...]:
@@ -213,6 +215,6 @@ def _hits(price: Price | None, tokens: Tokens) -> Mapping[str, int]:
     return {
         "input_tokens": min(tokens.input, MAX_AMOUNT),
         "output_tokens": min(tokens.output, MAX_AMOUNT),
-        "tokens": min(tokens.total, MAX_AMOUNT),
+        "tokens": min(tokens.input + tokens.output, MAX_AMOUNT),
         "budget": min(cost, MAX_AMOUNT),
     }
