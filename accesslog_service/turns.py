@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-REST_S = 2.0
+REST_S = 10.0
 """Who has failed is asked last for so long: a process that hangs costs a time-out each time."""
 
 T = TypeVar("T")
