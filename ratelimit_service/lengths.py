@@ -32,7 +32,7 @@ class _Recent:
 
 
 class Lengths:
-    """Tokens of one choice, by user and model; in this process's memory, some 4 MiB at most."""
+    """Tokens of one choice, by user and model; in this process's memory, 8 MiB at most."""
 
     def __init__(self, holders: int = HOLDERS) -> None:
         self._holders = holders
