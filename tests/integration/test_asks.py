@@ -24,6 +24,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "writer": {"output_tokens_per_day": 60},
     "searcher": {"tokens_per_minute": 10_000},
     "uncounted": {"tokens_per_day": 50_000},
+    "learned": {"tokens_per_hour": 1_000_000},
     "broken": {"tokens_per_day": 50_000},
 }
 
@@ -40,6 +41,7 @@ def gateway(backend: FakeVllm, tmp_path_factory: pytest.TempPathFactory) -> Iter
             "api_keys": {key(tier): {"user_id": f"user-{tier}", "tier": tier} for tier in LIMITS},
             "rate_limits": LIMITS,
             "redis": {"url": redis.url},
+            "server": {"workers": 4},  # two of them decide
         }
         with running_gateway(tmp_path_factory.mktemp("asks"), config) as running:
             yield running
@@ -125,3 +127,20 @@ def test_an_error_inside_a_stream_is_a_failure(gateway: RunningGateway, backend:
     until(lambda: used(gateway, "broken") == 0, 5, "the return of what was reserved")
     line = f'api_failed_answers_total{{endpoint="{CHAT}",model="{MODEL}"}} 1.0'
     until(lambda: line in gateway.metrics(), 5, "the count of failed answers")
+
+
+def test_every_worker_that_decides_learns_how_long_answers_are(gateway: RunningGateway) -> None:
+    spent = 0
+
+    def guessed() -> int:
+        """What the request reserved, by its own answer."""
+        nonlocal spent
+        time.sleep(0.1)
+        answer = post(gateway, "learned", ignore_eos=False)
+        left = int(answer.headers["x-ratelimit-remaining-tokens"])
+        guess = LIMITS["learned"]["tokens_per_hour"] - spent - left
+        spent += answer.json()["usage"]["total_tokens"]
+        return int(guess)
+
+    assert guessed() >= 512, "nothing is known yet"
+    until(lambda: all(guessed() < 300 for _ in range(10)), 20, "knowledge in every worker")

@@ -24,7 +24,6 @@ MODEL = "m"
 LIMITS: dict[str, dict[str, Any]] = {
     "returned": {"tokens_per_hour": 10_000},
     "charged": {"tokens_per_hour": 100_000},
-    "learned": {"tokens_per_hour": 1_000_000},
     "spent": {"tokens_per_minute": 300},
     "parallel": {"tokens_per_minute": 1000},
     "pair": {"concurrent_requests": 2},
@@ -79,7 +78,6 @@ def gateway(
     }
     with ExitStack() as stack:
         if request.param == "redis":
-            config["server"] = {"workers": 4}  # two of them decide
             # Exact even where Redis itself has to wait for a processor.
             config["redis"] = {"url": stack.enter_context(redis_server()).url, "timeout_ms": 250}
         yield stack.enter_context(running_gateway(tmp_path_factory.mktemp("limits"), config))
@@ -133,26 +131,6 @@ def test_tokens_are_charged_as_the_model_server_counts_them(gateway: RunningGate
         return guess
 
     until(lambda: 0 < guessed() < 60, 3)
-
-
-def test_every_worker_that_decides_learns_how_long_answers_are(gateway: RunningGateway) -> None:
-    key, used = alice("learned"), 0
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "a b c"}]}
-
-    def guessed() -> int:
-        """What the request reserved, by its own answer."""
-        nonlocal used
-        answer = httpx.post(gateway.url + CHAT, json=body, headers={"authorization": f"Bearer {key}"}, timeout=30)
-        guess = LIMITS["learned"]["tokens_per_hour"] - used - remaining(answer)
-        used += answer.json()["usage"]["total_tokens"]
-        return int(guess)
-
-    def known() -> bool:
-        time.sleep(0.1)
-        return guessed() < 300
-
-    assert guessed() >= 512, "nothing is known yet"
-    until(lambda: all(known() for _ in range(10)), 20, "knowledge in every worker")
 
 
 def test_a_spent_token_limit_is_429_with_its_name(gateway: RunningGateway) -> None:
