@@ -27,7 +27,7 @@ from gatehouse.daily_file import DailyFile
 from gatehouse.prices import prices
 from gatehouse.proxy.admin import Admin
 from gatehouse.rpc import Health
-from gatehouse.run_dir import workers
+from gatehouse.run_dir import first_rank, workers
 from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
 
@@ -54,7 +54,8 @@ async def main(worker: Worker) -> None:
     metrics = RequestMetrics(labels, run_dir.metrics, exemplars)
     requests = RequestLog(file, metrics.lost)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
-    limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())
+    deciding = first_rank(len(limiters))
+    limiter = Limiter(limiters, metrics.unsettled, deciding=deciding, everyone=config.settles())
     health = Health()
     departure = Departure(worker.stop, health)
     sinks: list[Sink] = [metrics.take, requests.take, limiter.ended]

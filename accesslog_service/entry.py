@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 from accesslog_service.record import Record
 from accesslog_service.refusal import error_code
+from gatehouse.asks import parsed
 from gatehouse.config.model import Price
 from gatehouse.envoy import names
 from gatehouse.envoy.tracing import TRACE_ID_TAG
+from gatehouse.errors import UPSTREAM_ERROR
 from gatehouse.prices import Prices, cost_micro_usd
 
 MAX_MODEL = MAX_USER_AGENT = 256
@@ -23,6 +25,10 @@ MAX_COUNT = 2**53
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MODEL_CLUSTERS = names.model_cluster("")
+_OLD_STREAM = "gatehouse.usage"
+_OLD_MISSING_MODEL, _OLD_UNREADABLE_BODY = "__missing__", "__error__"
+"""What older versions of the gateway say, in logs that are reconciled: where the first event's time stood, and models
+that are none."""
 _FINAL = (0, 6)  # AccessLogType NotSet, DownstreamEnd
 METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -72,7 +78,8 @@ def is_final(entry: Any) -> bool:
 
 
 def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyType({})) -> Record:
-    """The record of a final entry. `default_model` is the model of a request that named none.
+    """The record of a final entry. `default_model` is the model of a request that named none, in logs of older
+    versions.
 
     Total: fields that are absent or make no sense give None, 0 or "", whatever the entry holds.
     """
@@ -83,8 +90,14 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
     flags = [FLAGS[field.name] for field, _ in common.response_flags.ListFields()]
     cluster = common.upstream_cluster
     by_model_server = cluster.startswith(_MODEL_CLUSTERS)
-    refused = _text(authz, "error_code") or _text(limits, "error_code")
-    model, tokens = _model(llm, default_model), _tokens(llm)
+    refused = _text(authz, "error_code") or _text(llm, "refused") or _text(limits, "error_code")
+    answered_well, asks = by_model_server and 200 <= status < 300, _text(llm, "asks")
+    failed_within = answered_well and "error" in llm
+    if failed_within:
+        refused = UPSTREAM_ERROR
+    aborted = bool(flags) and _aborted(status, flags)
+    most, choices, prompt_bytes, images = parsed(asks or "") or _UNSAID
+    model, tokens = _model(llm, default_model), _tokens(llm, to_the_end=not (aborted or failed_within))
     return Record(
         time=_instant(common.start_time),
         request_id=request.request_id or common.stream_id,
@@ -105,7 +118,7 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         cached_tokens=tokens.cached,
         cost_usd=_cost_usd(tokens, prices.get(model or "")),
         duration_ms=_ms(common.duration),
-        ttft_ms=_ttft_ms(common, metadata) if by_model_server and 200 <= status < 300 else None,
+        ttft_ms=_ttft_ms(common, metadata, llm) if answered_well else None,
         attempts=common.upstream_request_attempt_count,
         bytes_in=request.request_body_bytes,
         bytes_out=response.response_body_bytes,
@@ -113,9 +126,14 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         user_agent=_cut(request.user_agent, MAX_USER_AGENT) or None,
         limited_by=_text(limits, "limited_by"),
         flags=",".join(flags),
-        aborted=bool(flags) and _aborted(status, flags),
+        aborted=aborted,
+        max_tokens=most,
+        n=choices,
+        prompt_bytes=prompt_bytes,
+        images=images,
         key_limits=_text(authz, "key_limits"),
         key_family=_text(authz, "key_family"),
+        asks=asks,
     )
 
 
@@ -161,25 +179,30 @@ class _Tokens(NamedTuple):
 
 
 _UNCOUNTED = _Tokens(None, None, None)
+_UNSAID = (None, None, None, None)
 
 
-def _tokens(llm: Mapping[str, Any]) -> _Tokens:
-    """Anthropic's messages count those of the cache apart from `input_tokens`."""
+def _tokens(llm: Mapping[str, Any], *, to_the_end: bool) -> _Tokens:
+    """Of an answer that did not reach its end, what it had sent, where its server had not counted more. Older versions log those of a cache of Anthropic's messages apart from `input_tokens`."""
     if not llm:
         return _UNCOUNTED
     fresh, read = _count(llm, "input_tokens"), _count(llm, "cache_read_tokens")
     prompt = None if fresh is None else fresh + (read or 0) + (_count(llm, "cache_written_tokens") or 0)
     cached = _count(llm, "cached_tokens") if read is None else read
-    return _Tokens(prompt, _count(llm, "output_tokens"), cached)
+    output = _count(llm, "output_tokens")
+    if not to_the_end and (produced := _count(llm, "produced")):
+        output = max(produced, output or 0)
+    return _Tokens(prompt, output, cached)
 
 
 def _model(llm: Mapping[str, Any], default_model: str | None) -> str | None:
+    """None if nobody looked for one, "" if there is none that could be read."""
     if "model" not in llm:
-        return None
+        return "" if llm else None
     name: str = llm["model"].string_value
-    if False:
+    if name == _OLD_MISSING_MODEL:
         name = default_model or ""
-    return _cut(name, MAX_MODEL)
+    return "" if name == _OLD_UNREADABLE_BODY else _cut(name, MAX_MODEL)
 
 
 def _cut(text: str, limit: int) -> str:
@@ -214,9 +237,10 @@ def _ms(duration: Any) -> float:
     return round(milliseconds, 3)
 
 
-def _ttft_ms(common: Any, metadata: Any) -> float | None:
+def _ttft_ms(common: Any, metadata: Any, llm: Mapping[str, Any]) -> float | None:
     """To the first event of a stream, else to the first byte: model servers send headers before they have a token."""
-    first_event = _count(_fields(metadata, names.LLM), "first_event_ms")
+    where = llm if "first_event_ms" in llm else _fields(metadata, _OLD_STREAM)
+    first_event = _count(where, "first_event_ms")
     if first_event is not None:
         start_ms: float = common.start_time.seconds * 1e3 + common.start_time.nanos / 1e6
         return round(max(0.0, first_event - start_ms), 3)

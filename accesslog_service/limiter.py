@@ -13,8 +13,8 @@ from itertools import count
 from pathlib import Path
 
 from accesslog_service.record import Record
-from gatehouse.envoy.names import ENDPOINTS
-from gatehouse.errors import LIMITS_UNAVAILABLE, MODEL_NOT_ALLOWED
+from accesslog_service.turns import Turns
+from gatehouse import metering
 from gatehouse.http2.client import CallFailedError, Client
 from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest
 
@@ -27,47 +27,53 @@ CALL_TIMEOUT_S = 1.0
 LAST_CALLS_S = 3.0
 """How long a receiver that stops goes on trying."""
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.02, 1.0
-_NEVER_ADMITTED = {MODEL_NOT_ALLOWED.code, LIMITS_UNAVAILABLE.code}
-_UNCOUNTED = {"/tokenize", "/detokenize"}
 
 
 def settlement(record: Record, *, running: bool = False) -> Settlement | None:
-    """What the limiter must know of a request; None when it was never asked about it.
+    """What the limiter must know of a request; None when it was never asked about it, or refused it.
 
-    Nothing is charged for a request that failed. Of one that ended without a count, for whatever reason, the guess of
-    its admission stays.
+    A request that failed is charged what it produced, if anything. Of one that was cut off without a count, the guess
+    of its admission stays; one that was answered to the end without a count is charged the guess, or by the size of its
+    answer if that is more.
     """
-    if record.user_id is None or record.limited_by or record.error_code in _NEVER_ADMITTED:
+    if not metering.admitted(record):
         return None
-    if record.endpoint not in ENDPOINTS:
-        return None
+    counted, complete = metering.counted(record), metering.complete(record)
+    lacks_prompt = record.prompt_tokens is None and record.completion_tokens is not None
     return Settlement(
         request_id=record.request_id,
         kind=Settlement.RENEW if running else Settlement.DONE,
-        user=record.user_id,
+        user=record.user_id or "",
         team=record.team or "",
         tier=record.tier or "",
         key_id=record.key_id or "",
         model=record.model or "",
-        input_tokens=record.prompt_tokens or 0,
+        input_tokens=None if lacks_prompt or not counted else record.prompt_tokens or 0,
         output_tokens=record.completion_tokens or 0,
         cached_tokens=record.cached_tokens or 0,
-        counted=record.prompt_tokens is not None or record.status >= 400 or record.endpoint in _UNCOUNTED,
+        counted=counted,
         status=record.status,
         key_limits=record.key_limits or "",
         key_family=record.key_family or "",
+        asks=record.asks or "",
+        complete=complete,
+        answer_bytes=record.bytes_out if complete and not counted else 0,
     )
 
 
 class Limiter:
-    """A sink of records. `sockets` are those of the ratelimit workers; `lost` is told how many were given up.
+    """A sink of records. `sockets` are those of the ratelimit workers, the first `deciding` of which decide while all
+    is well: batches go round these, so that each learns how long answers are. `lost` is told how many were given up.
 
     Unless `everyone` is to be settled, which may change, only those are whose key brings limits of its own: any of them
     may need it.
     """
 
-    def __init__(self, sockets: Sequence[Path], lost: Callable[[int], None], *, everyone: bool = True) -> None:
+    def __init__(
+        self, sockets: Sequence[Path], lost: Callable[[int], None], *, deciding: int = 1, everyone: bool = True
+    ) -> None:
         self._sockets = sockets
+        self._deciding = deciding
         self._lost = lost
         self.everyone = everyone
         self._pending: deque[Settlement] = deque()
@@ -106,31 +112,33 @@ class Limiter:
                 self._lost(left)
 
     async def _tell_on(self) -> None:
-        workers = deque(map(Client, self._sockets))
+        workers = [Client(socket) for socket in self._sockets]
+        turns = Turns(workers, self._deciding)
         try:
             while self._pending or not self._closing:
                 await self._arrived.wait()
                 self._arrived.clear()
                 while self._pending:
                     self._batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
-                    await _until_told(workers, SettleRequest(settlements=self._batch).SerializeToString())
+                    await _until_told(turns, SettleRequest(settlements=self._batch).SerializeToString())
                     self._batch = []
         finally:
             for worker in workers:
                 worker.close()
 
 
-async def _until_told(workers: "deque[Client]", request: bytes) -> None:
+async def _until_told(turns: Turns[Client], request: bytes) -> None:
     """Try one worker after the other, with growing pauses once all have failed."""
     pause_s = _FIRST_PAUSE_S
     for attempt in count(1):
+        worker = turns.next()
         try:
-            await workers[0].call(METHOD, request, CALL_TIMEOUT_S)
+            await worker.call(METHOD, request, CALL_TIMEOUT_S)
         except CallFailedError as error:
-            workers.rotate()
-            if attempt == len(workers):
+            turns.failed(worker)
+            if attempt == len(turns):
                 log.warning("no ratelimit worker takes settlements: %s; trying on", error)
-            if attempt % len(workers) == 0:
+            if attempt % len(turns) == 0:
                 await asyncio.sleep(pause_s)
                 pause_s = min(_MAX_PAUSE_S, pause_s * 2)
         else:

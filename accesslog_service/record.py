@@ -13,13 +13,14 @@ _UNWRITTEN = {"written": False}
 
 @dataclass(slots=True)  # not frozen: that would take 3 of the 40 microseconds that an entry costs
 class Record:
-    """What happened to one request; the fields are those of a line, in its order. `key_limits` and `key_family` are in
-    no line: they are the limiter's, to whom the request's end is told.
+    """What happened to one request; the fields are those of a line, in its order. `key_limits`, `key_family` and `asks`
+    are in no line: they are the limiter's, to whom the request's end is told.
 
     `_ms` are milliseconds from the start of the request, `bytes_` count bodies. What is not known, or does not apply,
     is None; `model` is "" when the endpoint takes a model and the request named none that could be read. `status` is 0
     when the client left before it got an answer. `flags` are Envoy's response flags, comma-joined. `aborted`: the
-    answer did not reach its end, because the client left or the stream was cut.
+    answer did not reach its end, because the client left or the stream was cut. `max_tokens`, `n`, `prompt_bytes` and
+    `images` are what the request asked for (`gatehouse.asks`, of which `asks` is the text).
     """
 
     time: datetime
@@ -50,8 +51,13 @@ class Record:
     limited_by: str | None
     flags: str
     aborted: bool
+    max_tokens: int | None = None
+    n: int | None = None
+    prompt_bytes: int | None = None
+    images: int | None = None
     key_limits: str | None = field(default=None, metadata=_UNWRITTEN)
     key_family: str | None = field(default=None, metadata=_UNWRITTEN)
+    asks: str | None = field(default=None, metadata=_UNWRITTEN)
 
     @property
     def tpot_ms(self) -> float | None:

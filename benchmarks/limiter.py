@@ -107,8 +107,8 @@ def ours(folder: Path) -> Iterator[Server]:
     file = folder / "gatehouse.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "ratelimit_service", "-c", str(file), "--run-dir", str(folder), "--index", "0"]
-    entries = {"user": "alice", "team": "-", "tier": "paid", "key_id": "laptop", "model": "m", "max_tokens": "256"}
-    entries |= {"request_id": "6f9619ff-8b86-4011-b42d-00cf4fc964ff", "body_bytes": "420"}
+    entries = {"user": "alice", "team": "-", "tier": "paid", "key_id": "laptop", "model": "m", "asks": "256/1/420/0"}
+    entries |= {"request_id": "6f9619ff-8b86-4011-b42d-00cf4fc964ff"}
     with _pinned(command, SERVER_CPU, {}) as pid:
         yield Server("ratelimit_service", pid, folder / "ratelimit-0.sock", _request([entries]))
 

@@ -76,8 +76,8 @@ def entry(number: int) -> HTTPAccessLogEntry:
     common.upstream_cluster = common.route_name = names.model_cluster(model)
     metadata = common.metadata.filter_metadata
     metadata[names.LLM].update({"model": model, "stream": True, "input_tokens": 512, "output_tokens": 90 + number % 9})
-    metadata[names.LLM].update({"cached_tokens": 256})
-    metadata[names.STREAM].update({"keep_final": False, "first_event_ms": time.time() * 1000 + 200})
+    metadata[names.LLM].update({"cached_tokens": 256, "asks": "256/1/4102/0"})
+    metadata[names.LLM].update({"first_event_ms": time.time() * 1000 + 200})
     metadata["envoy.filters.http.rbac"].update(
         {"enforced_engine_result": "allowed", "enforced_effective_policy_id": "allowed"}
     )

@@ -92,7 +92,11 @@ OVERLOADED = ClientError(
 TIMED_OUT = ClientError(504, UNAVAILABLE, "timeout", "The model server did not answer in time.", retry_after_s=1)
 
 
-CODES = frozenset(each.code for each in list(globals().values()) if isinstance(each, ClientError))
+UPSTREAM_ERROR = "upstream_error"
+"""The code of an answer that began as a success and carried an error inside. The gateway never answers with it: it is
+what records and metrics say of such an answer."""
+
+CODES = frozenset({UPSTREAM_ERROR, *(each.code for each in list(globals().values()) if isinstance(each, ClientError))})
 """Every code there is."""
 
 

@@ -11,6 +11,7 @@ from gatehouse.rpc import Service
 from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
 from ratelimit_service.key_rules import KeyRules
+from ratelimit_service.lengths import Lengths
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.service import RateLimits
@@ -22,10 +23,10 @@ async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
     metrics = Metrics()
     store = await _store(worker, metrics)
-    key_rules = KeyRules(metrics.on_unreadable_limits)
-    limits = RateLimits(Plans(worker.config, key_rules), store, metrics)
+    key_rules, lengths = KeyRules(metrics.on_unreadable_limits), Lengths()
+    limits = RateLimits(Plans(worker.config, key_rules, lengths), store, metrics)
     try:
-        async with worker.following(lambda config: limits.adopt(Plans(config, key_rules))):
+        async with worker.following(lambda config: limits.adopt(Plans(config, key_rules, lengths))):
             await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
     finally:
         metrics.flush()

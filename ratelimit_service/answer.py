@@ -87,14 +87,30 @@ def _window_reasons(plan: Plan, decision: Decision, caller: Caller) -> Iterator[
     for rule, outcome in zip(plan.rules, decision.outcomes, strict=True):
         if outcome.allowed or rule.limit.shadow:
             continue
-        period = _PERIOD_NAMES[rule.limit.period_s]
-        if rule.measure == "budget":
-            most = f"Budget spent. Maximum {rule.limit.amount / 1_000_000:.13g} USD per {period}"
-        else:
-            most = f"Rate limit exceeded. Maximum {rule.limit.amount} {rule.measure.replace('_', ' ')} per {period}"
         error = INSUFFICIENT_QUOTA if rule.measure == "budget" else RATE_LIMITED
-        message = f"{most} allowed for {_whose(rule, caller)}."
-        yield _Reason(rule.limit.name, error, message, outcome.retry_after_ms)
+        words = _too_large if outcome.charge.hits > rule.limit.capacity else _spent
+        yield _Reason(rule.limit.name, error, words(rule, outcome, caller), outcome.retry_after_ms)
+
+
+def _spent(rule: Rule, _outcome: Outcome, caller: Caller) -> str:
+    most, period = _amount(rule, rule.limit.amount), _PERIOD_NAMES[rule.limit.period_s]
+    over = "Budget spent" if rule.measure == "budget" else "Rate limit exceeded"
+    return f"{over}. Maximum {most} per {period} allowed for {_whose(rule, caller)}."
+
+
+def _too_large(rule: Rule, outcome: Outcome, caller: Caller) -> str:
+    """It would not pass if the whole limit were free."""
+    asked, most = _amount(rule, outcome.charge.hits), _amount(rule, rule.limit.amount)
+    asks = "may cost" if rule.measure == "budget" else "asks for"
+    period, whose = _PERIOD_NAMES[rule.limit.period_s], _whose(rule, caller)
+    fewer = "Lower max_tokens" if caller.asks.choices <= 1 else "Lower max_tokens, or ask for fewer choices"
+    return f"This request {asks} up to {asked}; at most {most} per {period} are allowed for {whose}. {fewer}."
+
+
+def _amount(rule: Rule, hits: int) -> str:
+    if rule.measure == "budget":
+        return f"{hits / 1_000_000:.13g} USD"
+    return f"{hits} {rule.measure.replace('_', ' ')}"
 
 
 def _lease_reasons(plan: Plan, decision: Decision, caller: Caller) -> Iterator[_Reason]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from gatehouse.asks import NOTHING_SAID, Asks, parsed
+
 _ABSENT = ("", "-")
 
 
@@ -16,7 +18,7 @@ class Entry(Protocol):
 
 
 class Caller(NamedTuple):
-    """One request to a model. `max_tokens` and `body_bytes` are None when the request does not say.
+    """One request to a model, and what it asks for.
 
     `key_limits` are the limits of the key itself, in JSON, counted under `key_family`, or else under `key_id`.
     """
@@ -27,8 +29,7 @@ class Caller(NamedTuple):
     key_id: str = ""
     model: str = ""
     request_id: str = ""
-    max_tokens: int | None = None
-    body_bytes: int | None = None
+    asks: Asks = NOTHING_SAID
     key_limits: str = ""
     key_family: str = ""
 
@@ -43,13 +44,7 @@ def caller(entries: Iterable[Entry]) -> Caller:
         said("key_id", ""),
         said("model", ""),
         said("request_id", ""),
-        _count(said("max_tokens")),
-        _count(said("body_bytes")),
+        parsed(said("asks", "")) or NOTHING_SAID,
         said("key_limits", ""),
         said("key_family", ""),
     )
-
-
-def _count(text: str | None) -> int | None:
-    """A client may write anything here: what is no plain number says nothing."""
-    return int(text) if text and len(text) <= 12 and text.isascii() and text.isdigit() else None

@@ -6,13 +6,13 @@ little too much or too little is held back while the request runs.
 
 from typing import NamedTuple
 
-from ratelimit_service.caller import Caller
+from gatehouse.asks import Asks
 
 BYTES_PER_TOKEN = 4
 """English text in common tokenizers; JSON around it makes this guess high rather than low."""
 
-OUTPUT_TOKENS = 512
-"""For a request that sets no `max_tokens`."""
+TOKENS_PER_IMAGE = 1024
+"""What an image of usual size takes in common models; its bytes say nothing about that."""
 
 
 class Tokens(NamedTuple):
@@ -22,12 +22,24 @@ class Tokens(NamedTuple):
     output: int
     cached: int = 0
 
-    @property
-    def total(self) -> int:
-        return self.input + self.output
+
+def estimate(asks: Asks, usual: int) -> Tokens:
+    """The guess: the prompt by its size and images; of each choice what the request allows at most, or else `usual`."""
+    each = usual if asks.max_tokens is None else asks.max_tokens
+    return Tokens(_tokens(asks.prompt_bytes) + asks.images * TOKENS_PER_IMAGE, each * asks.choices)
 
 
-def estimate(caller: Caller) -> Tokens:
-    """The guess: the prompt by its size, the completion by what the request allows at most."""
-    output = OUTPUT_TOKENS if caller.max_tokens is None else caller.max_tokens
-    return Tokens(-(-(caller.body_bytes or 0) // BYTES_PER_TOKEN), output)
+def at_most(asks: Asks) -> Tokens | None:
+    """The output that the request says itself it may take; None when it sets no bound."""
+    return None if asks.max_tokens is None else Tokens(0, asks.max_tokens * asks.choices)
+
+
+def uncounted(asks: Asks, guess: Tokens, answer_bytes: int) -> Tokens:
+    """What is charged for a whole answer of `answer_bytes` that nobody has counted: the guess, and more for an answer
+    that is longer. What generates nothing is charged for its input."""
+    generated = asks.max_tokens != 0
+    return guess._replace(output=max(guess.output, _tokens(answer_bytes))) if generated else guess
+
+
+def _tokens(size: int) -> int:
+    return -(-size // BYTES_PER_TOKEN)

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from gatehouse.config.model import Config, Price
+from gatehouse.asks import Asks
+from gatehouse.config.model import MEASURES, Config, Price
 from gatehouse.envoy.access_log import PERIOD_S
 from gatehouse.prices import cost_micro_usd, prices
 from ratelimit_service.caller import Caller
-from ratelimit_service.estimate import Tokens, estimate
+from ratelimit_service.estimate import Tokens, at_most, estimate
 from ratelimit_service.key_rules import KeyRules
+from ratelimit_service.lengths import Lengths
 from ratelimit_service.limits import MAX_AMOUNT, Limit
 from ratelimit_service.rules import NOTHING, Concurrency, Rule, rule_set
 from ratelimit_service.shown import Shown, shown
@@ -26,6 +28,11 @@ LEASE_TTL_MS = 3 * PERIOD_S * 1000
 
 REMEMBERED = 4096
 """Callers, each with a model, whose rules are kept ready."""
+
+_EVERYTHING = frozenset({*MEASURES, "budget"})
+_NO_OUTPUT = _EVERYTHING - {"output_tokens"}
+_NO_TOKENS = frozenset({"requests"})
+"""The measures of which a request can use something."""
 
 
 class Plan(NamedTuple):
@@ -43,6 +50,7 @@ class _Counter:
 
     key: str
     limit: Limit
+    capacity: int
     measure: str
     fixed: Charge | None
 
@@ -50,9 +58,20 @@ class _Counter:
         """Of one that is not fixed."""
         return Charge(self.key, self.limit, hits[self.measure], reserve=True)
 
-    def capped(self, hits: Mapping[str, int]) -> Charge:
-        """A guess larger than the whole limit would keep the request out for ever."""
-        return self.fixed or Charge(self.key, self.limit, min(hits[self.measure], self.limit.capacity), reserve=True)
+    def guessed(self, hits: Mapping[str, int], asks: Asks, price: Price | None) -> Charge:
+        """Of one that is not fixed, before the request runs.
+
+        A guess larger than the whole limit may be wrong, and would keep the request out for ever: it takes a little
+        more than a half, so that it needs no empty window, and no second one passes beside it. If the output alone that
+        the request allows is larger, the charge says how much that is, and no store admits it.
+        """
+        guess = hits[self.measure]
+        return Charge(self.key, self.limit, guess if guess <= self.capacity else self._beyond(asks, price), True)
+
+    def _beyond(self, asks: Asks, price: Price | None) -> int:
+        bound = at_most(asks)
+        wanted = _hits(price, bound)[self.measure] if bound else 0
+        return wanted if wanted > self.capacity else self.capacity // 2 + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +84,26 @@ class _Standing:
     counters: tuple[_Counter, ...]
     leases: tuple[LeaseAsk, ...]
     price: Price | None
+    charges: tuple[Charge, ...] | None
+    """Of every request, where none depends on what it uses."""
 
 
 class Plans:
-    """Every rule of a configuration, ready to be asked. Works out only what differs from request to request."""
+    """Every rule of a configuration, ready to be asked. Works out only what differs from request to request.
 
-    def __init__(self, config: Config, key_rules: KeyRules | None = None, *, lease_ttl_ms: int = LEASE_TTL_MS) -> None:
+    `key_rules` and `lengths` are what outlives a configuration.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        key_rules: KeyRules | None = None,
+        lengths: Lengths | None = None,
+        *,
+        lease_ttl_ms: int = LEASE_TTL_MS,
+    ) -> None:
         self._lease_ttl_ms = lease_ttl_ms
+        self._lengths = Lengths() if lengths is None else lengths
         self._default_model = config.the_default_model or ""
         self._model_of = {alias: name for name, model in config.models.items() for alias in model.aliases}
         self._prices = prices(config)
@@ -89,15 +121,27 @@ class Plans:
     def plan(self, caller: Caller) -> Plan:
         """Everything that `caller`'s request must pass, with guesses for what only its end will tell."""
         standing = self._standing(caller)
-        hits = _hits(standing, estimate(caller))
-        charges = tuple([counter.capped(hits) for counter in standing.counters])
+        charges = self._guessed(standing, caller) if standing.charges is None else standing.charges
         ask = Ask(caller.request_id, charges, standing.leases)
         return Plan(ask, standing.rules, standing.concurrency, standing.shown)
+
+    def guess(self, caller: Caller) -> Tokens:
+        """What the request may come to use."""
+        unbounded = caller.asks.max_tokens is None
+        usual = self._lengths.usual(caller.user, self._model(caller.model)) if unbounded else 0
+        return estimate(caller.asks, usual)
+
+    def learn(self, caller: Caller, true: Tokens) -> None:
+        """The request was answered to the end, and used `true`. One that sets a bound says nothing about those that
+        don't."""
+        if caller.asks.max_tokens is None:
+            choices = max(1, caller.asks.choices)
+            self._lengths.learn(caller.user, self._model(caller.model), -(-true.output // choices))
 
     def settlement(self, caller: Caller, true: Tokens | None, *, late: bool = False) -> Settlement:
         """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""
         standing = self._standing(caller)
-        reserved = () if true is None else _reserved(standing, _hits(standing, true))
+        reserved = () if true is None else _reserved(standing, _hits(standing.price, true))
         return Settlement(caller.request_id, reserved, tuple([lease.key for lease in standing.leases]), late)
 
     def renewals(self, caller: Caller) -> list[Renewal]:
@@ -105,12 +149,20 @@ class Plans:
         leases = self._standing(caller).leases
         return [Renewal(caller.request_id, lease.key, lease.ttl_ms) for lease in leases]
 
-    def _standing(self, caller: Caller) -> _Standing:
-        key = caller.key_family or caller.key_id
-        return self._remembered(caller.user, caller.team, caller.tier, key, caller.key_limits, caller.model)
+    def _guessed(self, standing: _Standing, caller: Caller) -> tuple[Charge, ...]:
+        hits, asks, price = _hits(standing.price, self.guess(caller)), caller.asks, standing.price
+        return tuple([counter.fixed or counter.guessed(hits, asks, price) for counter in standing.counters])
 
-    def _stands(self, user: str, team: str, tier: str, key: str, key_limits: str, model: str) -> _Standing:
-        """The braces around a holder's name keep all its counters on one slot of a Redis Cluster."""
+    def _standing(self, caller: Caller) -> _Standing:
+        key, uses = caller.key_family or caller.key_id, _uses(caller.asks)
+        return self._remembered(caller.user, caller.team, caller.tier, key, caller.key_limits, caller.model, uses)
+
+    def _stands(
+        self, user: str, team: str, tier: str, key: str, key_limits: str, model: str, uses: frozenset[str]
+    ) -> _Standing:
+        """Limits on what the request can use nothing of are none of its limits, be they spent or not.
+
+        The braces around a holder's name keep all its counters on one slot of a Redis Cluster."""
         model = self._model(model)
         holders = (
             (f"{{u:{user}}}", self._tiers.get(tier, NOTHING)),
@@ -119,41 +171,50 @@ class Plans:
             (f"{{t:{team}}}", self._teams.get(team, NOTHING)),
             (f"{{k:{key}}}", self._keys.of(key_limits)),
         )
-        met = tuple(rule for _, rules in holders for rule in rules.rules)
+        met = [(holder, rule) for holder, rules in holders for rule in rules.rules if rule.measure in uses]
+        rules = tuple(rule for _, rule in met)
+        counters = tuple(_counter(holder, rule) for holder, rule in met)
+        fixed = tuple(counter.fixed for counter in counters if counter.fixed)
         return _Standing(
-            met,
+            rules,
             tuple(rule for _, rules in holders for rule in rules.concurrency),
-            shown(met),
-            tuple(_counter(holder, rule) for holder, rules in holders for rule in rules.rules),
+            shown(rules),
+            counters,
             tuple(
                 LeaseAsk(holder + rule.counter, rule.name, rule.most, self._lease_ttl_ms, rule.shadow)
                 for holder, rules in holders
                 for rule in rules.concurrency
             ),
             self._prices.get(model),
+            fixed if len(fixed) == len(counters) else None,
         )
 
     def _model(self, said: str) -> str:
-        name = self._default_model if said == "" else said
+        name = said or self._default_model
         return self._model_of.get(name, name)
+
+
+def _uses(asks: Asks) -> frozenset[str]:
+    if asks.max_tokens != 0:
+        return _EVERYTHING
+    return _NO_OUTPUT if asks.prompt_bytes or asks.images else _NO_TOKENS
 
 
 def _counter(holder: str, rule: Rule) -> _Counter:
     key, limit = holder + rule.counter, rule.limit
     once = Charge(key, limit, min(1, limit.capacity)) if rule.measure == "requests" else None
-    return _Counter(key, limit, rule.measure, once)
+    return _Counter(key, limit, limit.capacity, rule.measure, once)
 
 
 def _reserved(standing: _Standing, hits: Mapping[str, int]) -> tuple[Charge, ...]:
     return tuple([counter.charge(hits) for counter in standing.counters if counter.fixed is None])
 
 
-def _hits(standing: _Standing, tokens: Tokens) -> Mapping[str, int]:
-    price = standing.price
+def _hits(price: Price | None, tokens: Tokens) -> Mapping[str, int]:
     cost = cost_micro_usd(price, tokens.input, tokens.output, tokens.cached) if price else 0
     return {
         "input_tokens": min(tokens.input, MAX_AMOUNT),
         "output_tokens": min(tokens.output, MAX_AMOUNT),
-        "tokens": min(tokens.total, MAX_AMOUNT),
+        "tokens": min(tokens.input + tokens.output, MAX_AMOUNT),
         "budget": min(cost, MAX_AMOUNT),
     }

@@ -4,6 +4,7 @@ requests ended. Protobuf in, protobuf out."""
 import asyncio
 from collections.abc import Mapping
 
+from gatehouse.asks import NOTHING_SAID, Asks, parsed
 from gatehouse.envoy.names import DOMAIN
 from gatehouse.errors import LIMITS_UNAVAILABLE
 from gatehouse.pb.base_pb2 import HeaderValue
@@ -14,11 +15,11 @@ from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
 from gatehouse.rpc import Code, Context, Unary
 from ratelimit_service.answer import Headers, headers, refusal
 from ratelimit_service.caller import Caller, caller
-from ratelimit_service.estimate import Tokens
+from ratelimit_service.estimate import Tokens, uncounted
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.passed import passed
 from ratelimit_service.plan import Plan, Plans
-from ratelimit_service.store import Ask, Decision, Store, StoreUnavailable
+from ratelimit_service.store import Ask, Decision, Settlement, Store, StoreUnavailable
 
 GHOST_S = 0.15
 GHOST_STEP_S = 0.03
@@ -29,6 +30,9 @@ DEGRADED = ("x-ratelimit-degraded", "true")
 """The limits in this answer were not those that all gateways share."""
 
 _ANYONE = passed(())
+
+_SMALL = Asks(max_tokens=1)
+"""What somebody asks for who only wants to know whether anything would pass."""
 
 
 class RateLimits:
@@ -80,8 +84,7 @@ class RateLimits:
         running = [entry for entry in request.settlements if entry.kind == Settled.RENEW]
         try:
             if done:
-                plans = [self._plans.settlement(_ended(entry), _tokens(entry), late=entry.late) for entry in done]
-                await self._store.settle(plans)
+                await self._store.settle([self._settlement(entry) for entry in done])
             if running:
                 await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
         except StoreUnavailable as error:
@@ -96,7 +99,7 @@ class RateLimits:
             request.tier,
             request.key_id,
             request.model,
-            max_tokens=1,
+            asks=_SMALL,
             key_limits=request.key_limits,
             key_family=request.key_family,
         )
@@ -106,6 +109,21 @@ class RateLimits:
         except StoreUnavailable as error:
             await context.abort(Code.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         return _report(plan, decision, who)
+
+    def _settlement(self, entry: Settled) -> Settlement:
+        """A batch that is sent again teaches twice, which does no harm: there are few, and a guess is a guess."""
+        who = _ended(entry)
+        used = self._used(entry, who)
+        if used and entry.counted and entry.complete and not entry.late:
+            self._plans.learn(who, used)
+        return self._plans.settlement(who, used, late=entry.late)
+
+    def _used(self, entry: Settled, who: Caller) -> Tokens | None:
+        """None when nobody knows."""
+        if entry.counted:
+            prompt = entry.input_tokens if entry.HasField("input_tokens") else self._plans.guess(who).input
+            return Tokens(prompt, entry.output_tokens, entry.cached_tokens)
+        return uncounted(who.asks, self._plans.guess(who), entry.answer_bytes) if entry.complete else None
 
     async def _decide(self, ask: Ask) -> Decision:
         decision = await self._store.decide(ask)
@@ -125,13 +143,10 @@ def _ended(entry: Settled) -> Caller:
         entry.key_id,
         entry.model,
         entry.request_id,
+        parsed(entry.asks) or NOTHING_SAID,
         key_limits=entry.key_limits,
         key_family=entry.key_family,
     )
-
-
-def _tokens(entry: Settled) -> Tokens | None:
-    return Tokens(entry.input_tokens, entry.output_tokens, entry.cached_tokens) if entry.counted else None
 
 
 def _allowed(plan: Plan, decision: Decision) -> bytes:

@@ -18,6 +18,8 @@ Line = Mapping[str, Any]
 _FLAG_FIELDS = {letters: field for field, letters in FLAGS.items()}
 _METHODS: dict[str, Any] = {method: RequestMethod.Value(method) for method in METHODS[1:]}
 _NAMESPACES = {"caller": names.AUTHZ, "llm": names.LLM, "limits": names.LIMITS}
+_OLD_NAMESPACES = {"stream": "gatehouse.usage"}
+"""What only lines of older versions have."""
 
 
 class UnreadableLineError(Exception):
@@ -62,8 +64,9 @@ def _entry(line: Line) -> HTTPAccessLogEntry:
     _set_address(common.upstream_remote_address, line["upstream"] or "")
     _set_flags(common.response_flags, line["flags"] or "-")
     for field, namespace in _NAMESPACES.items():
-        known = {key: value for key, value in (line[field] or {}).items() if value is not None}
-        common.metadata.filter_metadata[namespace].update(known)
+        common.metadata.filter_metadata[namespace].update(_said(line[field]))
+    for field, namespace in _OLD_NAMESPACES.items():
+        common.metadata.filter_metadata[namespace].update(_said(line.get(field)))
     request.request_id = line["request_id"] or ""
     if line["method"] in _METHODS:
         request.request_method = _METHODS[line["method"]]
@@ -78,6 +81,10 @@ def _entry(line: Line) -> HTTPAccessLogEntry:
     response.response_code_details = line["details"] or ""
     response.response_body_bytes = line["bytes_out"] or 0
     return entry
+
+
+def _said(fields: Line | None) -> dict[str, Any]:
+    return {key: value for key, value in (fields or {}).items() if value is not None}
 
 
 def _set_address(address: Any, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from accesslog_service.record import Record
 from accesslog_service.sinks.histogram import Histogram
 from accesslog_service.sinks.labels import OTHER, Labels
-from gatehouse import gen_ai
+from gatehouse import gen_ai, metering
 from gatehouse.config.model import Config
 
 TOKEN_BOUNDS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -101,7 +101,7 @@ class GenAiMetrics:
 
 
 def _error(record: Record) -> str:
-    if record.status >= 400:
+    if metering.failed(record):
         return record.error_code or str(record.status)
     return ABORTED if record.aborted else ""
 

@@ -13,7 +13,8 @@ from accesslog_service.record import Record
 from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.series import Admission, Series
-from gatehouse.errors import CODES
+from gatehouse import metering
+from gatehouse.errors import CODES, UPSTREAM_ERROR
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 """Seconds: from a refusal at the gate to a long answer of a large model."""
@@ -23,7 +24,16 @@ TOKEN_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0
 LOST_WHERE = ("message", "entry", "sink", "queue", "disk")
 """Where records are lost: messages and entries that can't be read, sinks that fail, a queue or a disk that is full."""
 
-MOST = {"requests": 1200, "tokens": 1200, "cost": 400, "duration": 40, "first_token": 20, "per_token": 20}
+MOST = {
+    "requests": 1200,
+    "tokens": 1200,
+    "cost": 400,
+    "uncounted": 100,
+    "failed": 100,
+    "duration": 40,
+    "first_token": 20,
+    "per_token": 20,
+}
 """Series that a metric may have; those of times are 20 samples each. All in all below 5,000 samples."""
 
 
@@ -54,7 +64,12 @@ class RequestMetrics:
             _histogram("api_time_per_output_token_seconds", per_token, "model", buckets=TOKEN_BUCKETS), "per_token"
         )
         self._cost = series(_counter("api_cost_usd_total", "Cost, in US dollars.", "user", "model"), "cost")
-        errors = _counter("api_errors_total", "Errors the gateway answered with.", "code")
+        by_answer = ("model", "endpoint")
+        uncounted = "Successful answers without token counts: they are charged by a guess."
+        self._uncounted = series(_counter("api_uncounted_answers_total", uncounted, *by_answer), "uncounted")
+        failed = "Successful answers that carried an error of the model server."
+        self._failed = series(_counter("api_failed_answers_total", failed, *by_answer), "failed")
+        errors = _counter("api_errors_total", "Errors, by their code: the gateway's own, and upstream_error.", "code")
         self._errors = {code: errors.labels(code) for code in CODES}  # from 0: the first of a kind is an increase
         self._lost = _counter("api_access_log_lost_total", "Records that did not get into the request log.")
         by_place = _counter("api_access_log_lost_by_place_total", "The same, by where they were lost.", "where")
@@ -105,7 +120,17 @@ class RequestMetrics:
         for code, count in Counts(record.error_code for record in records).items():
             if code in CODES:
                 self._errors[code].inc(count)
+        if 200 <= first.status < 300 and first.endpoint in metering.METERED:
+            self._count_answers(model, endpoint, records)
         return endpoint, model
+
+    def _count_answers(self, model: str, endpoint: str, records: Sequence[Record]) -> None:
+        """Successes that are none, or not to be counted; from 0, so that the first is an increase."""
+        uncounted, failed = self._uncounted[model, endpoint], self._failed[model, endpoint]
+        if count := sum([metering.uncounted(record) and record.backend is not None for record in records]):
+            uncounted.inc(count)
+        if count := sum([record.error_code == UPSTREAM_ERROR for record in records]):
+            failed.inc(count)
 
     def _time(self, endpoint: str, model: str, records: Sequence[Record]) -> None:
         _observe(self._duration[endpoint, model], [record.duration_ms / 1000 for record in records])

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from gatehouse.envoy.names import ENDPOINTS
+from gatehouse.errors import UPSTREAM_ERROR
 
 STEP_S = 5
 """Traffic is kept in steps of so many seconds."""
@@ -55,7 +56,7 @@ class Step:
 
     def add(self, line: Line) -> None:
         self.requests += 1
-        self.failed += line["status"] >= 500
+        self.failed += line["status"] >= 500 or line["error_code"] == UPSTREAM_ERROR
         self.refused += 400 <= line["status"] < 500
         self.tokens += (line["prompt_tokens"] or 0) + (line["completion_tokens"] or 0)
         if line["stream"] and line["ttft_ms"] is not None:
@@ -107,6 +108,6 @@ def _count(sums: Counted, line: Line, model: ModelLabel, since: float) -> None:
         return
     status, name = line["status"], model(line["model"], 200 <= line["status"] < 300)
     sums.steps[int(ended) // STEP_S * STEP_S, name].add(line)
-    if status >= 400:
+    if status >= 400 or line["error_code"]:
         alike = (status, line["error_code"] or "", name, line["user_id"] or "", line["limited_by"] or "")
         sums.mistakes.setdefault(alike, Mistake(ended, ended)).add(ended)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Settlement(_message.Message):
-    __slots__ = ("request_id", "kind", "user", "team", "tier", "key_id", "model", "input_tokens", "output_tokens", "cached_tokens", "counted", "status", "key_limits", "key_family", "late")
+    __slots__ = ("request_id", "kind", "user", "team", "tier", "key_id", "model", "input_tokens", "output_tokens", "cached_tokens", "counted", "status", "key_limits", "key_family", "late", "asks", "complete", "answer_bytes")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Settlement.Kind]
@@ -32,6 +32,9 @@ class Settlement(_message.Message):
     KEY_LIMITS_FIELD_NUMBER: _ClassVar[int]
     KEY_FAMILY_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    ASKS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_BYTES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     kind: Settlement.Kind
     user: str
@@ -47,7 +50,10 @@ class Settlement(_message.Message):
     key_limits: str
     key_family: str
     late: bool
-    def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[_Union[Settlement.Kind, str]] = ..., user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., counted: _Optional[bool] = ..., status: _Optional[int] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ..., late: _Optional[bool] = ...) -> None: ...
+    asks: str
+    complete: bool
+    answer_bytes: int
+    def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[_Union[Settlement.Kind, str]] = ..., user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., counted: _Optional[bool] = ..., status: _Optional[int] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ..., late: _Optional[bool] = ..., asks: _Optional[str] = ..., complete: _Optional[bool] = ..., answer_bytes: _Optional[int] = ...) -> None: ...
 
 class SettleRequest(_message.Message):
     __slots__ = ("settlements",)

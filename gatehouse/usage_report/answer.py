@@ -8,8 +8,9 @@ from typing import Any
 class Row:
     """The sums of one group of requests; `group` has its values, one a dimension, None where there is none.
 
-    `limited` are requests that a limit refused, `errors` all others that were answered with 400 or more. Percentiles,
-    in milliseconds, are within 1 %; None when no request of the group has that time.
+    `limited` are requests that a limit refused, `errors` all others that were answered with 400 or more, or with an
+    error inside a success. Percentiles, in milliseconds, are within 1 %; None when no request of the group has that
+    time.
     """
 
     group: tuple[str | int | None, ...]

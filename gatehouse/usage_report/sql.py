@@ -46,9 +46,15 @@ COLUMNS = {
     "ttft_ms": "DOUBLE",
     "attempts": "INTEGER",
     "bytes_in": "BIGINT",
+    "bytes_out": "BIGINT",
     "limited_by": "VARCHAR",
+    "aborted": "BOOLEAN",
+    "max_tokens": "BIGINT",
+    "n": "BIGINT",
+    "prompt_bytes": "BIGINT",
+    "images": "BIGINT",
 }
-"""Fields of a line that are read, and as what."""
+"""Fields of a line that are read, and as what. Lines of older versions lack the last."""
 
 _STEPS = 50
 """Buckets for each factor of e: a bucket is 2 % wide, and its middle within 1 % of what is in it."""
@@ -73,7 +79,7 @@ def counting(question: Question, files: Sequence[Path]) -> Statement:
         )
         SELECT stray{_listed(groups)}, coalesce(ttft, duration) AS bucket, grouping(ttft) = 1 AS by_duration,
             count(*) AS requests,
-            count(*) FILTER (status >= 400 AND limited_by IS NULL) AS errors,
+            count(*) FILTER ((status >= 400 OR error_code IS NOT NULL) AND limited_by IS NULL) AS errors,
             count(limited_by) AS limited,
             coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
             coalesce(sum(completion_tokens), 0) AS completion_tokens,

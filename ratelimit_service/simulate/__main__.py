@@ -77,7 +77,7 @@ def _refused(verdict: Verdict) -> dict[str, Any]:
     return {
         "time": instant(record.start_ms),
         "request_id": record.request_id,
-        "user": record.user,
+        "user": record.user_id,
         "team": record.team or None,
         "tier": record.tier or None,
         "key": record.key_id or None,

@@ -3,20 +3,16 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gatehouse.envoy.names import ENDPOINTS
-from gatehouse.errors import MODEL_NOT_ALLOWED, REQUEST_TIMEOUT, REQUEST_TOO_LARGE
+from gatehouse import metering
+from gatehouse.asks import Asks
 from ratelimit_service.caller import Caller
-from ratelimit_service.estimate import Tokens
-
-NEVER_ASKED = {MODEL_NOT_ALLOWED.code, REQUEST_TOO_LARGE.code, REQUEST_TIMEOUT.code}
-"""Refused before the limits were looked at, though it was known by whom."""
-_UNCOUNTED = {"/tokenize", "/detokenize"}
+from ratelimit_service.estimate import Tokens, uncounted
 
 COLUMNS = {
     "start_ms": "epoch_ms(time)",
     "duration_ms": "CAST(round(coalesce(duration_ms, 0)) AS BIGINT)",
     "request_id": "coalesce(request_id, '')",
-    "user": "user_id",
+    "user_id": "user_id",
     "team": "coalesce(team, '')",
     "tier": "coalesce(tier, '')",
     "key_id": "coalesce(key_id, '')",
@@ -25,22 +21,29 @@ COLUMNS = {
     "status": "status",
     "error_code": "error_code",
     "prompt_tokens": "prompt_tokens",
-    "completion_tokens": "coalesce(completion_tokens, 0)",
+    "completion_tokens": "completion_tokens",
     "cached_tokens": "coalesce(cached_tokens, 0)",
     "attempts": "coalesce(attempts, 0)",
     "bytes_in": "coalesce(bytes_in, 0)",
+    "bytes_out": "coalesce(bytes_out, 0)",
     "limited_by": "limited_by",
+    "aborted": "coalesce(aborted, false)",
+    "max_tokens": "max_tokens",
+    "n": "n",
+    "prompt_bytes": "prompt_bytes",
+    "images": "images",
 }
 """What is read of a record, in the order of the fields of `Logged`: see `gatehouse.usage_report.sql.by_start`."""
 
 
 class Logged(NamedTuple):
-    """One record. `prompt_tokens` is None when nobody counted."""
+    """One record. `prompt_tokens` and `completion_tokens` are None when nobody counted; `n` and what is beside it when
+    nobody read the body, or the log is of an older version."""
 
     start_ms: int
     duration_ms: int
     request_id: str
-    user: str | None
+    user_id: str | None
     team: str
     tier: str
     key_id: str
@@ -49,25 +52,47 @@ class Logged(NamedTuple):
     status: int
     error_code: str | None
     prompt_tokens: int | None
-    completion_tokens: int
+    completion_tokens: int | None
     cached_tokens: int
     attempts: int
     bytes_in: int
+    bytes_out: int
     limited_by: str | None
+    aborted: bool
+    max_tokens: int | None
+    n: int | None
+    prompt_bytes: int | None
+    images: int | None
 
     @property
     def was_asked(self) -> bool:
-        """Whether the limiter had a say in it: whether it was somebody's, for a model, and had come in whole."""
-        came_in = self.status > 0 or self.attempts > 0
-        return self.user is not None and self.endpoint in ENDPOINTS and self.error_code not in NEVER_ASKED and came_in
+        """Whether the limiter had a say in it, and it had come in whole."""
+        return metering.asked(self) and (self.status > 0 or self.attempts > 0)
 
     @property
-    def tokens(self) -> Tokens | None:
+    def asks(self) -> Asks:
+        """What it asked for. Where the log does not say, its size is the prompt's."""
+        if self.n is None:
+            return Asks(prompt_bytes=self.bytes_in)
+        return Asks(self.max_tokens, self.n, self.prompt_bytes or 0, self.images or 0)
+
+    def used(self, guess: Tokens) -> Tokens | None:
         """What it used; None when that is not known, because nobody counted or because it was refused by a limit."""
         if self.limited_by is not None:
             return None
-        counted = self.prompt_tokens is not None or self.status >= 400 or self.endpoint in _UNCOUNTED
-        return Tokens(self.prompt_tokens or 0, self.completion_tokens, self.cached_tokens) if counted else None
+        if metering.counted(self):
+            prompt = guess.input if self._lacks_prompt else self.prompt_tokens or 0
+            return Tokens(prompt, self.completion_tokens or 0, self.cached_tokens)
+        return uncounted(self.asks, guess, self.bytes_out) if metering.complete(self) else None
+
+    @property
+    def _lacks_prompt(self) -> bool:
+        return self.prompt_tokens is None and self.completion_tokens is not None
+
+    @property
+    def teaches(self) -> bool:
+        """Whether what it used says how long answers are."""
+        return self.limited_by is None and metering.complete(self) and self.completion_tokens is not None
 
 
 class KeyLimits(NamedTuple):
@@ -81,13 +106,13 @@ def caller(record: Logged, number: int, keys: Mapping[str, KeyLimits]) -> Caller
     """Who asked. `number` names the request, for an id may stand in a log twice."""
     key = keys.get(record.key_id)
     return Caller(
-        user=record.user or "",
+        user=record.user_id or "",
         team=record.team,
         tier=record.tier,
         key_id=record.key_id,
         model=record.model,
         request_id=str(number),
-        body_bytes=record.bytes_in,
+        asks=record.asks,
         key_limits=key.limits if key else "",
         key_family=key.family if key else "",
     )

@@ -75,9 +75,15 @@ class Replay:
         while self._future and (time_ms is None or self._future[0][0] <= time_ms):
             self._now, _, event = heappop(self._future)
             if isinstance(event, _Running):
-                await self._store.settle([self._plans.settlement(event.caller, event.record.tokens)])
+                await self._end(event)
             elif verdict := await self._ask(event):
                 yield verdict
+
+    async def _end(self, running: _Running) -> None:
+        used = running.record.used(self._plans.guess(running.caller))
+        if used and running.record.teaches:
+            self._plans.learn(running.caller, used)
+        await self._store.settle([self._plans.settlement(running.caller, used)])
 
     async def _ask(self, asked: _Waiting) -> Verdict | None:
         """None: not decided yet."""

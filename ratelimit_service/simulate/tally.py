@@ -47,7 +47,7 @@ class Tally:
 
     def add(self, verdict: Verdict) -> None:
         record, limit = verdict.record, verdict.limit
-        user = self.users.setdefault(record.user or "", _OfUser())
+        user = self.users.setdefault(record.user_id or "", _OfUser())
         self.requests += 1
         user.requests += 1
         self.were_refused += record.limited_by is not None

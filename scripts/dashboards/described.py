@@ -30,6 +30,9 @@ def top(query: str, most: int = 10) -> str:
     return f"topk({most}, {query})"
 
 
+FAILED = f'rate(api_requests_total{{status=~"5.."}}{RATE}) or rate(api_failed_answers_total{RATE})'
+"""Answers that are errors, and those that have one inside."""
+
 TRAFFIC = Dashboard(
     "traffic",
     "Who asks for what, and what becomes of it",
@@ -38,7 +41,7 @@ TRAFFIC = Dashboard(
     Number("In flight", "sum(api_requests_in_flight)", "short"),
     Number(
         "Failed",
-        f'(sum(rate(api_requests_total{{status=~"5.."}}{RATE})) or vector(0)) / sum(rate(api_requests_total{RATE}))',
+        f"(sum({FAILED}) or vector(0)) / sum(rate(api_requests_total{RATE}))",
         "percentunit",
         warn=0.01,
         bad=0.05,
@@ -49,12 +52,12 @@ TRAFFIC = Dashboard(
     ),
     Lines("Requests by endpoint", {"{{endpoint}}": rate("api_requests_total", "endpoint")}, "reqps"),
     Lines("Busiest users", {"{{user}}": top(rate("api_requests_total", "user", '{user!=""}'))}, "reqps"),
-    Lines("Errors the gateway answered with", {"{{code}}": f"{rate('api_errors_total', 'code')} > 0"}, "reqps"),
+    Lines("Errors by code", {"{{code}}": f"{rate('api_errors_total', 'code')} > 0"}, "reqps"),
     Lines(
         "Share of requests that fail, by model",
         {
             "{{model}}": share(
-                rate("api_requests_total", "model", '{status=~"5.."}'),
+                f"sum by (model) ({FAILED})",
                 rate("api_requests_total", "model", '{model!=""}'),
             )
         },
@@ -209,6 +212,9 @@ HEALTH = Dashboard(
         "short",
         warn=1,
         bad=100,
+    ),
+    Number(
+        "Answers without token counts, last 24 h", "sum(increase(api_uncounted_answers_total[24h]))", "short", warn=1
     ),
     Lines(
         "Requests whose keys nobody could check",

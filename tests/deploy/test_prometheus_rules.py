@@ -101,6 +101,11 @@ CASES = [
         {f"api_settlements_lost_total{{{AT}}}": LATE, f"api_rate_limit_events_lost_total{{{AT}}}": NEVER},
         {f"api_settlements_lost_total{{{AT}}}": NEVER, f"api_rate_limit_events_lost_total{{{AT}}}": NEVER},
     ),
+    Case(
+        "GatehouseAnswersUncounted",
+        *one("api_uncounted_answers_total", LATE, ONCE_LONG_AGO, 'endpoint="/v1/score",model="m"'),
+        '{endpoint="/v1/score",model="m"}',
+    ),
     Case("GatehouseConfigRejected", *one("api_config_reloads_total", LATE, ONCE_LONG_AGO, 'result="rejected"')),
     Case("GatehouseCertificateExpires", *one("api_certificate_expiry_timestamp_seconds", "900000x130", "9000000x130")),
     Case("GatehouseKeyStoreStale", *one("api_key_store_age_seconds", "0x100 20 45 75x30", "0x100 10x30")),
@@ -157,6 +162,14 @@ def test_alert_is_silent(case: Case, tmp_path: Path) -> None:
 def test_nothing_fires_without_traffic(tmp_path: Path) -> None:
     series = {'up{job="gatehouse",instance="a"}': "1x130", **backends(2, 0), **requests(_200="0x130", _503="0x130")}
     simulate(tmp_path, series, ("ALERTS", []))
+
+
+def test_errors_inside_answers_are_failures(tmp_path: Path) -> None:
+    failed = {'api_failed_answers_total{model="m",endpoint="/v1/completions"}': STEADY}
+    ratios = ("model:api_requests_failed:ratio5m", "gateway:api_requests_failed:ratio5m")
+    of_model, of_all = ratios[0] + '{model="m"}', ratios[1]
+    simulate(tmp_path, requests(_200=STEADY) | failed, (of_model, [of_model]), (of_all, [of_all]))
+    simulate(tmp_path, requests(_503=STEADY), (of_model, [of_model]), (of_all, [of_all]))
 
 
 def test_tokens_and_costs_add_up_by_team(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def asking(key_id: str, request_id: str, family: str = "-", limits: str = LIMITS
     request = RateLimitRequest(domain=DOMAIN)
     said = {"user": "ann", "team": "-", "tier": "free", "key_id": key_id, "key_limits": limits, "key_family": family}
     entries = request.descriptors.add().entries
-    for key, value in (said | {"model": "m", "max_tokens": "100", "request_id": request_id}).items():
+    for key, value in (said | {"model": "m", "asks": "100/1/0/0", "request_id": request_id}).items():
         entries.add(key=key, value=value)
     return request
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatehouse.asks import MAX_NUMBER, NOTHING_SAID, Asks
 from gatehouse.envoy import names
 from gatehouse.envoy.filters import chain
 from gatehouse.envoy.names import DOMAIN
@@ -25,24 +26,24 @@ FIELDS = (
     "key_id",
     "model",
     "request_id",
-    "max_tokens",
-    "body_bytes",
+    "asks",
     "key_limits",
     "key_family",
 )
-anything = st.builds(Entry, st.sampled_from(FIELDS) | st.text(), st.text() | st.sampled_from(["", "-", "1", "-1", "²"]))
+anything = st.builds(
+    Entry, st.sampled_from(FIELDS) | st.text(), st.text() | st.sampled_from(["", "-", "1/1/1/1", "-1", "²"])
+)
 
 
 def test_a_whole_descriptor_is_read() -> None:
-    values = ("alice", "search", "premium", "laptop", "llama", "r-1", "256", "1024", '{"requests_per_day":5}', "k1")
+    values = ("alice", "search", "premium", "laptop", "llama", "r-1", "256/2/1024/0", '{"requests_per_day":5}', "k1")
     said = caller(map(Entry, FIELDS, values))
-    assert said == Caller(
-        "alice", "search", "premium", "laptop", "llama", "r-1", 256, 1024, '{"requests_per_day":5}', "k1"
-    )
+    asks = Asks(256, 2, 1024, 0)
+    assert said == Caller("alice", "search", "premium", "laptop", "llama", "r-1", asks, '{"requests_per_day":5}', "k1")
 
 
 def test_an_empty_descriptor_says_nothing() -> None:
-    assert caller([]) == Caller(user="", max_tokens=None, body_bytes=None)
+    assert caller([]) == Caller(user="", asks=NOTHING_SAID)
 
 
 @pytest.mark.parametrize("absent", ["", "-"])
@@ -54,25 +55,10 @@ def test_entries_of_other_names_are_ignored() -> None:
     assert caller([Entry("USER", "eve"), Entry("user", "alice"), Entry("remote_address", "x")]) == Caller("alice")
 
 
-@pytest.mark.parametrize("number", ["0", "7", "007", "999999999999"])
-def test_a_plain_number_counts(number: str) -> None:
-    assert caller([Entry("max_tokens", number)]).max_tokens == int(number)
-
-
-NO_NUMBERS = ["-1", "+1", "1.5", "1e3", " 1", "1\n", "0x10", "²", "١", "1_000", "true", "null", "9" * 13, "9" * 5000]
-
-
-@pytest.mark.parametrize("text", NO_NUMBERS)
-@pytest.mark.parametrize("field", ["max_tokens", "body_bytes"])
-def test_what_is_no_plain_number_says_nothing(field: str, text: str) -> None:
-    assert getattr(caller([Entry(field, text)]), field) is None
-
-
 @given(st.lists(anything))
 def test_no_descriptor_is_too_odd_to_read(entries: list[Entry]) -> None:
     said = caller(entries)
-    for count in (said.max_tokens, said.body_bytes):
-        assert count is None or 0 <= count < 10**12
+    assert all(count is None or 0 <= count <= MAX_NUMBER for count in said.asks)
     last = {entry.key: entry.value for entry in entries if entry.value not in ("", "-")}
     assert (said.user, said.model) == (last.get("user", ""), last.get("model", ""))
 

@@ -296,6 +296,32 @@ def test_aborted_means_the_answer_did_not_reach_its_end(status: int, flags: tupl
     assert made(status=status, flags=flags).aborted is aborted
 
 
+def test_what_a_request_asks_for_is_recorded() -> None:
+    found = made(llm={"model": "llama", "asks": "-/2/1240/1"})
+    assert (found.max_tokens, found.n, found.prompt_bytes, found.images) == (None, 2, 1240, 1)
+    for odd in ("many", "", 7):
+        unsaid = made(llm={"model": "llama", "asks": odd})
+        assert (unsaid.max_tokens, unsaid.n, unsaid.prompt_bytes, unsaid.images) == (None, None, None, None)
+
+
+def test_an_error_inside_an_answer_is_an_error() -> None:
+    found = made(llm={"model": "llama", "stream": True, "error": "out of memory"})
+    assert (found.status, found.error_code) == (200, "upstream_error")
+    assert made(status=500, llm={"model": "llama", "error": "out of memory"}).error_code is None
+
+
+def test_a_request_that_the_reader_of_bodies_refused_says_why() -> None:
+    found = made(status=400, details="lua_response", cluster="", llm={"refused": "invalid_value", "model": "llama"})
+    assert (found.error_code, found.model) == ("invalid_value", "llama")
+    assert made(status=400, details="lua_response", cluster="", llm={"refused": "invalid_json"}).model == ""
+    assert made(status=401, cluster="").model is None
+
+
+def test_the_first_event_of_a_stream_is_timed() -> None:
+    start_ms = datetime(2026, 11, 1, 12, 0, 0, 250_000, UTC).timestamp() * 1000
+    assert made(llm={"model": "llama", "first_event_ms": start_ms + 120}).ttft_ms == 120.0
+
+
 def test_limited_by_names_the_limit() -> None:
     assert made(status=429, ratelimit={"limited_by": "user:minute"}).limited_by == "user:minute"
 

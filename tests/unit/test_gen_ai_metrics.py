@@ -90,6 +90,7 @@ def test_what_is_no_operation_of_a_model_server_is_not_here(record: Record) -> N
     [
         ({"status": 503, "error_code": "backend_unavailable"}, "backend_unavailable"),
         ({"status": 500}, "500"),
+        ({"status": 200, "error_code": "upstream_error"}, "upstream_error"),
         ({"aborted": True}, "aborted"),
         ({"status": 0, "aborted": True}, "aborted"),
         ({}, None),

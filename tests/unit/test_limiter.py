@@ -4,8 +4,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from accesslog_service.limiter import Limiter, settlement
 from accesslog_service.record import Record
+from gatehouse.metering import NEVER_ASKED
+from gatehouse.pb.settlement_pb2 import Settlement
 
 ENDED = Record(
     time=datetime(2026, 11, 1, tzinfo=UTC),
@@ -37,6 +41,7 @@ ENDED = Record(
     flags="",
     aborted=False,
 )
+UNCOUNTED = replace(ENDED, prompt_tokens=None, completion_tokens=None, bytes_out=4001, asks="300/1/40/0")
 LIMITED = replace(ENDED, request_id="r-2", key_limits='{"tokens_per_day":5}', key_family="k1")
 
 
@@ -55,6 +60,60 @@ def test_a_settlement_brings_the_limits_of_its_key() -> None:
     bare = settlement(ENDED)
     assert bare is not None
     assert (bare.key_limits, bare.key_family) == ("", "")
+
+
+def told_of(record: Record) -> Settlement:
+    found = settlement(record)
+    assert found is not None
+    return found
+
+
+def test_a_counted_answer_brings_its_counts() -> None:
+    found = told_of(replace(ENDED, asks="-/1/40/0"))
+    assert (found.counted, found.complete, found.input_tokens, found.output_tokens) == (True, True, 3, 4)
+    assert (found.asks, found.answer_bytes) == ("-/1/40/0", 0)
+
+
+def test_an_answer_that_nobody_counted_brings_its_size() -> None:
+    found = told_of(UNCOUNTED)
+    assert (found.counted, found.complete, found.answer_bytes, found.asks) == (False, True, 4001, "300/1/40/0")
+
+
+def test_an_answer_that_was_cut_off_keeps_its_reservation() -> None:
+    found = told_of(replace(UNCOUNTED, aborted=True))
+    assert (found.counted, found.complete, found.answer_bytes) == (False, False, 0)
+
+
+def test_an_error_inside_an_answer_is_charged_what_was_produced() -> None:
+    found = told_of(replace(UNCOUNTED, error_code="upstream_error"))
+    assert (found.counted, found.complete, found.HasField("input_tokens"), found.output_tokens) == (
+        True,
+        False,
+        True,
+        0,
+    )
+    found = told_of(replace(UNCOUNTED, error_code="upstream_error", completion_tokens=7))
+    assert (found.counted, found.HasField("input_tokens"), found.output_tokens) == (True, False, 7)
+
+
+@pytest.mark.parametrize("endpoint", ["/tokenize", "/detokenize"])
+def test_what_uses_no_tokens_is_charged_none(endpoint: str) -> None:
+    found = told_of(replace(UNCOUNTED, endpoint=endpoint))
+    assert (found.counted, found.input_tokens, found.answer_bytes) == (True, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"user_id": None},
+        {"endpoint": "/v1/models"},
+        {"status": 429, "limited_by": "requests_per_minute", "error_code": "rate_limit_exceeded"},
+        {"status": 503, "error_code": "limits_unavailable"},
+        *({"status": 400, "error_code": code} for code in sorted(NEVER_ASKED)),
+    ],
+)
+def test_what_was_never_admitted_is_not_settled(other: dict[str, Any]) -> None:
+    assert settlement(replace(ENDED, **other)) is None
 
 
 def test_where_only_keys_have_limits_only_theirs_are_settled() -> None:

@@ -4,42 +4,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatehouse.asks import MAX_NUMBER, NOTHING_SAID, Asks
 from gatehouse.config import Config
 from gatehouse.envoy import access_log
 from ratelimit_service.caller import Caller
-from ratelimit_service.estimate import BYTES_PER_TOKEN, OUTPUT_TOKENS, Tokens, estimate
+from ratelimit_service.estimate import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Tokens, estimate, uncounted
 from ratelimit_service.key_rules import KeyRules
+from ratelimit_service.lengths import FEW, UNKNOWN
 from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
 from ratelimit_service.plan import LEASE_TTL_MS, Plans
 from ratelimit_service.rules import NOTHING
 from ratelimit_service.store import Charge
 
-PLANS = Plans(
-    Config.model_validate(
-        {
-            "models": {
-                "llama": {
-                    "backends": [{"url": "http://h/v1"}],
-                    "aliases": ["gpt-4o"],
-                    "price_per_million_tokens": {"input": 1.0, "cached_input": 0.5, "output": 4.0},
-                },
-                "free-model": {"backends": [{"url": "http://h/v1"}]},
+CONFIG = Config.model_validate(
+    {
+        "models": {
+            "llama": {
+                "backends": [{"url": "http://h/v1"}],
+                "aliases": ["gpt-4o"],
+                "price_per_million_tokens": {"input": 1.0, "cached_input": 0.5, "output": 4.0},
             },
-            "default_model": "gpt-4o",
-            "rate_limits": {
-                "standard": {"requests_per_hour": 300, "requests_per_minute": 30},
-                "bursty": {"algorithm": "token_bucket", "requests_per_second": 5},
-                "watched": {"algorithm": "fixed_window", "requests_per_day": 1, "shadow": True},
-                "metered": {"tokens_per_minute": 1000, "output_tokens_per_day": 100_000, "budget_usd_per_month": 2.5},
-                "by-model": {"models": {"llama": {"requests_per_minute": 3}}},
-                "crowded": {"concurrent_requests": 4},
-                "unlimited": {},
-            },
-            "users": {"alice": {"limits": {"requests_per_day": 50}}},
-            "teams": {"search": {"limits": {"requests_per_day": 500}}},
-        }
-    )
+            "free-model": {"backends": [{"url": "http://h/v1"}]},
+        },
+        "default_model": "gpt-4o",
+        "rate_limits": {
+            "standard": {"requests_per_hour": 300, "requests_per_minute": 30},
+            "bursty": {"algorithm": "token_bucket", "requests_per_second": 5},
+            "watched": {"algorithm": "fixed_window", "requests_per_day": 1, "shadow": True},
+            "metered": {"tokens_per_minute": 1000, "output_tokens_per_day": 100_000, "budget_usd_per_month": 2.5},
+            "by-model": {"models": {"llama": {"requests_per_minute": 3}}},
+            "crowded": {"concurrent_requests": 4},
+            "unlimited": {},
+        },
+        "users": {"alice": {"limits": {"requests_per_day": 50}}},
+        "teams": {"search": {"limits": {"requests_per_day": 500}}},
+    }
 )
+PLANS = Plans(CONFIG)
 
 
 FIVE_A_DAY = '{"requests_per_day":5}'
@@ -172,7 +173,7 @@ def test_all_counters_of_a_user_are_on_one_slot_of_a_cluster(user: str) -> None:
 def test_tokens_and_money_are_reserved_by_a_guess() -> None:
     found = {
         charge.limit.name: (charge.hits, charge.reserve)
-        for charge in charges("metered", max_tokens=100, body_bytes=401)
+        for charge in charges("metered", asks=Asks(100, prompt_bytes=401))
     }
     assert found == {
         "tokens_per_minute": (101 + 100, True),
@@ -181,14 +182,71 @@ def test_tokens_and_money_are_reserved_by_a_guess() -> None:
     }
 
 
-def test_a_guess_above_the_whole_limit_keeps_nobody_out() -> None:
-    found = {charge.limit.name: charge.hits for charge in charges("metered", max_tokens=10**11)}
-    assert found["tokens_per_minute"] == 1000
-    assert found["budget_usd_per_month"] == 2_500_000
+def reserved(tier: str = "metered", **asks: int | None) -> dict[str, int]:
+    return {charge.limit.name: charge.hits for charge in charges(tier, asks=Asks(**asks))}  # type: ignore[arg-type]
+
+
+def test_choices_and_images_count() -> None:
+    found = reserved(max_tokens=90, choices=3, prompt_bytes=4, images=0)
+    assert (found["tokens_per_minute"], found["output_tokens_per_day"]) == (271, 270)
+    assert estimate(Asks(1, 1, 0, 3), 0).input == 3 * TOKENS_PER_IMAGE
+
+
+def test_a_guess_above_the_whole_limit_needs_no_empty_window_and_has_no_room_for_a_second() -> None:
+    assert reserved(max_tokens=10, prompt_bytes=4_000)["tokens_per_minute"] == 501
+    assert reserved(max_tokens=10, prompt_bytes=3_960)["tokens_per_minute"] == 1000
+    assert reserved(max_tokens=1, prompt_bytes=4 * 10**7)["budget_usd_per_month"] == 1_250_001
+
+
+@pytest.mark.parametrize(
+    ("asks", "limit", "hits"),
+    [
+        ({"max_tokens": 1001}, "tokens_per_minute", 1001),
+        ({"max_tokens": 101, "choices": 10, "prompt_bytes": 800}, "tokens_per_minute", 1010),
+        ({"max_tokens": 100_001}, "output_tokens_per_day", 100_001),
+        ({"max_tokens": 625_001}, "budget_usd_per_month", 2_500_004),
+        ({"max_tokens": MAX_NUMBER, "choices": 99}, "tokens_per_minute", MAX_AMOUNT),
+    ],
+)
+def test_what_is_asked_for_beyond_the_whole_limit_is_charged_as_such_so_that_it_never_passes(
+    asks: dict[str, int], limit: str, hits: int
+) -> None:
+    assert reserved(**asks)[limit] == hits
+
+
+def test_what_is_asked_for_up_to_the_whole_limit_may_pass() -> None:
+    assert reserved(max_tokens=1000)["tokens_per_minute"] == 1000
+    assert reserved(max_tokens=1000, prompt_bytes=4)["tokens_per_minute"] == 501
+
+
+def test_no_output_is_held_back_for_what_generates_nothing() -> None:
+    assert reserved(max_tokens=0, prompt_bytes=40) == {"tokens_per_minute": 10, "budget_usd_per_month": 10}
+    assert reserved(max_tokens=0, images=1) == {"tokens_per_minute": 501, "budget_usd_per_month": 1024}
+
+
+def test_what_uses_no_tokens_meets_no_limit_on_any() -> None:
+    assert reserved(max_tokens=0) == {}
+    assert reserved("standard", max_tokens=0) == {"requests_per_minute": 1, "requests_per_hour": 1}
+    plan = PLANS.plan(caller("metered", asks=Asks(0)))
+    assert (plan.rules, plan.shown) == ((), ())
+
+
+def test_a_request_without_a_bound_is_taken_for_a_usual_one_of_its_user_and_model() -> None:
+    plans, unbounded = Plans(CONFIG), Asks(None, 2, 0, 0)
+    bob = caller("metered", asks=unbounded)
+    assert plans.guess(bob).output == 2 * UNKNOWN
+    for _ in range(FEW):
+        plans.learn(bob, Tokens(10, 61))
+        plans.learn(caller("metered", user="carol", asks=Asks(7)), Tokens(10, 7))
+    assert plans.guess(bob).output == 2 * 31
+    assert plans.guess(caller("metered", model="gpt-4o", asks=unbounded)).output == 62, "an alias is the same model"
+    assert plans.guess(caller("metered", model="free-model", asks=unbounded)).output == 2 * UNKNOWN
+    assert plans.guess(caller("metered", user="carol", asks=unbounded)).output == 2 * UNKNOWN, "bounds teach nothing"
+    assert plans.guess(caller("metered", asks=Asks(5, 2))).output == 10
 
 
 def test_a_model_without_a_price_costs_nothing() -> None:
-    found = {charge.limit.name: charge.hits for charge in charges("metered", model="free-model", max_tokens=100)}
+    found = {charge.limit.name: charge.hits for charge in charges("metered", model="free-model", asks=Asks(100))}
     assert found["budget_usd_per_month"] == 0
 
 
@@ -230,9 +288,21 @@ def test_a_lease_outlives_two_signs_of_life_that_are_lost() -> None:
     assert LEASE_TTL_MS >= 3 * access_log.PERIOD_S * 1000
 
 
-@given(st.none() | st.integers(0, 10**12), st.none() | st.integers(0, 10**12))
-def test_a_guess_is_the_size_of_the_body_and_what_may_come(body_bytes: int | None, max_tokens: int | None) -> None:
-    guess = estimate(Caller("bob", body_bytes=body_bytes, max_tokens=max_tokens))
-    assert guess.input * BYTES_PER_TOKEN >= (body_bytes or 0) > (guess.input - 1) * BYTES_PER_TOKEN
-    assert guess.output == (OUTPUT_TOKENS if max_tokens is None else max_tokens)
-    assert guess.total == guess.input + guess.output
+numbers = st.integers(0, MAX_NUMBER)
+
+
+@given(st.builds(Asks, st.none() | numbers, numbers, numbers, numbers), st.integers(0, 2**15))
+def test_a_guess_is_the_size_of_the_prompt_and_what_may_come(asks: Asks, usual: int) -> None:
+    guess = estimate(asks, usual)
+    text = guess.input - asks.images * TOKENS_PER_IMAGE
+    assert text * BYTES_PER_TOKEN >= asks.prompt_bytes > (text - 1) * BYTES_PER_TOKEN
+    assert guess.output == (usual if asks.max_tokens is None else asks.max_tokens) * asks.choices
+    for charge in charges("metered", asks=asks):
+        assert 0 <= charge.hits <= MAX_AMOUNT
+
+
+def test_an_answer_that_nobody_counted_is_charged_the_guess_or_its_size() -> None:
+    guess = Tokens(10, 100)
+    assert uncounted(NOTHING_SAID, guess, 4001) == Tokens(10, 1001)
+    assert uncounted(NOTHING_SAID, guess, 5) == guess
+    assert uncounted(Asks(0, prompt_bytes=40), Tokens(10, 0), 4000) == Tokens(10, 0)

@@ -124,6 +124,27 @@ def test_a_restored_record_says_what_the_lost_one_said() -> None:
     )
 
 
+def test_a_line_of_this_version_has_all_in_one_place() -> None:
+    llm: dict[str, Any] = {"model": "m", "stream": True, "input_tokens": 14, "output_tokens": 7, "cached_tokens": 2}
+    llm |= {"asks": "300/2/1240/1", "first_event_ms": NOON.timestamp() * 1000 + 300}
+    newer = line(llm=llm)
+    del newer["stream"]
+    found = record(entry_of(newer), None)
+    assert (found.max_tokens, found.n, found.prompt_bytes, found.images) == (300, 2, 1240, 1)
+    assert (found.asks, found.ttft_ms, found.prompt_tokens, found.stream) == ("300/2/1240/1", 300.0, 14, True)
+    assert restored(llm=llm | {"error": "out of memory"}).error_code == "upstream_error"
+    refused = restored(llm={"refused": "too_many_values"}, status=413, cluster=None)
+    assert (refused.error_code, refused.model) == ("too_many_values", "")
+
+
+def test_lines_of_older_versions_are_read_too() -> None:
+    cached = {"model": "m", "input_tokens": 5, "cache_read_tokens": 8, "cache_written_tokens": 1}
+    assert (restored(llm=cached).prompt_tokens, restored(llm=cached).cached_tokens) == (14, 8)
+    assert restored(llm={"model": "__error__"}).model == ""
+    assert record(entry_of(line(llm={"model": "__missing__"})), "m").model == "m"
+    assert restored(llm={"model": "m", "max_tokens": "300"}).max_tokens is None
+
+
 def test_refusals_cuts_and_oddities_come_back_too() -> None:
     refused = restored(status=429, limits={"limited_by": "requests_per_minute", "error_code": "rate_limit_exceeded"})
     assert (refused.limited_by, refused.error_code) == ("requests_per_minute", "rate_limit_exceeded")

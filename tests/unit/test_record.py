@@ -17,7 +17,8 @@ def test_a_line_has_the_fields_of_the_contract_in_its_order() -> None:
     assert ", ".join(json.loads(RECORD.line())) == (
         "time, request_id, trace_id, user_id, team, tier, key_id, method, endpoint, model, backend, status, "
         "error_code, stream, prompt_tokens, completion_tokens, cached_tokens, cost_usd, duration_ms, ttft_ms, "
-        "attempts, bytes_in, bytes_out, client_ip, user_agent, limited_by, flags, aborted"
+        "attempts, bytes_in, bytes_out, client_ip, user_agent, limited_by, flags, aborted, max_tokens, n, "
+        "prompt_bytes, images"
     )
 
 

@@ -283,6 +283,27 @@ def test_a_refusal_is_counted_without_tokens(samples: Callable[[], dict[str, flo
     assert not [name for name in seen if name.startswith(("api_tokens", "api_time_"))]
 
 
+ANSWERS = "endpoint=/v1/chat/completions,model=llama"
+
+
+def test_answers_that_nobody_counted_are_counted_from_zero(samples: Callable[[], dict[str, float]]) -> None:
+    bare = replace(RECORD, prompt_tokens=None, completion_tokens=None, cached_tokens=None)
+    counted = RequestMetrics(Labels(LONG))
+    cut, failed = replace(bare, aborted=True), replace(bare, error_code="upstream_error")
+    free, preflight = replace(bare, endpoint="/tokenize"), replace(bare, backend=None)
+    counted.take([RECORD, cut, failed, free, preflight, replace(bare, status=500), replace(bare, completion_tokens=1)])
+    assert samples()[f"api_uncounted_answers_total{{{ANSWERS}}}"] == 0
+    assert not [name for name in samples() if name.startswith("api_uncounted") and "tokenize" in name]
+    counted.take([bare, bare])
+    assert samples()[f"api_uncounted_answers_total{{{ANSWERS}}}"] == 2
+
+
+def test_errors_inside_answers_are_failures(samples: Callable[[], dict[str, float]]) -> None:
+    RequestMetrics(Labels(LONG)).take([RECORD, replace(RECORD, error_code="upstream_error")])
+    assert samples()[f"api_failed_answers_total{{{ANSWERS}}}"] == 1
+    assert samples()["api_errors_total{code=upstream_error}"] == 1
+
+
 def test_the_first_token_of_an_answer_in_one_piece_is_not_timed(samples: Callable[[], dict[str, float]]) -> None:
     RequestMetrics(Labels(LONG)).take([replace(RECORD, stream=False)])
     assert not [name for name in samples() if name.startswith("api_time_")]

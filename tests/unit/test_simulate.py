@@ -13,6 +13,7 @@ from accesslog_service.limiter import settlement
 from accesslog_service.record import Record
 from gatehouse.config.model import Config
 from gatehouse.envoy.names import ENDPOINTS
+from ratelimit_service.estimate import Tokens
 from ratelimit_service.plan import Plans
 from ratelimit_service.simulate.logged import KeyLimits, Logged
 from ratelimit_service.simulate.replay import LEASE_TTL_MS, Replay, Verdict
@@ -25,7 +26,7 @@ def logged(each: Record) -> Logged:
         start_ms=round(each.time.timestamp() * 1000),
         duration_ms=round(each.duration_ms),
         request_id=each.request_id,
-        user=each.user_id,
+        user_id=each.user_id,
         team=each.team or "",
         tier=each.tier or "",
         key_id=each.key_id or "",
@@ -34,11 +35,17 @@ def logged(each: Record) -> Logged:
         status=each.status,
         error_code=each.error_code,
         prompt_tokens=each.prompt_tokens,
-        completion_tokens=each.completion_tokens or 0,
+        completion_tokens=each.completion_tokens,
         cached_tokens=each.cached_tokens or 0,
         attempts=each.attempts,
         bytes_in=each.bytes_in,
+        bytes_out=each.bytes_out,
         limited_by=each.limited_by,
+        aborted=each.aborted,
+        max_tokens=each.max_tokens,
+        n=each.n,
+        prompt_bytes=each.prompt_bytes,
+        images=each.images,
     )
 
 
@@ -81,6 +88,34 @@ def test_tokens_are_reserved_by_size_and_settled_at_the_end() -> None:
     assert limited([used(0), used(0.999)], limits) == [None, "tokens_per_day"]
     assert limited([used(0), used(1)], limits) == [None, None]
     assert limited([used(i * 2) for i in range(4)], limits) == [None, None, "tokens_per_day", "tokens_per_day"]
+
+
+def test_what_the_log_says_a_request_asked_for_is_what_it_reserves() -> None:
+    def asked(after_s: float, **asks: int | None) -> Record:
+        return record(after_s, bytes_in=4000, prompt_tokens=1, completion_tokens=1, duration_ms=1000, **asks)
+
+    small = {"max_tokens": 90, "n": 1, "prompt_bytes": 40, "images": 0}
+    limits = {"tokens_per_day": 1000}
+    assert limited([asked(i / 100, **small) for i in range(11)], limits) == [None] * 10 + ["tokens_per_day"]
+    assert limited([asked(0, **{**small, "n": 12}), asked(0.5, **small)], limits) == ["tokens_per_day", None]
+    generates_nothing = {"max_tokens": 0, "n": 1, "prompt_bytes": 40, "images": 0}
+    assert limited([asked(0, **generates_nothing)], {"output_tokens_per_day": 1}) == [None]
+
+
+def test_answers_that_nobody_counted_are_charged_by_their_size() -> None:
+    bare = {"prompt_tokens": None, "completion_tokens": None, "duration_ms": 1, "bytes_out": 4000}
+    small = {"max_tokens": 90, "n": 1, "prompt_bytes": 40, "images": 0}
+    records = [record(0, **bare, **small), record(1, **small), record(2, aborted=True, **bare, **small)]
+    assert limited(records, {"tokens_per_day": 1099}) == [None, "tokens_per_day", "tokens_per_day"]
+    assert limited(records, {"tokens_per_day": 1110 + 42}) == [None, None, None]
+
+
+def test_without_max_tokens_a_request_reserves_what_is_usual() -> None:
+    unsaid = {"max_tokens": None, "n": 1, "prompt_bytes": 0, "images": 0, "prompt_tokens": 0, "completion_tokens": 20}
+    one_by_one = [record(i, duration_ms=1, **unsaid) for i in range(5)]
+    at_once = [record(20, duration_ms=60_000, **unsaid) for _ in range(10)]
+    assert limited(one_by_one + at_once, {"tokens_per_day": 700}) == [None] * 15
+    assert limited(one_by_one[:4] + at_once[:2], {"tokens_per_day": 700}) == [None] * 5 + ["tokens_per_day"]
 
 
 def test_running_requests_hold_their_leases_until_they_end() -> None:
@@ -134,6 +169,10 @@ def test_shadow_limits_refuse_nobody_and_are_told_of() -> None:
         {"user_id": None, "status": 401, "error_code": "invalid_api_key"},
         {"status": 403, "error_code": "model_not_allowed"},
         {"status": 413, "error_code": "request_too_large"},
+        {"status": 413, "error_code": "too_many_values"},
+        {"status": 400, "error_code": "invalid_json"},
+        {"status": 400, "error_code": "invalid_value"},
+        {"status": 400, "error_code": "missing_model"},
         {"endpoint": "/v1/models", "method": "GET"},
         {"status": 0, "attempts": 0, "flags": "DC"},
     ],
@@ -154,11 +193,12 @@ def test_two_requests_with_one_id_are_two_requests() -> None:
 )
 def test_what_counts_as_used_is_what_the_limiter_is_told(status: int, prompt: int | None, endpoint: str) -> None:
     each = record(status=status, prompt_tokens=prompt, endpoint=endpoint)
-    told, used = settlement(each), logged(each).tokens
+    told, used = settlement(each), logged(each).used(Tokens(7, 8))
     assert told is not None
-    assert told.counted == (used is not None)
-    if used:
-        assert (told.input_tokens, told.output_tokens, told.cached_tokens) == (used.input, used.output, used.cached)
+    assert (told.counted or told.complete) == (used is not None)
+    if used and told.counted:
+        prompt_tokens = told.input_tokens if told.HasField("input_tokens") else 7
+        assert (prompt_tokens, told.output_tokens, told.cached_tokens) == (used.input, used.output, used.cached)
 
 
 @given(

@@ -275,7 +275,8 @@ def test_operators_see_the_traffic_of_the_last_minutes(tmp_path: Path, monkeypat
     now = now_is(monkeypatch)
     failed = replace(ONE, status=503, error_code="backend_unavailable", prompt_tokens=None, ttft_ms=None)
     refused = replace(ONE, status=429, error_code="rate_limit_exceeded", limited_by="requests_per_minute")
-    write(tmp_path, ONE, failed, refused, replace(ONE, time=NOON - timedelta(hours=1)))
+    cut = replace(ONE, error_code="upstream_error", prompt_tokens=0, completion_tokens=0, ttft_ms=None, cost_usd=None)
+    write(tmp_path, ONE, failed, refused, cut, replace(ONE, time=NOON - timedelta(hours=1)))
     follower(tmp_path).catch_up()
     with Book(tmp_path / "tally.sqlite").reading() as book:
         steps = live.traffic(book, now)
@@ -285,14 +286,15 @@ def test_operators_see_the_traffic_of_the_last_minutes(tmp_path: Path, monkeypat
         mistakes = live.mistakes(book)
     assert len(steps) == 60
     busy = next(step for step in steps if step["requests"])
-    assert (busy["requests"], busy["failed"], busy["refused"], busy["tokens"]) == (0.6, 0.2, 0.2, 7.0)
+    assert (busy["requests"], busy["failed"], busy["refused"], busy["tokens"]) == (0.8, 0.4, 0.2, 7.0)
     assert busy["time"] == NOON.timestamp()
-    assert models["llama"]["requests"] == 3
+    assert (models["llama"]["requests"], models["llama"]["failed"]) == (4, 2)
     assert models["llama"]["ttft_ms"] == 20.0
-    assert users == [{"user": "alice", "team": "search", "requests": 4, "tokens": 50, "cost_usd": 4 * 0.000123}]
+    assert users == [{"user": "alice", "team": "search", "requests": 5, "tokens": 50, "cost_usd": 4 * 0.000123}]
     assert [(who.user, who.team, who.tier, who.key) for who in active] == [("alice", "search", "standard", "k1")]
     assert {(m["status"], m["code"], m["limited_by"], m["times"]) for m in mistakes} == {
         (503, "backend_unavailable", "", 1),
+        (200, "upstream_error", "", 1),
         (429, "rate_limit_exceeded", "requests_per_minute", 1),
     }
 

@@ -50,6 +50,18 @@ class TestSums:
         assert (total.requests, total.tokens, total.cost_micro_usd) == (5, 214, 168)
         assert strays == []
 
+    def test_an_error_inside_an_answer_is_an_error(self, tmp_path: Path) -> None:
+        _, total, _ = asked(Question(), log(tmp_path, record(), record(1, error_code="upstream_error")))
+        assert (total.requests, total.errors, total.limited) == (2, 1, 0)
+
+    def test_lines_of_older_versions_are_summed_beside_newer_ones(self, tmp_path: Path) -> None:
+        newer = record(1, max_tokens=300, n=2, prompt_bytes=1240, images=0)
+        older = record().line().replace(b',"max_tokens":null,"n":null,"prompt_bytes":null,"images":null', b"")
+        assert b"images" not in older
+        for lines in ((older, newer.line()), (newer.line(), older)):
+            _, total, strays = asked(Question(), log(tmp_path, tail=b"".join(lines)))
+            assert (total.requests, total.prompt_tokens, strays) == (2, 24, [])
+
     def test_without_dimensions_there_is_the_total_alone(self, tmp_path: Path) -> None:
         rows, total, _ = asked(Question(), log(tmp_path, record(), record(1)))
         assert rows == [total]
