@@ -183,7 +183,10 @@ _UNSAID = (None, None, None, None)
 
 
 def _tokens(llm: Mapping[str, Any], *, to_the_end: bool) -> _Tokens:
-    """Of an answer that did not reach its end, what it had sent, where its server had not counted more. Older versions log those of a cache of Anthropic's messages apart from `input_tokens`."""
+    """Of an answer that did not reach its end, what it had sent counts, unless its server had counted more.
+
+    Older versions log those of a cache of Anthropic's messages apart from `input_tokens`.
+    """
     if not llm:
         return _UNCOUNTED
     fresh, read = _count(llm, "input_tokens"), _count(llm, "cache_read_tokens")

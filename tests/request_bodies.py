@@ -31,7 +31,7 @@ class Chat(_Request):
 
 class Completion(_Request):
     prompt: list[int] | list[list[int]] | str | list[str] | None = None
-    max_tokens: int | None = None
+    max_tokens: int | None = 16
     n: int = 1
     stream_options: StreamOptions | None = None
 
@@ -90,7 +90,7 @@ def _member(said: _Request, name: str) -> Any:
 
 def _most(said: _Request) -> int | None:
     found = (_member(said, name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
-    return next((value for value in found if value is not None), None)
+    return next((value for value in found if value is not None), 16 if isinstance(said, Completion) else None)
 
 
 def _choices(said: _Request) -> int:

@@ -71,7 +71,7 @@ def test_of_100_000_bodies_there_is_none_on_which_they_differ(data: st.DataObjec
 
 
 ORDINARY = st.fixed_dictionaries(
-    {"model": st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=30)},
+    {"model": st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30)},
     optional={
         "messages": st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": st.text()})),
         "stream": st.booleans() | st.none(),
@@ -181,8 +181,8 @@ def test_what_a_server_could_read_otherwise_is_refused_by_name(name: str, value:
     assert f"'{name}'" in refused.text
 
 
-@pytest.mark.parametrize("name", ["pair\\u0000", "a\\nb", "\\u007f", "\\r"])
-def test_no_name_has_control_characters(name: str) -> None:
+@pytest.mark.parametrize("name", ["pair\\u0000", "\\u0000", "a\\u0000b"])
+def test_no_name_holds_a_nul(name: str) -> None:
     refused = read_request(f'{{"model":"{name}"}}'.encode())
     assert isinstance(refused, Refused)
     assert refused.code == "model_not_found"

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.vllm
 KEY = "sk-vllm-mixed-load-1"
 CALLS, CLIENTS, LEAVING = 500, 16, 60
 LONGEST = 1500
+PROMPTS = 5
+"""More than the answers to one prompt are, so that records tell the two apart."""
 PATIENCE = 8
 """How often a client calls before it believes a 503: vLLM takes all cores, and authz has but 200 ms."""
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]
@@ -53,14 +55,27 @@ class Ask:
         raise AssertionError(f"503 {PATIENCE} times")
 
 
-def mixed(model: str, chance: random.Random) -> list[Ask]:
-    """Every dialect, whole and streamed, usage asked for, forbidden and not mentioned; some whose clients leave."""
-    asks = [_ask(model, chance) for _ in range(CALLS - LEAVING)]
-    for _ in range(LEAVING):
-        body = _chat(model, chance) | {"stream": True, "max_tokens": LONGEST, "ignore_eos": True}
-        asks.append(Ask("/v1/chat/completions", body, lines=chance.randint(1, 120)))
-    chance.shuffle(asks)
-    return asks
+def whole(model: str, chance: random.Random) -> list[Ask]:
+    """Every dialect, whole and streamed, one answer and several, usage asked for, forbidden and not mentioned."""
+    return [_ask(model, chance) for _ in range(CALLS - LEAVING)]
+
+
+def left(model: str, chance: random.Random) -> list[Ask]:
+    """Long streams of every dialect whose clients hang up."""
+    return [_left(model, chance, number % 5) for number in range(LEAVING)]
+
+
+def _left(model: str, chance: random.Random, kind: int) -> Ask:
+    lines = chance.randint(1, 120)
+    streamed = {"stream": True, "max_tokens": LONGEST, "ignore_eos": True}
+    if kind < 2:
+        return Ask("/v1/chat/completions", {**_chat(model, chance), **streamed, "n": 1 + 2 * kind}, lines)
+    if kind == 2:
+        return Ask("/v1/completions", {"model": model, "prompt": _text(chance), **streamed}, lines)
+    if kind == 3:
+        return Ask("/v1/messages", {**_chat(model, chance), **streamed}, lines)
+    body = {"model": model, "input": _text(chance), "stream": True, "max_output_tokens": LONGEST}
+    return Ask("/v1/responses", body, lines)
 
 
 def _ask(model: str, chance: random.Random) -> Ask:
@@ -68,11 +83,15 @@ def _ask(model: str, chance: random.Random) -> Ask:
     stream = chance.random() < 0.5
     streamed: dict[str, Any] = {"stream": True} if stream else {}
     with_usage = {**streamed, **({"stream_options": chance.choice(OPTIONS)} if stream else {})}
+    several = {"n": chance.randint(2, 4)} if chance.random() < 0.3 else {}
     kind = chance.randrange(4)
     if kind == 0:
-        return Ask("/v1/chat/completions", {**_chat(model, chance), "max_tokens": most, **with_usage})
+        return Ask("/v1/chat/completions", {**_chat(model, chance), "max_tokens": most, **with_usage, **several})
     if kind == 1:
-        return Ask("/v1/completions", {"model": model, "prompt": text, "max_tokens": most, **with_usage})
+        listed = chance.random() < 0.3
+        prompts = {"prompt": [_text(chance) for _ in range(PROMPTS)]} if listed else {"prompt": text, **several}
+        body = {"model": model, "max_tokens": most, **with_usage, **prompts}
+        return Ask("/v1/completions", body)
     if kind == 2:
         return Ask("/v1/responses", {"model": model, "input": text, "max_output_tokens": most, **streamed})
     return Ask("/v1/messages", {**_chat(model, chance), "max_tokens": most, **streamed})
@@ -106,31 +125,58 @@ def _counted(vllm: Vllm) -> tuple[int, int]:
     return int(metrics["vllm:prompt_tokens_total"]), int(metrics["vllm:generation_tokens_total"])
 
 
-def test_the_log_sums_up_to_what_vllm_counted(vllm: Vllm, gateway: RunningGateway) -> None:
-    """The residue: tokens that vLLM made after the last chunk which reached the gateway, for clients that left."""
-    before = _counted(vllm)
-    asks = mixed(vllm.model, random.Random(500))
+def _made(vllm: Vllm, gateway: RunningGateway, asks: list[Ask]) -> tuple[list[dict[str, Any]], int, int]:
+    """The records of these calls, and the prompt and generated tokens that vLLM counted for them."""
+    before, known = _counted(vllm), {r["request_id"] for r in gateway.records()}
     with ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(lambda ask: ask.made(gateway), asks))
     prompt, generated = (after - first for after, first in zip(_counted(vllm), before, strict=True))
-
-    answered = _answered(gateway)
-    assert sum(r["prompt_tokens"] for r in answered) == prompt
-    residue = generated - sum(r["completion_tokens"] for r in answered)
-    aborted = [r for r in answered if r["aborted"]]
-    print(f"{prompt} prompt, {generated} generated; {len(aborted)} left, {residue} generated for nobody")
-    assert 0 <= residue <= 32 * len(aborted), "more than a moment of generation for each who left"
-    assert _reported(gateway) == (sum(r["prompt_tokens"] for r in answered), generated - residue)
+    return _answered(gateway, known, len(asks)), prompt, generated
 
 
-def _answered(gateway: RunningGateway) -> list[dict[str, Any]]:
+def test_the_log_sums_up_to_what_vllm_counted(vllm: Vllm, gateway: RunningGateway) -> None:
+    """To the token where clients stay. Where they leave, the residue is what vLLM made after the last event that reached
+    the gateway, and, in dialects that do not count as they go, what an event holds more than a token."""
+    chance = random.Random(500)
+    answered, prompt, generated = _made(vllm, gateway, whole(vllm.model, chance))
+    assert sum(r["prompt_tokens"] * _times(r) for r in answered) == prompt
+    assert sum(r["completion_tokens"] for r in answered) == generated
+    assert _reported(gateway) == (sum(r["prompt_tokens"] for r in answered), generated)
+
+    gone, prompt, generated = _made(vllm, gateway, left(vllm.model, chance))
+    aborted = [r for r in gone if r["aborted"]]
+    assert len(aborted) > LEAVING / 2, "the others had ended before their clients left"
+    for endpoint in sorted({r["endpoint"] for r in gone}):
+        made = [r["completion_tokens"] for r in aborted if r["endpoint"] == endpoint]
+        print(
+            f"{endpoint}: {len(made)} left, {sum(m or 0 for m in made)} tokens recorded, {made.count(None)} without any"
+        )
+    residue = generated - sum(r["completion_tokens"] or 0 for r in gone)
+    unknown = [r for r in gone if r["prompt_tokens"] is None]
+    print(f"{generated} generated, {residue} of them unseen; the prompts of {len(unknown)} are not known")
+    assert {r["endpoint"] for r in unknown} <= {"/v1/responses"}, "all others tell at their beginning"
+    assert sum((r["prompt_tokens"] or 0) * _times(r) for r in gone) <= prompt
+    assert abs(residue) <= 64 * len(aborted), "no more than a moment of generation for each who left"
+
+
+def _times(record: dict[str, Any]) -> int:
+    """How often vLLM's counter has the prompt: once for each answer to it, where its usage says it once."""
+    return 1 if record["n"] == PROMPTS else int(record["n"])
+
+
+def _answered(gateway: RunningGateway, known: set[str], number: int) -> list[dict[str, Any]]:
     """One record for each call."""
+
+    def found() -> list[dict[str, Any]]:
+        ours = [r for r in gateway.records() if r["status"] == 200 and r["user_id"] == "mixed"]
+        return [r for r in ours if r["request_id"] not in known]
+
     deadline = time.monotonic() + 30
-    while len(found := [r for r in gateway.records() if r["status"] == 200 and r["user_id"] == "mixed"]) < CALLS:
-        assert time.monotonic() < deadline, f"{len(found)} records of {CALLS}"
+    while len(records := found()) < number:
+        assert time.monotonic() < deadline, f"{len(records)} records of {number}"
         time.sleep(0.2)
-    assert len({r["request_id"] for r in found}) == len(found) == CALLS
-    return found
+    assert len({r["request_id"] for r in records}) == len(records) == number
+    return records
 
 
 def _reported(gateway: RunningGateway) -> tuple[int, int]:

@@ -9,13 +9,13 @@ local MOST_MODEL = 16 * 1024 -- bytes of a name, as it is written
 local MOST_COUNT = 999999999999
 local NOTHING = {}
 
--- Each endpoint's own names: for how much a choice may generate (the first that is there counts), for how many choices,
--- and whether a list of prompts means as many answers. `generates` is false where nothing is generated; `counts` is
+-- Each endpoint's own names: for how much a choice may generate (the first that is there counts, and `default` where none
+-- is), for how many choices, and whether a list of prompts means as many answers. `generates` is false where nothing is generated; `counts` is
 -- false where no tokens are used at all.
 local CHOICES = { "n", "best_of" }
 local ENDPOINTS = {
   ["/v1/chat/completions"] = { most = { "max_completion_tokens", "max_tokens" }, choices = CHOICES, options = true },
-  ["/v1/completions"] = { most = { "max_tokens" }, choices = CHOICES, options = true, prompts = true },
+  ["/v1/completions"] = { most = { "max_tokens" }, default = 16, choices = CHOICES, options = true, prompts = true },
   ["/v1/responses"] = { most = { "max_output_tokens" }, refused = { "background" } },
   ["/v1/messages"] = { most = { "max_tokens" } },
   ["/v1/embeddings"] = { generates = false, refused = { "encoding_format" } },
@@ -101,8 +101,8 @@ local function model_in(member, default)
   local name = string_in(member.text)
   if name == nil or name == "" then refuse("missing_model", "model", MISSING) end
   if name == false then refuse("invalid_value", "model", "'model' is not Unicode: it holds half a surrogate pair.") end
-  if string.find(name, "%c") then -- no header can hold them, and Envoy's metadata would end at a NUL
-    refuse("model_not_found", "model", "No name has control characters.")
+  if string.find(name, "\0", 1, true) then -- where Envoy's metadata would end
+    refuse("model_not_found", "model", "No name holds a NUL.")
   end
   return name, false
 end
@@ -115,8 +115,10 @@ local function most_of(seen, endpoint, settings, model)
     local value = whole(seen[name])
     if first == nil then first = value else other = value end
   end
-  if other == nil or #settings.asks(settings, model) > 1 then return first end
-  return math.max(first, other)
+  if first ~= nil and other == nil then return first end
+  local known = #settings.asks(settings, model) > 1
+  if first == nil then return known and endpoint.default or nil end
+  return known and first or math.max(first, other)
 end
 
 local function choices_of(seen, endpoint)
