@@ -54,7 +54,6 @@ _IGNORED = (
     ),
     (r"REDIS_PERSECOND_CLUSTER_PIPELINE_PARALLELISM", "requests share round trips anyway"),
     (r"EXPIRATION_JITTER_MAX_SECONDS", "has no effect: counts end a minute after their window"),
-    (r"RUNTIME_WATCH_ROOT", "has no effect: both swapped links and edited files are noticed"),
 )
 _OFF = ("", "0", "f", "F", "false", "FALSE", "False")
 

@@ -16,10 +16,10 @@ class _Json(logging.Formatter):
 
 
 def configure(level: str, form: str) -> None:
-    """Raises `ValueError` for a level that does not exist."""
+    """JSON if `form` says so, in any case, else text. Raises `ValueError` for a level that does not exist."""
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else text)
+    handler.setFormatter(_Json() if form.lower() == "json" else text)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS.get(level.upper(), level.upper()))

@@ -10,7 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.ratelimit_pb2 import RateLimitDescriptor
-from gatehouse.pb.ratelimit_unit_pb2 import RateLimitUnit
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.rpc import Code as RpcCode
 from gatehouse.rpc import Context, Unary
@@ -90,7 +89,7 @@ class RateLimits:
     async def _decided(self, request: RateLimitRequest) -> RateLimitResponse:
         rules = self._checked(request)
         if request.domain not in rules:
-            self._stats.domain_not_found(sanitised(request.domain))
+            self._stats.domain_not_found(sanitised(request.domain), len(request.descriptors))
         descriptors = [_descriptor(descriptor) for descriptor in request.descriptors]
         found = matches(rules, request.domain, descriptors)
         question = Question(descriptors, found, request.hits_addend, self._options.modes)
@@ -134,8 +133,9 @@ def _descriptor(said: RateLimitDescriptor) -> Descriptor:
 
 
 def _override(limit: RateLimitDescriptor.RateLimitOverride) -> Override:
-    known = limit.unit in RateLimitUnit.values()
-    unit = RateLimitUnit.Name(limit.unit) if known else str(limit.unit)
+    """The unit by its number among those of the answers, which have `WEEK` too."""
+    units = RateLimitResponse.RateLimit.Unit
+    unit = units.Name(limit.unit) if limit.unit in units.values() else str(limit.unit)
     return Override(limit.requests_per_unit, unit, limit.unit_multiplier.value or 1)
 
 
