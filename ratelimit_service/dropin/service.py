@@ -70,7 +70,7 @@ class RateLimits:
             response = await self._answer(json_format.Parse(text, RateLimitRequest()))
         except (json_format.ParseError, UnicodeDecodeError, RequestError, StoreUnavailable) as error:
             log.debug("no answer to a JSON request: %s", error)
-            return 400, "Bad Request"
+            return 400, "Bad Request\n"
         return _HTTP[response.overall_code], json_format.MessageToJson(response, indent=None)
 
     async def _answer(self, request: RateLimitRequest) -> RateLimitResponse:

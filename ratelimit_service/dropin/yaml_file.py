@@ -111,8 +111,8 @@ class _Reader:
     def uint32(self, record: Record, name: str, node: Node) -> None:
         if node.kind == "null":
             record.pop(name, None)
-        elif isinstance(node, Scalar) and node.kind == "int" and 0 <= node.value <= _MAX_UINT32:
-            record[name] = node.value
+        elif isinstance(node, Scalar) and node.kind in ("int", "float") and -1 < node.value <= _MAX_UINT32:
+            record[name] = int(node.value)  # a fraction comes here only where a later field of that name hides it
         else:
             self._mismatch(node, "uint32")
 

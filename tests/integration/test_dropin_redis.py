@@ -45,7 +45,7 @@ def test_without_redis_there_is_an_error_and_health_says_so(tmp_path: Path) -> N
             with pytest.raises(grpc.RpcError) as caught:
                 dropin.ask("user=y")
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert dropin.post_json(BODY) == (400, "Bad Request")
+            assert dropin.post_json(BODY) == (400, "Bad Request\n")
             assert dropin.metric('ratelimit_service_should_rate_limit_error{err_type="redis_error"}') == 2
             until(lambda: dropin.get("/healthcheck")[0] == 500)
             assert dropin.health() == HealthCheckResponse.NOT_SERVING
