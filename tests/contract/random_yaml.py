@@ -2,7 +2,7 @@
 
 from random import Random
 
-_ODD = """
+_ODD = r"""
 y n Y N yes no on off true false True FALSE ~ null Null NULL '' "" 'null' "~" 0 1 5 007 08 010 0o10 0b11 0x1F -0 +1 -1
 1_000 1e3 1.5 .5 . -.5 +.inf .nan 4294967295 4294967296 9223372036854775807 9223372036854775808 18446744073709551616
 2024-01-01 2024-01-01T10:00:00Z 12:30:45 1:2 a:b a#b a,b [] {} [a] {a:1} {"a":1} minute Hour DAY week month year seconds
