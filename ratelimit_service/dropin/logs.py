@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 import sys
+import time
 from datetime import UTC, datetime
 
 _LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL", "PANIC": "CRITICAL"}
@@ -13,6 +15,21 @@ class _Json(logging.Formatter):
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"@timestamp": when, "level": record.levelname.lower(), "@message": record.getMessage()}
         return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))
+
+
+class Seldom:
+    """Says one thing at most once in `every_s`: what goes wrong with each of thousands of calls."""
+
+    def __init__(self, logger: logging.Logger, every_s: float = 10.0) -> None:
+        self._logger = logger
+        self._every_s = every_s
+        self._next = -math.inf
+
+    def error(self, text: str, *values: object) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._every_s
+            self._logger.error(text, *values)
 
 
 def configure(level: str, form: str) -> None:

@@ -15,6 +15,7 @@ from gatehouse.rpc import Code as RpcCode
 from gatehouse.rpc import Context, Unary
 from ratelimit_service.dropin import answer
 from ratelimit_service.dropin.decide import Code, Modes, Question, Status, Verdict
+from ratelimit_service.dropin.logs import Seldom
 from ratelimit_service.dropin.match import Descriptor, Override, RequestError, matches, sanitised
 from ratelimit_service.dropin.rules import Rules
 from ratelimit_service.dropin.stats import Stats
@@ -46,6 +47,7 @@ class RateLimits:
         self._store = store
         self._stats = stats
         self._options = options
+        self._faults = Seldom(log)
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
@@ -80,8 +82,9 @@ class RateLimits:
         except RequestError:
             self._stats.failed("service_error")
             raise
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             self._stats.failed("redis_error")
+            self._faults.error("a call fails, and others may: the limit store is unavailable: %s", error)
             raise
         finally:
             self._stats.took(time.perf_counter() - began)

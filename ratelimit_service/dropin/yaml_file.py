@@ -189,9 +189,9 @@ def _plain(node: Node) -> Any:
 
 
 def _name(key: Node) -> str:
-    if isinstance(key, Scalar) and key.kind == "str":
+    if isinstance(key, Scalar):
         return key.text
-    raise ValueError(f"metadata has values that JSON does not know: line {key.line}: a key that is no text")
+    raise ValueError(f"metadata has values that JSON does not know: line {key.line}: a key that is a {key.kind}")
 
 
 def _shown(node: Node) -> str:
