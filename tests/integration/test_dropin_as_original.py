@@ -17,7 +17,7 @@ from gatehouse.pb.rls_pb2 import RateLimitResponse
 from tests.authority import Authority
 from tests.integration.test_dropin import CHECK, CONFIG, OK, OVER_LIMIT, Dropin, at, configured, request
 from tests.ports import free_port
-from tests.redis_server import RedisServer, redis_sentinel, redis_server
+from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
 from tests.waiting import until
 
 COMMANDS = ["evalsha", "eval", "time", "mget", "set", "del"]
@@ -174,3 +174,21 @@ def test_user_of_redis_needs_the_commands_that_are_listed(
     said = capfd.readouterr().err
     assert "Redis does not serve" in said
     assert "a call fails, and others may" in said
+
+
+def test_user_of_a_cluster_and_of_sentinels_needs_little_more(tmp_path: Path) -> None:
+    commands = [f"+{command}" for command in COMMANDS]
+    with redis_cluster() as servers:
+        for server in servers:
+            more = ("+cluster|slots", "+command", "+asking")
+            server.client().execute_command("ACL", "SETUSER", "rl", "on", ">pw", "~rl:*", *commands, *more)
+        hosts = ",".join(f"redis://rl:pw@127.0.0.1:{server.port}" for server in servers)
+        with Dropin(configured(tmp_path), {"REDIS_TYPE": "CLUSTER", "REDIS_URL": hosts}).running() as dropin:
+            until(lambda: dropin.get("/healthcheck")[0] == 200)
+            assert [dropin.ask("user=x", "peek=x").overall_code for _ in range(3)] == [OK, OK, OVER_LIMIT]
+    with redis_server() as master, redis_sentinel(master, "shop") as sentinel:
+        sentinel.client().execute_command("ACL", "SETUSER", "watch", "on", ">pw", "+sentinel|masters")
+        url = f"shop,127.0.0.1:{sentinel.port}"
+        watched = {"REDIS_TYPE": "SENTINEL", "REDIS_URL": url, "REDIS_SENTINEL_AUTH": "watch:pw"}
+        with Dropin(configured(tmp_path), watched).running() as dropin:
+            until(lambda: dropin.get("/healthcheck")[0] == 200)
