@@ -5,8 +5,10 @@ below the second are added up, as there. The full paths stand on the debug page 
 into paths (`detailed_metric`, overrides), so their number is bounded: beyond `MAX_PATHS` all count as `other`.
 """
 
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from ratelimit_service.dropin.decide import Status, Verdict
 from ratelimit_service.dropin.exposition import Histogram, Sample, metric
@@ -110,8 +112,8 @@ class Stats:
         limit = status.match.rate_limit.limit if status.match is not None else None
         if limit is None:
             return 0
-        used, threshold = limit.capacity - status.remaining, int(limit.capacity * self._near_ratio)
-        return min(status.hits, max(0, used - threshold))
+        used = limit.capacity - status.remaining
+        return min(status.hits, max(0, used - _threshold(limit.capacity, self._near_ratio)))
 
     def _by_labels(self) -> Mapping[tuple[tuple[str, str], ...], Counter[str]]:
         totals: defaultdict[tuple[tuple[str, str], ...], Counter[str]] = defaultdict(Counter)
@@ -119,6 +121,17 @@ class Stats:
             parts = ".".join(path).split(".") if self._split_labels else path
             totals[tuple(zip(("domain", "key1", "key2"), parts, strict=False))].update(counts)
         return totals
+
+
+@lru_cache
+def _threshold(capacity: int, ratio: float) -> int:
+    """Reckoned in 32 bits, as there: 0.7 of 90 is 63, where 64 bits say 62."""
+    return int(_single(_single(capacity) * _single(ratio)))
+
+
+def _single(number: float) -> float:
+    rounded: float = struct.unpack("f", struct.pack("f", number))[0]
+    return rounded
 
 
 def _bounded(name: str, known: Mapping[str, int]) -> str:

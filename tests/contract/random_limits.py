@@ -82,8 +82,10 @@ class Made:
         if self._is(0.15):
             descriptor.hits_addend.value = self.random.choice((0, 0, 1, 2, 5))
         if self._is(0.08):
+            unit = self.random.choice(UNITS)
             descriptor.limit.requests_per_unit = self.random.choice((0, 1, 4, 100))
-            descriptor.limit.unit = self.random.choice(UNITS)
+            descriptor.limit.unit = unit
+            descriptor.entries[0].key += f"-{unit}"  # there, windows of two units that begin together are one counter
         return descriptor
 
     def _is(self, likely: float) -> bool:

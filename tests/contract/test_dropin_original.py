@@ -6,6 +6,7 @@ The original is the newest version that the Go module proxy has, from before quo
 import http.client
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,14 @@ class Server:
     call: Any
     http_port: int
     debug_port: int
+    metrics_port: int
+
+    def counted(self) -> dict[str, int]:
+        """Hits by name and labels, where there are any. Those over and near the limit are not the same in a request
+        of several hits that is refused."""
+        text = self.fetch("GET", self.metrics_port, "/metrics")[1]
+        found = re.findall(r"^(ratelimit_service_rate_limit_(?:total_hits|within_limit){.*?}) (\d+)$", text, re.M)
+        return {sample: int(value) for sample, value in found if int(value)}
 
     def ask(self, request: RateLimitRequest) -> Answer:
         try:
@@ -71,6 +80,10 @@ class Pair:
     def compare(self, request: RateLimitRequest) -> None:
         ours, theirs = self.ours.ask(request), self.theirs.ask(request)
         assert alike(ours, theirs), f"\n{request}\nours:   {ours}\ntheirs: {theirs}"
+
+    def counted_otherwise(self) -> list[tuple[str, int]]:
+        """Empty: the same."""
+        return sorted(set(self.ours.counted().items()) ^ set(self.theirs.counted().items()))
 
 
 def read(response: RateLimitResponse) -> Answer:
@@ -133,7 +146,9 @@ def both(folder: Path, redis: RedisServer, made: Made, ours: dict[str, str], the
     ports = {name: free_port() for name in ("PORT", "DEBUG_PORT")}
     there = at(redis) | {"RUNTIME_ROOT": str(folder), "GRPC_UDS": str(folder / "theirs.sock")}
     there |= {name: str(port) for name, port in ports.items()}
-    here = at(redis) | ours | {"GRPC_UDS": str(folder / "ours.sock")}
+    ports["PROMETHEUS"] = free_port()
+    there |= {"USE_PROMETHEUS": "true", "STATS_FLUSH_INTERVAL": "1s", "PROMETHEUS_ADDR": f":{ports['PROMETHEUS']}"}
+    here = at(redis) | ours | {"GATEHOUSE_SPLIT_LABELS": "true", "GRPC_UDS": str(folder / "ours.sock")}
     with ExitStack() as stack:
         stack.enter_context(running_original(there | theirs, folder / "theirs.log"))
         dropin = stack.enter_context(Dropin(folder, here).running())
@@ -147,7 +162,7 @@ def _server(stack: ExitStack, name: str, socket: Path, ports: dict[str, int]) ->
     channel = stack.enter_context(grpc.insecure_channel(f"unix:{socket}"))
     grpc.channel_ready_future(channel).result(10)
     call = channel.unary_unary(SHOULD_RATE_LIMIT, RateLimitRequest.SerializeToString, RateLimitResponse.FromString)
-    return Server(name, call, ports["PORT"], ports["DEBUG_PORT"])
+    return Server(name, call, ports["PORT"], ports["DEBUG_PORT"], ports["PROMETHEUS"])
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +208,7 @@ def test_answers_are_those_of_the_original(
             pair.compare(made.request(pair.domains))
         for request in (RateLimitRequest(), RateLimitRequest(domain="d1"), RateLimitRequest(domain="unknown")):
             pair.compare(request)
+        until(lambda: not pair.counted_otherwise(), 5)
 
 
 def test_json_and_pages_are_those_of_the_original(redis: RedisServer, tmp_path: Path) -> None:
