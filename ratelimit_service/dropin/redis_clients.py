@@ -110,7 +110,7 @@ def _host(url: str) -> _Host:
 
 
 def _timeouts(server: RedisServer) -> dict[str, Any]:
-    timeout_s = server.timeout or _NO_TIMEOUT_S
+    timeout_s = server.timeout if server.timeout > 0 else _NO_TIMEOUT_S
     return {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,

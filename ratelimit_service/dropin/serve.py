@@ -138,7 +138,7 @@ def _options_of_grpc(settings: Settings) -> list[Option]:
 
 def _milliseconds(seconds: float) -> int:
     """As gRPC takes them; its largest number, and 0 with the original, are for ever."""
-    return min(int(seconds * 1000), _FOR_EVER_MS) or _FOR_EVER_MS
+    return min(int(seconds * 1000), _FOR_EVER_MS) if seconds > 0 else _FOR_EVER_MS
 
 
 async def _until_signal(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from gatehouse.pb.ratelimit_pb2 import RateLimitDescriptor
 from gatehouse.pb.rls_pb2 import RateLimitRequest
 
 KEYS = ("a", "b", "c", "d-e")
-VALUES = ("", "x", "y", "xy", "x.1", "10.0.0.1", "zé")
+VALUES = ("", "x", "y", "xy", "x.1", "10.0.0.1", "zé", "a:b|c")
 PATTERNS = ("*", "x*", "xy*", "1*")
 LONG = ("hour", "DAY", "week", "Month", "year")
 SHORT = ("second", "minute")
@@ -81,7 +81,9 @@ class Made:
             return descriptor
         if self._is(0.15):
             descriptor.hits_addend.value = self.random.choice((0, 0, 1, 2, 5))
-        if self._is(0.08):
+        if self._is(0.03):
+            del descriptor.entries[:]
+        elif self._is(0.08):
             unit = self.random.choice(UNITS)
             descriptor.limit.requests_per_unit = self.random.choice((0, 1, 4, 100))
             descriptor.limit.unit = unit

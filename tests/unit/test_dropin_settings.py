@@ -13,10 +13,19 @@ from ratelimit_service.dropin.environment import SettingsError, ignored, seconds
 from ratelimit_service.dropin.redis_clients import client
 from ratelimit_service.dropin.settings import RedisServer, RedisTls, load
 
+DURATIONS = {
+    "10s": 10,
+    "1h30m": 5400,
+    "250ms": 0.25,
+    "1.5s": 1.5,
+    "0": 0,
+    "24h": 86_400,
+    "-1.5s": -1.5,
+    "+3μs": 3e-6,
+}
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("10s", 10), ("1h30m", 5400), ("250ms", 0.25), ("1.5s", 1.5), ("0", 0), ("24h", 86_400)]
-)
+
+@pytest.mark.parametrize(("text", "value"), DURATIONS.items())
 def test_durations_are_go_s(text: str, value: float) -> None:
     assert float(str(seconds(text))) == pytest.approx(value)
 
@@ -162,6 +171,11 @@ def test_what_the_original_takes_is_taken() -> None:
     found = options(settings.redis)
     assert found["host"] == "127.0.0.1"
     assert found["socket_timeout"] == 86_400
+    assert load({"PORT": "0x1F90", "DEBUG_PORT": "017"}).http.model_dump(include={"port", "debug_port"}) == {
+        "port": 8080,
+        "debug_port": 15,
+    }
+    assert load({"REDIS_POOL_ON_EMPTY_BEHAVIOR": "block", "LOCAL_CACHE_SIZE_IN_BYTES": "-1"})
     assert load({"LOG_FORMAT": "JSON"}).service.log_format == "JSON"
     assert load({"LOG_FORMAT": "pretty"}).service.log_format == "pretty"
 
