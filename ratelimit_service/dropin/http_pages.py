@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-MAX_JSON_BYTES = 64 * 1024 * 1024
+MAX_JSON_BYTES = 4 * 1024 * 1024
+"""As much as a gRPC call may bring."""
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
 
