@@ -8,7 +8,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -77,8 +77,10 @@ class Pair:
     theirs: Server
     domains: list[str]
 
-    def compare(self, request: RateLimitRequest) -> None:
-        ours, theirs = self.ours.ask(request), self.theirs.ask(request)
+    def compare(self, request: RateLimitRequest, part: "Callable[[Answer], Answer] | None" = None) -> None:
+        ours, theirs = (server.ask(request) for server in (self.ours, self.theirs))
+        if part is not None:
+            ours, theirs = part(ours), part(theirs)
         assert alike(ours, theirs), f"\n{request}\nours:   {ours}\ntheirs: {theirs}"
 
     def counted_otherwise(self) -> list[tuple[str, int]]:
@@ -102,6 +104,13 @@ def read(response: RateLimitResponse) -> Answer:
         ],
         "headers": [(pair.key, pair.value) for pair in response.response_headers_to_add],
     }
+
+
+def codes(answer: Answer) -> Answer:
+    """Beside a limit in the local cache the others are told as untouched here, and as they are there."""
+    if isinstance(answer, str):
+        return answer
+    return answer | {"statuses": [(status[0], "", 0, 0, 0, 0) for status in answer["statuses"]]}
 
 
 _SHORT = (RateLimitResponse.RateLimit.SECOND, RateLimitResponse.RateLimit.MINUTE)
@@ -144,11 +153,12 @@ def both(folder: Path, redis: RedisServer, made: Made, ours: dict[str, str], the
     for domain in domains:
         (folder / "config" / f"{domain}.yaml").write_text(yaml.safe_dump(made.configuration(domain)))
     ports = {name: free_port() for name in ("PORT", "DEBUG_PORT")}
-    there = at(redis) | {"RUNTIME_ROOT": str(folder), "GRPC_UDS": str(folder / "theirs.sock")}
+    second = {f"REDIS_PERSECOND_{name.removeprefix('REDIS_')}": value for name, value in at(redis).items()}
+    there = at(redis) | second | {"RUNTIME_ROOT": str(folder), "GRPC_UDS": str(folder / "theirs.sock")}
     there |= {name: str(port) for name, port in ports.items()}
     ports["PROMETHEUS"] = free_port()
     there |= {"USE_PROMETHEUS": "true", "STATS_FLUSH_INTERVAL": "1s", "PROMETHEUS_ADDR": f":{ports['PROMETHEUS']}"}
-    here = at(redis) | ours | {"GATEHOUSE_SPLIT_LABELS": "true", "GRPC_UDS": str(folder / "ours.sock")}
+    here = at(redis) | second | ours | {"GATEHOUSE_SPLIT_LABELS": "true", "GRPC_UDS": str(folder / "ours.sock")}
     with ExitStack() as stack:
         stack.enter_context(running_original(there | theirs, folder / "theirs.log"))
         dropin = stack.enter_context(Dropin(folder, here).running())
@@ -180,39 +190,39 @@ def _away_from_the_hour() -> None:
         time.sleep(left + 1)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """So many requests, and what else the environments of the two say. `plain`: see `Made`."""
+
+    requests: int
+    ours: dict[str, str]
+    theirs: dict[str, str]
+    plain: bool = False
+    codes_only: bool = False
+
+
+STOPPING = {"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "true"}
+SHADOW = HEADERS | {"SHADOW_MODE": "true", "REDIS_PERSECOND": "true"}
+CACHE = {"LOCAL_CACHE_SIZE_IN_BYTES": "1000000"}
 VARIANTS = {
-    "every request counted": (False, 3000, HEADERS | COUNTED, HEADERS),
-    "the whole service in shadow mode": (
-        False,
-        1500,
-        HEADERS | COUNTED | {"SHADOW_MODE": "true"},
-        HEADERS | {"SHADOW_MODE": "true"},
-    ),
-    "refused requests not counted": (
-        True,
-        2000,
-        HEADERS,
-        HEADERS | {"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "true"},
-    ),
+    "every request counted": Variant(3000, HEADERS | COUNTED, HEADERS),
+    "shadow mode, and limits per second elsewhere": Variant(1500, SHADOW | COUNTED, SHADOW),
+    "refused requests not counted": Variant(2000, HEADERS, HEADERS | STOPPING, plain=True),
+    "local cache": Variant(1500, CACHE, CACHE | STOPPING, plain=True, codes_only=True),
 }
 
 
-@pytest.mark.parametrize(("plain", "number", "ours", "theirs"), VARIANTS.values(), ids=VARIANTS)
-def test_answers_are_those_of_the_original(
-    redis: RedisServer, tmp_path: Path, plain: bool, number: int, ours: dict[str, str], theirs: dict[str, str]
-) -> None:
-    made = Made(random.Random(SEED), plain)
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_answers_are_those_of_the_original(redis: RedisServer, tmp_path: Path, variant: Variant) -> None:
+    made = Made(random.Random(SEED), variant.plain)
     redis.client().flushall()
-    with both(tmp_path, redis, made, ours, theirs) as pair:
-        for _ in range(number):
-            pair.compare(made.request(pair.domains))
-        for request in (
-            RateLimitRequest(),
-            RateLimitRequest(domain=pair.domains[0]),
-            RateLimitRequest(domain="unknown"),
-        ):
-            pair.compare(request)
-        until(lambda: not pair.counted_otherwise(), 5)
+    with both(tmp_path, redis, made, variant.ours, variant.theirs) as pair:
+        for _ in range(variant.requests):
+            pair.compare(made.request(pair.domains), codes if variant.codes_only else None)
+        for domain in ("", pair.domains[0], "unknown"):
+            pair.compare(RateLimitRequest(domain=domain))  # without descriptors
+        if not variant.codes_only:
+            until(lambda: not pair.counted_otherwise(), 5)
 
 
 def test_json_and_pages_are_those_of_the_original(redis: RedisServer, tmp_path: Path) -> None:
