@@ -126,10 +126,13 @@ class _Reader:
             self._mismatch(node, "map")
 
     def rate_limit(self, record: Record, name: str, node: Node) -> None:
-        if node.kind == "null":
-            record.pop(name, None)
-        else:
+        """`Null` and `NULL` are a limit of nothing, and only the other ways to write null are none, as in yaml.v2."""
+        if node.kind != "null":
             record[name] = self.read(node, _LIMIT, record.get(name))
+        elif isinstance(node, Scalar) and node.text in ("Null", "NULL"):
+            record[name] = {}
+        else:
+            record.pop(name, None)
 
     def descriptors(self, record: Record, name: str, node: Node) -> None:
         self._list(record, name, node, _RULE)

@@ -190,12 +190,12 @@ def _allowed(total: int) -> float:
 def _scalar(event: Any) -> Scalar:
     text, tag, line = event.value, event.tag, event.start_mark.line + 1
     plain = event.implicit[0]
-    if tag is not None and tag != "!":
+    if plain and text == "<<":
+        return _Merge(text, "str", text, line)
+    if tag is not None:
         return _tagged(text, tag, line)
     if not plain:
         return Scalar(text, "str", text, line)
-    if text == "<<":
-        return _Merge(text, "str", text, line)
     kind, value = meaning(text)
     return Scalar(text, kind, value, line)
 

@@ -43,6 +43,7 @@ REFUSED = {
         "duplicate descriptor composite key 'd.a.k_v'",
     ),
     "an unknown unit": (limit("unit: fortnight, requests_per_unit: 5"), "invalid rate limit unit 'fortnight'"),
+    "a limit that is Null": ("domain: d\ndescriptors: [{key: k, rate_limit: Null}]", "invalid rate limit unit ''"),
     "no unit": (limit("requests_per_unit: 5"), "invalid rate limit unit ''"),
     "the unit unknown": (limit("unit: unknown, requests_per_unit: 5"), "invalid rate limit unit 'unknown'"),
     "a unit of an unlimited one": (
@@ -195,6 +196,12 @@ def test_numbers_are_read_as_go_does(text: str, number: int) -> None:
     assert found.amount == number
 
 
+def test_tag_makes_text_of_a_number() -> None:
+    for tag in ("!", "!!str", "!mine"):
+        with pytest.raises(ConfigError, match="cannot unmarshal !!str `5` into uint32"):
+            rules(f"domain: d\ndescriptors: [{{key: k, rate_limit: {{unit: day, requests_per_unit: {tag} 5}}}}]")
+
+
 @pytest.mark.parametrize("text", ["08", "1e3", "9223372036854775808", ".5"])
 def test_number_that_go_takes_for_a_fraction_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="error checking config"):
@@ -231,6 +238,12 @@ def test_equal_limits_are_one_object() -> None:
     """Configurations have many thousands of them."""
     found = rules("domain: d\ndescriptors: [{key: a, rate_limit: &l {unit: day}}, {key: b, rate_limit: *l}]")["d"].rules
     assert found["a"].rate_limit is found["b"].rate_limit
+
+
+@pytest.mark.parametrize("null", ["null", "~", ""])
+def test_limit_that_is_null_is_none(null: str) -> None:
+    (rule,) = rules(f"domain: d\ndescriptors: [{{key: k, rate_limit: {null}}}]")["d"].rules.values()
+    assert rule.rate_limit is None
 
 
 def test_only_the_first_document_counts() -> None:
