@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 
 from ratelimit_service.dropin import reading
 from ratelimit_service.dropin.config import ConfigError
@@ -12,6 +14,7 @@ from ratelimit_service.dropin.stats import Stats
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+RETRY_S = 5.0
 
 
 class Configuration:
@@ -22,44 +25,43 @@ class Configuration:
         self._merge_domains = settings.service.merge_domain_config
         self._stats = stats
         self._seen: object = None
+        self._again = math.inf
         self._fault = ""
         self.rules: Rules | None = None
 
     async def load(self) -> None:
-        """Take up the files. Bad ones are logged and counted, and leave the rules as they are.
-
-        What can't be read now is tried again; that it still can't is not said again.
-        """
-        seen = self._fingerprint()
+        """Take up the files. Bad ones are logged and counted, and leave the rules as they are."""
+        self._seen, self._again = self._fingerprint(), math.inf
         try:
             if not self._source.exists():
                 raise ConfigError(str(self._source.directory), "no such directory")
             self.rules = await reading.read(self._source, merge_domains=self._merge_domains)
         except (ConfigError, OSError) as error:
-            self._seen = None if isinstance(error, OSError) else seen
-            self._failed(str(error))
+            self._failed(error)
         else:
-            self._seen, self._fault = seen, ""
+            self._fault = ""
             self._stats.config_loaded(True)
             log.info("configuration loaded from %s", self._source.directory)
 
     async def follow(self) -> None:
-        """Load again when the files change, for ever.
+        """Load again when the files change, for ever; and what could not be read, each `RETRY_S`.
 
         Looking twice a second costs a few system calls, and sees what notifications miss: links that are swapped
         anywhere on the way, and file systems of other machines.
         """
         while True:
             await asyncio.sleep(POLL_S)
-            if self._fingerprint() != self._seen:
+            if self._fingerprint() != self._seen or time.monotonic() >= self._again:
                 await self.load()
 
-    def _failed(self, fault: str) -> None:
-        if self._seen is None and fault == self._fault:
-            return
-        self._fault = fault
+    def _failed(self, error: Exception) -> None:
+        """Count it; that the same thing still can't be read is not said again."""
         self._stats.config_loaded(False)
-        log.error("error loading configuration from runtime: %s", fault)
+        if isinstance(error, OSError):
+            self._again = time.monotonic() + RETRY_S
+        if not isinstance(error, OSError) or str(error) != self._fault:
+            log.error("error loading configuration from runtime: %s", error)
+        self._fault = str(error)
 
     def _fingerprint(self) -> object:
         return self._source.directory.resolve(), self._source.exists(), self._source.fingerprint()
