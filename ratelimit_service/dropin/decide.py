@@ -78,7 +78,7 @@ class Question:
     def ask(self) -> Ask:
         """What the store is to decide, in one atomic step; without charges there is nothing to ask."""
         charges = tuple(self._charge(*limited) for limited in self._limited())
-        return Ask("", (*charges, *_counters(charges)))
+        return Ask("", charges if _differ(charges) else (*charges, *_counters(charges)))
 
     def refunds(self) -> tuple[Charge, ...]:
         """What descriptors with negative hits give back."""
@@ -92,14 +92,14 @@ class Question:
         """What `decision` on `ask()` means."""
         limited = [i for i, _, _ in self._limited()]
         charged = decision.outcomes[: len(limited)]
-        if decision.allowed:
+        if decision.allowed and len(charged) < len(decision.outcomes):
             charged = _in_turn(charged, decision.outcomes[len(limited) :])
         outcomes = dict(zip(limited, charged, strict=True))
         statuses = tuple(
-            self._status(i, match, outcomes[i]) if i in outcomes else Status(match)
+            self._status(i, match, outcomes[i]) if i in outcomes else Status(match, quota=self._is_quota(match))
             for i, match in enumerate(self.matches)
         )
-        over = self._over(statuses)
+        over = _over(statuses)
         if over and self.modes.shadow:
             return Verdict(Code.OK, statuses, shadowed=True)
         return Verdict(Code.OVER_LIMIT if over else Code.OK, statuses)
@@ -134,12 +134,6 @@ class Question:
         reset_s = -(-outcome.reset_after_ms // 1000)
         return Status(match, hits, not outcome.allowed, remaining, reset_s, self._is_quota(match))
 
-    def _over(self, statuses: Sequence[Status]) -> bool:
-        """Some limit is over that is not a quota, or every quota is."""
-        quotas = [status.code for status in statuses if self._is_quota(status.match)]
-        others = [status.code for status in statuses if not self._is_quota(status.match)]
-        return Code.OVER_LIMIT in others or (bool(quotas) and Code.OK not in quotas)
-
     def _quotas(self) -> int:
         return sum(map(self._is_quota, self.matches))
 
@@ -148,8 +142,20 @@ class Question:
         return self.modes.quota if match is None else _is_quota(match.rate_limit, self.modes)
 
 
+def _over(statuses: Sequence[Status]) -> bool:
+    """Some limit is over that is not a quota, or every quota is."""
+    quotas = [status.code for status in statuses if status.quota]
+    others = [status.code for status in statuses if not status.quota]
+    return Code.OVER_LIMIT in others or (bool(quotas) and Code.OK not in quotas)
+
+
 def _is_quota(rate_limit: RateLimit, modes: Modes) -> bool:
     return rate_limit.limit is not None and (rate_limit.quota or modes.quota)
+
+
+def _differ(charges: Sequence[Charge]) -> bool:
+    """Whether each has a counter of its own, as nearly always."""
+    return len(charges) < 2 or len({charge.bucket for charge in charges}) == len(charges)
 
 
 def _counters(charges: Sequence[Charge]) -> Iterator[Charge]:
