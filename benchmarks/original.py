@@ -7,6 +7,8 @@ from pathlib import Path
 
 MODULE = "github.com/envoyproxy/ratelimit"
 VERSION = "v1.4.1-0.20260122083618-3fb702589d36"
+BUILD_S = 300
+"""It takes 45 s of one core, and what it needs is downloaded first."""
 
 
 class NotBuiltError(Exception):
@@ -26,7 +28,12 @@ def built(command: str) -> Path:
         raise NotBuiltError("there is no Go toolchain to build envoyproxy/ratelimit")
     environment = {**os.environ, "GOBIN": str(binary.parent)}
     package = f"{MODULE}/src/{command}@{VERSION}"
-    done = subprocess.run(["go", "install", package], env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            ["go", "install", package], env=environment, capture_output=True, text=True, timeout=BUILD_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise NotBuiltError(f"envoyproxy/ratelimit is not built within {BUILD_S} s") from None
     if done.returncode:
         raise NotBuiltError(f"envoyproxy/ratelimit is not built: {done.stderr.strip().splitlines()[-1]}")
     return binary
