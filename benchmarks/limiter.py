@@ -9,7 +9,6 @@ checks and charges two windows of one user, a minute's and an hour's, in the one
 import argparse
 import json
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -26,11 +25,11 @@ import grpc
 import redis
 import yaml
 from grpc_load import Load, generator, load
+from original import NotBuiltError, built
 
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
-PEER = "github.com/envoyproxy/ratelimit/src/service_cmd@v1.4.1-0.20260122083618-3fb702589d36"
 LIMIT = 4_000_000_000  # nothing is refused, and it fits the peer's 32 bits
 SERVER_CPU, OTHER_CPU = 0, 1
 START_TIMEOUT_S = 30
@@ -138,20 +137,12 @@ def peer(binary: Path, folder: Path) -> Iterator[Server]:
 
 
 def peer_binary() -> Path | None:
-    """The peer, built by the Go toolchain at first use; None, with a word why, where that can't be."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatehouse-bench"
-    binary = cache / PEER.partition("@")[2] / "service_cmd"
-    if binary.exists():
-        return binary
-    if shutil.which("go") is None:
-        print("without envoyproxy/ratelimit: there is no Go toolchain to build it", file=sys.stderr)
+    """The peer; None, with a word why, where it can't be had."""
+    try:
+        return built("service_cmd")
+    except NotBuiltError as error:
+        print(f"without envoyproxy/ratelimit: {error}", file=sys.stderr)
         return None
-    environment = {**os.environ, "GOBIN": str(binary.parent)}
-    done = subprocess.run(["go", "install", PEER], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"without envoyproxy/ratelimit: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-        return None
-    return binary
 
 
 def report(rounds: Mapping[str, Sequence[Round]], *, as_json: bool) -> None:

@@ -16,12 +16,11 @@ class HeaderNames:
 
 
 def headers(verdict: Verdict, names: HeaderNames) -> list[tuple[str, str]]:
-    """Limit, remaining hits and seconds until reset of the last limit that is over, else of the one nearest to it."""
+    """Limit, remaining hits and seconds until reset of the limit that refused, else of the one nearest to it."""
     limited = [status for status in verdict.statuses if _amount(status) is not None]
     if not limited:
         return []
-    over = [status for status in limited if status.code is Code.OVER_LIMIT]
-    told = over[-1] if over else min(limited, key=lambda status: status.remaining)
+    told = verdict.refusing or min(limited, key=_left)
     return [
         (names.limit, str(_amount(told))),
         (names.remaining, str(told.remaining)),
@@ -50,6 +49,10 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
         elif isinstance(merged[key], dict) and isinstance(value, dict):
             merged[key] = merge(merged[key], value)
     return merged
+
+
+def _left(status: Status) -> int:
+    return 0 if status.over else status.remaining
 
 
 def _amount(status: Status) -> int | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ratelimit_service.dropin.config import ConfigError, load
-from ratelimit_service.dropin.config_files import read
+from ratelimit_service.dropin.config_files import Source
 
 OK = "all rate limit configs ok"
 
@@ -13,7 +13,7 @@ def check(directory: Path, *, merge_domains: bool) -> str | None:
     if not directory.is_dir():
         return f"{directory} is not a directory"
     try:
-        load(read(directory), merge_domains=merge_domains)
+        load(Source(directory).read(), merge_domains=merge_domains)
     except (ConfigError, OSError) as error:
         return str(error)
     return None

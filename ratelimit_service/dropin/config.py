@@ -4,130 +4,134 @@ Files that it refuses are refused for the same reasons. A `rate_limit` may say m
 (`fixed_window` unless given, as there; `sliding_window`, `token_bucket`) and, for a token bucket, `burst`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
-from ratelimit_service.dropin.rules import WILDCARD, Level, RateLimit, Rule, Rules
-from ratelimit_service.dropin.yaml_file import ConfigError, Fields, parse
+from ratelimit_service.dropin.rules import WILDCARD, RateLimit, Row, Rules, Tree
+from ratelimit_service.dropin.yaml_file import ConfigError, Record, parse
 from ratelimit_service.limits import PERIODS, Algorithm, Limit
 
-__all__ = ["ConfigError", "load"]
+__all__ = ["ConfigError", "load", "rows"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Domain:
-    name: str
-    files: list[Fields]
-
-
-def load(files: Iterable[tuple[str, str]], *, merge_domains: bool = False) -> Rules:
+def load(files: Iterable[tuple[str, str | bytes]], *, merge_domains: bool = False) -> Rules:
     """The rules of (name, text) files. Raises `ConfigError`, whose message begins with the name of the file.
 
     A domain stands in one file only, unless `merge_domains` lets several add to it.
     """
-    domains = _domains([parse(name, text) for name, text in files], merge_domains)
-    return MappingProxyType({d.name: _level(d.name, _descriptors(d.files)) for d in domains})
+    tree = Tree()
+    for row in rows(files, merge_domains=merge_domains):
+        tree.add(row)
+    return tree.rules
 
 
-def _domains(roots: Iterable[Fields], merge: bool) -> Iterable[_Domain]:
-    domains: dict[str, _Domain] = {}
-    for root in roots:
-        name = root.text("domain")
+def rows(files: Iterable[tuple[str, str | bytes]], *, merge_domains: bool = False) -> Iterator[Row]:
+    """What `load` builds its tree of. Raises as `load` does, but for the last file perhaps after some rows."""
+    limits: dict[object, RateLimit] = {}
+    for name, roots in _domains([(file, parse(file, text)) for file, text in files], merge_domains).items():
+        known: set[str] = set()
+        for file, root in roots:
+            yield from _File(file, limits).rows(name, root.get("descriptors", ()), 1, known)
+        yield Row(0, name)
+
+
+def _domains(roots: Iterable[tuple[str, Record]], merge: bool) -> dict[str, list[tuple[str, Record]]]:
+    domains: dict[str, list[tuple[str, Record]]] = {}
+    for file, root in roots:
+        name = root.get("domain")
         if not name:
-            raise root.error("config file cannot have empty domain")
+            raise ConfigError(file, "config file cannot have empty domain")
         if name in domains and not merge:
-            raise root.error(f"duplicate domain '{name}' in config file")
-        domains.setdefault(name, _Domain(name, [])).files.append(root)
-    return domains.values()
+            raise ConfigError(file, f"duplicate domain '{name}' in config file")
+        domains.setdefault(name, []).append((file, root))
+    return domains
 
 
-def _descriptors(roots: Iterable[Fields]) -> Iterator[Fields]:
-    for root in roots:
-        yield from root.maps("descriptors")
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file. Equal limits become one object: a configuration may have many thousands."""
 
+    name: str
+    limits: dict[object, RateLimit] = field(default_factory=dict)
 
-def _level(parent: str, descriptors: Iterable[Fields]) -> Level:
-    rules: dict[str, Rule] = {}
-    for descriptor in descriptors:
-        composite = _composite(descriptor)
-        path = f"{parent}.{composite}"
-        if composite in rules:
-            raise descriptor.error(f"duplicate descriptor composite key '{path}'")
-        rules[composite] = _rule(path, composite, descriptor)
-    return Level(MappingProxyType(rules), tuple(rule for name, rule in rules.items() if WILDCARD in name))
+    def rows(self, parent: str, descriptors: Iterable[Record], depth: int, known: set[str]) -> Iterator[Row]:
+        """Of the descriptors of one parent; `known` are the composites that it already has."""
+        for descriptor in descriptors:
+            composite = self._composite(descriptor)
+            path = f"{parent}.{composite}"
+            if composite in known:
+                raise self._error(f"duplicate descriptor composite key '{path}'")
+            known.add(composite)
+            share = descriptor.get("share_threshold", False)
+            if share and WILDCARD not in composite:
+                raise self._error(
+                    f"share_threshold can only be used with wildcard values (containing '*'): '{path}' has none"
+                )
+            rate_limit = self._rate_limit(path, descriptor) if "rate_limit" in descriptor else None
+            if children := descriptor.get("descriptors"):
+                yield from self.rows(path, children, depth + 1, set())
+            detailed, valued = descriptor.get("detailed_metric", False), descriptor.get("value_to_metric", False)
+            yield Row(depth, composite, rate_limit, detailed, valued, share)
 
+    def _composite(self, descriptor: Record) -> str:
+        key, value = descriptor.get("key"), descriptor.get("value")
+        if not key:
+            raise self._error("descriptor has empty key")
+        return f"{key}_{value}" if value else key
 
-def _composite(descriptor: Fields) -> str:
-    key, value = descriptor.text("key"), descriptor.text("value")
-    if not key:
-        raise descriptor.error("descriptor has empty key")
-    return f"{key}_{value}" if value else key
+    def _rate_limit(self, path: str, descriptor: Record) -> RateLimit:
+        fields, flags = descriptor["rate_limit"], (descriptor.get("shadow_mode"), descriptor.get("quota_mode"))
+        if "metadata" in descriptor or "replaces" in fields:
+            return self._made(path, descriptor)
+        same = (*fields.items(), *flags)
+        made = self.limits.get(same)
+        if made is None:
+            made = self.limits[same] = self._made(path, descriptor)
+        return made
 
-
-def _rule(path: str, composite: str, descriptor: Fields) -> Rule:
-    share = descriptor.flag("share_threshold")
-    if share and WILDCARD not in composite:
-        raise descriptor.error(
-            f"share_threshold can only be used with wildcard values (containing '*'): '{path}' has none"
+    def _made(self, path: str, descriptor: Record) -> RateLimit:
+        fields = descriptor["rate_limit"]
+        name = fields.get("name", "")
+        limit = self._limit(path, fields)
+        return RateLimit(
+            limit,
+            unit="" if limit is None else fields["unit"].upper(),
+            name=name,
+            replaces=self._replaces(name, fields),
+            shadow=descriptor.get("shadow_mode", False),
+            quota=descriptor.get("quota_mode", False),
+            metadata=descriptor.get("metadata", {}),
         )
-    rate_limit = descriptor.map("rate_limit")
-    return Rule(
-        composite,
-        None if rate_limit is None else _rate_limit(path, rate_limit, descriptor),
-        _level(path, descriptor.maps("descriptors")),
-        detailed_metric=descriptor.flag("detailed_metric"),
-        value_to_metric=descriptor.flag("value_to_metric"),
-        share_threshold=share,
-    )
 
+    def _limit(self, path: str, fields: Record) -> Limit | None:
+        unit = fields.get("unit", "")
+        period_s = PERIODS.get(unit.lower())
+        if fields.get("unlimited"):
+            if period_s is not None:
+                raise self._error("should not specify rate limit unit when unlimited")
+            return None
+        if period_s is None:
+            raise self._error(f"invalid rate limit unit '{unit}'")
+        algorithm, amount = self._algorithm(fields), fields.get("requests_per_unit", 0)
+        try:
+            return Limit(fields.get("name") or unit, amount, period_s, algorithm, fields.get("burst"))
+        except ValueError as error:
+            raise self._error(f"{path}: {error}") from None
 
-def _rate_limit(path: str, fields: Fields, descriptor: Fields) -> RateLimit:
-    name = fields.text("name")
-    limit = _limit(name or path, fields)
-    return RateLimit(
-        limit,
-        unit="" if limit is None else fields.text("unit").upper(),
-        name=name,
-        replaces=_replaces(name, fields),
-        shadow=descriptor.flag("shadow_mode"),
-        quota=descriptor.flag("quota_mode"),
-        metadata=_metadata(descriptor),
-    )
+    def _algorithm(self, fields: Record) -> Algorithm:
+        name = fields.get("algorithm") or Algorithm.FIXED_WINDOW
+        try:
+            return Algorithm(name)
+        except ValueError:
+            raise self._error(f"invalid algorithm '{name}': use one of {', '.join(Algorithm)}") from None
 
+    def _replaces(self, name: str, fields: Record) -> tuple[str, ...]:
+        names = tuple(entry.get("name", "") for entry in fields.get("replaces", ()))
+        if "" in names:
+            raise self._error("should not have an empty replaces entry")
+        if name in names:
+            raise self._error("replaces should not contain name of same descriptor")
+        return names
 
-def _limit(name: str, fields: Fields) -> Limit | None:
-    unit = fields.text("unit")
-    period_s = PERIODS.get(unit.lower())
-    if fields.flag("unlimited"):
-        if period_s is not None:
-            raise fields.error("should not specify rate limit unit when unlimited")
-        return None
-    if period_s is None:
-        raise fields.error(f"invalid rate limit unit '{unit}'")
-    burst = fields.uint32("burst") if "burst" in fields else None
-    try:
-        return Limit(name, fields.uint32("requests_per_unit"), period_s, _algorithm(fields), burst)
-    except ValueError as error:
-        raise fields.error(str(error)) from None
-
-
-def _algorithm(fields: Fields) -> Algorithm:
-    name = fields.text("algorithm") or Algorithm.FIXED_WINDOW
-    try:
-        return Algorithm(name)
-    except ValueError:
-        raise fields.error(f"invalid algorithm '{name}': use one of {', '.join(Algorithm)}") from None
-
-
-def _replaces(name: str, fields: Fields) -> tuple[str, ...]:
-    names = tuple(entry.text("name") for entry in fields.maps("replaces"))
-    if "" in names:
-        raise fields.error("should not have an empty replaces entry")
-    if name in names:
-        raise fields.error("replaces should not contain name of same descriptor")
-    return names
-
-
-def _metadata(descriptor: Fields) -> Mapping[str, object]:
-    return MappingProxyType(descriptor.plain("metadata"))
+    def _error(self, reason: str) -> ConfigError:
+        return ConfigError(self.name, reason)

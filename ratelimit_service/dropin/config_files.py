@@ -2,39 +2,63 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 Fingerprint = frozenset[tuple[str, int, int, int]]
 """Of each file: its path, inode, time of change and size."""
 
 
-def files(directory: Path, *, ignore_dot_files: bool = False) -> Iterator[Path]:
-    """Every file below `directory`, links followed, in the order of their names.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the files are: below `directory`; with `siblings` also beside it, in what is named `config.…` where the
+    directory is `config`, as envoyproxy/ratelimit has it while it watches the root.
 
     What begins with `..` is skipped always: so Kubernetes names the folders behind a mounted ConfigMap, whose files
     would otherwise come twice.
     """
-    hidden = "." if ignore_dot_files else ".."
-    for folder, folders, names in os.walk(directory, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(hidden))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith(hidden))
 
+    directory: Path
+    siblings: bool = False
+    ignore_dot_files: bool = False
 
-def read(directory: Path, *, ignore_dot_files: bool = False) -> list[tuple[str, str]]:
-    """The (name below `directory`, text) of each file. Raises `OSError`; bytes that are no UTF-8 become `\\ufffd`."""
-    found = files(directory, ignore_dot_files=ignore_dot_files)
-    return [(str(path.relative_to(directory)), path.read_text("utf-8", "replace")) for path in found]
+    def files(self) -> Iterator[Path]:
+        """Every file, links followed, in the order of their names."""
+        yield from self._below(self.directory)
+        for path in self._siblings():
+            if path.is_dir():
+                yield from self._below(path)
+            else:
+                yield path
 
+    def read(self) -> list[tuple[str, bytes]]:
+        """The (name below `directory`, content) of each file; no files are no limits. Raises `OSError`."""
+        return [(os.path.relpath(path, self.directory), path.read_bytes()) for path in self.files()]
 
-def fingerprint(directory: Path, *, ignore_dot_files: bool = False) -> Fingerprint:
-    """Changes whenever a file does, or a link on the way to it. A file that vanishes meanwhile does not count."""
-    return frozenset(_marks(directory, ignore_dot_files))
+    def exists(self) -> bool:
+        """Whether there is a place to look at. One that is gone, or not there yet, is no configuration at all."""
+        return self.directory.is_dir() or (self.siblings and self.directory.parent.is_dir())
 
+    def fingerprint(self) -> Fingerprint:
+        """Changes whenever a file does, or a link on the way to it. A file that vanishes meanwhile does not count."""
+        return frozenset(self._marks())
 
-def _marks(directory: Path, ignore_dot_files: bool) -> Iterator[tuple[str, int, int, int]]:
-    for path in files(directory, ignore_dot_files=ignore_dot_files):
-        try:
-            stat = path.stat()
-        except OSError:
-            continue
-        yield str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
+    def _below(self, directory: Path) -> Iterator[Path]:
+        hidden = "." if self.ignore_dot_files else ".."
+        for folder, folders, names in os.walk(directory, followlinks=True):
+            folders[:] = sorted(name for name in folders if not name.startswith(hidden))
+            yield from (Path(folder, name) for name in sorted(names) if not name.startswith(hidden))
+
+    def _siblings(self) -> list[Path]:
+        beside, prefix = self.directory.parent, f"{self.directory.name}."
+        if not self.siblings or not beside.is_dir():
+            return []
+        return sorted(path for path in beside.iterdir() if path.name.startswith(prefix))
+
+    def _marks(self) -> Iterator[tuple[str, int, int, int]]:
+        for path in self.files():
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            yield str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size

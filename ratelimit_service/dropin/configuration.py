@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
+import time
 
-from ratelimit_service.dropin.config import ConfigError, load
-from ratelimit_service.dropin.config_files import fingerprint, read
+from ratelimit_service.dropin import reading
+from ratelimit_service.dropin.config import ConfigError
 from ratelimit_service.dropin.rules import Rules
 from ratelimit_service.dropin.settings import Settings
 from ratelimit_service.dropin.stats import Stats
@@ -12,49 +14,54 @@ from ratelimit_service.dropin.stats import Stats
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+RETRY_S = 5.0
 
 
 class Configuration:
-    """`rules` is what the last good files said; None before there were any."""
+    """`rules` is what the last good files said; None before there were any. Files that are all gone say: no limits."""
 
     def __init__(self, settings: Settings, stats: Stats) -> None:
-        self._directory = settings.runtime.directory
-        self._ignore_dot_files = settings.runtime.ignoredotfiles
+        self._source = settings.runtime.source
         self._merge_domains = settings.service.merge_domain_config
         self._stats = stats
-        self._seen = self._fingerprint()
+        self._seen: object = None
+        self._again = math.inf
+        self._fault = ""
         self.rules: Rules | None = None
 
-    def load(self) -> None:
-        """Take up the files. Raises `ConfigError` or `OSError`, and leaves the rules as they are."""
+    async def load(self) -> None:
+        """Take up the files. Bad ones are logged and counted, and leave the rules as they are."""
+        self._seen, self._again = self._fingerprint(), math.inf
         try:
-            texts = read(self._directory, ignore_dot_files=self._ignore_dot_files)
-            if not texts:
-                raise ConfigError(str(self._directory), "no configuration files")
-            self.rules = load(texts, merge_domains=self._merge_domains)
-        except (ConfigError, OSError):
-            self._stats.config_loaded(False)
-            raise
-        self._stats.config_loaded(True)
+            if not self._source.exists():
+                raise ConfigError(str(self._source.directory), "no such directory")
+            self.rules = await reading.read(self._source, merge_domains=self._merge_domains)
+        except (ConfigError, OSError) as error:
+            self._failed(error)
+        else:
+            self._fault = ""
+            self._stats.config_loaded(True)
+            log.info("configuration loaded from %s", self._source.directory)
 
     async def follow(self) -> None:
-        """Load again when the files change, for ever. Bad files are logged and counted, and change nothing.
+        """Load again when the files change, for ever; and what could not be read, each `RETRY_S`.
 
         Looking twice a second costs a few system calls, and sees what notifications miss: links that are swapped
         anywhere on the way, and file systems of other machines.
         """
         while True:
             await asyncio.sleep(POLL_S)
-            now = self._fingerprint()
-            if now == self._seen:
-                continue
-            self._seen = now
-            try:
-                self.load()
-            except (ConfigError, OSError) as error:
-                log.error("error loading new configuration from runtime: %s", error)
-            else:
-                log.info("configuration loaded from %s", self._directory)
+            if self._fingerprint() != self._seen or time.monotonic() >= self._again:
+                await self.load()
+
+    def _failed(self, error: Exception) -> None:
+        """Count it; that the same thing still can't be read is not said again."""
+        self._stats.config_loaded(False)
+        if isinstance(error, OSError):
+            self._again = time.monotonic() + RETRY_S
+        if not isinstance(error, OSError) or str(error) != self._fault:
+            log.error("error loading configuration from runtime: %s", error)
+        self._fault = str(error)
 
     def _fingerprint(self) -> object:
-        return self._directory.resolve(), fingerprint(self._directory, ignore_dot_files=self._ignore_dot_files)
+        return self._source.directory.resolve(), self._source.exists(), self._source.fingerprint()

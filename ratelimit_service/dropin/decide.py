@@ -6,6 +6,7 @@ all of them to refuse; and those whose descriptor brings hits of its own, as the
 tokens of a response, say), which no limit undoes. `Modes.count_refused` counts everything, as there.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -39,6 +40,7 @@ class Status:
     over: bool = False
     remaining: int = 0
     reset_s: int = 0
+    quota: bool = False
 
     @property
     def code(self) -> Code:
@@ -54,6 +56,15 @@ class Verdict:
     statuses: tuple[Status, ...]
     shadowed: bool = False
 
+    @property
+    def refusing(self) -> Status | None:
+        """The limit that is why the answer is no, or would be without the service's shadow mode: the last one that is
+        over and no quota, else the first of the quotas, which refuse together."""
+        if self.code is Code.OK and not self.shadowed:
+            return None
+        over = [status for status in self.statuses if status.code is Code.OVER_LIMIT]
+        return next((status for status in reversed(over) if not status.quota), over[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -66,7 +77,8 @@ class Question:
 
     def ask(self) -> Ask:
         """What the store is to decide, in one atomic step; without charges there is nothing to ask."""
-        return Ask("", tuple(self._charge(*limited) for limited in self._limited()))
+        charges = tuple(self._charge(*limited) for limited in self._limited())
+        return Ask("", charges if _differ(charges) else (*charges, *_counters(charges)))
 
     def refunds(self) -> tuple[Charge, ...]:
         """What descriptors with negative hits give back."""
@@ -78,12 +90,16 @@ class Question:
 
     def verdict(self, decision: Decision) -> Verdict:
         """What `decision` on `ask()` means."""
-        outcomes = {i: outcome for (i, _, _), outcome in zip(self._limited(), decision.outcomes, strict=True)}
+        limited = [i for i, _, _ in self._limited()]
+        charged = decision.outcomes[: len(limited)]
+        if decision.allowed and len(charged) < len(decision.outcomes):
+            charged = _in_turn(charged, decision.outcomes[len(limited) :])
+        outcomes = dict(zip(limited, charged, strict=True))
         statuses = tuple(
-            self._status(i, match, outcomes[i]) if i in outcomes else Status(match)
+            self._status(i, match, outcomes[i]) if i in outcomes else Status(match, quota=self._is_quota(match))
             for i, match in enumerate(self.matches)
         )
-        over = self._over(statuses)
+        over = _over(statuses)
         if over and self.modes.shadow:
             return Verdict(Code.OK, statuses, shadowed=True)
         return Verdict(Code.OVER_LIMIT if over else Code.OK, statuses)
@@ -109,26 +125,59 @@ class Question:
 
     def _counts_anyway(self, i: int, rate_limit: RateLimit) -> bool:
         reported = bool(self.descriptors[i].hits)
-        several = self._is_quota(rate_limit) and self._quotas() > 1
+        several = _is_quota(rate_limit, self.modes) and self._quotas() > 1
         return rate_limit.shadow or reported or several or self.modes.shadow or self.modes.count_refused
 
     def _status(self, i: int, match: Match | None, outcome: Outcome) -> Status:
         hits = self._hits(i)
         remaining = outcome.remaining if hits else max(0, outcome.remaining - 1)
-        return Status(match, hits, not outcome.allowed, remaining, -(-outcome.reset_after_ms // 1000))
-
-    def _over(self, statuses: Sequence[Status]) -> bool:
-        """Some limit is over that is not a quota, or every quota is."""
-        limited = [(status, status.match.rate_limit) for status in statuses if status.match is not None]
-        quotas = [status.code for status, rate_limit in limited if self._is_quota(rate_limit)]
-        others = [status.code for status, rate_limit in limited if not self._is_quota(rate_limit)]
-        return Code.OVER_LIMIT in others or (bool(quotas) and Code.OK not in quotas)
+        reset_s = -(-outcome.reset_after_ms // 1000)
+        return Status(match, hits, not outcome.allowed, remaining, reset_s, self._is_quota(match))
 
     def _quotas(self) -> int:
-        return sum(match is not None and self._is_quota(match.rate_limit) for match in self.matches)
+        return sum(map(self._is_quota, self.matches))
 
-    def _is_quota(self, rate_limit: RateLimit) -> bool:
-        return rate_limit.limit is not None and (rate_limit.quota or self.modes.quota)
+    def _is_quota(self, match: Match | None) -> bool:
+        """In the service's own quota mode a descriptor without a limit is a quota that is never over."""
+        return self.modes.quota if match is None else _is_quota(match.rate_limit, self.modes)
+
+
+def _over(statuses: Sequence[Status]) -> bool:
+    """Some limit is over that is not a quota, or every quota is."""
+    quotas = [status.code for status in statuses if status.quota]
+    others = [status.code for status in statuses if not status.quota]
+    return Code.OVER_LIMIT in others or (bool(quotas) and Code.OK not in quotas)
+
+
+def _is_quota(rate_limit: RateLimit, modes: Modes) -> bool:
+    return rate_limit.limit is not None and (rate_limit.quota or modes.quota)
+
+
+def _differ(charges: Sequence[Charge]) -> bool:
+    """Whether each has a counter of its own, as nearly always."""
+    return len(charges) < 2 or len({charge.bucket for charge in charges}) == len(charges)
+
+
+def _counters(charges: Sequence[Charge]) -> Iterator[Charge]:
+    """For each fixed window that several charges share, one more of 0 hits: under the largest limit of all, what
+    remains tells what has been counted."""
+    times = Counter(charge.bucket for charge in charges)
+    for bucket, number in times.items():
+        key, algorithm, period_s = bucket
+        if number > 1 and algorithm is Algorithm.FIXED_WINDOW:
+            yield Charge(key, Limit(key, MAX_AMOUNT, period_s, algorithm, shadow=True), 0)
+
+
+def _in_turn(charged: Sequence[Outcome], counters: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """Outcomes as if each descriptor had been counted after the one before it: the store tells of the end of all."""
+    counts = {counter.charge.bucket: MAX_AMOUNT - counter.remaining for counter in counters}
+    told = list(charged)
+    for i in reversed(range(len(told))):
+        charge = told[i].charge
+        if charge.bucket in counts:
+            told[i] = told[i]._replace(remaining=max(0, charge.limit.amount - counts[charge.bucket]))
+            counts[charge.bucket] -= charge.hits
+    return tuple(told)
 
 
 def _one_more(limit: Limit) -> Limit:

@@ -6,8 +6,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)"
+from ratelimit_service.dropin.yaml_nodes import integer
+
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -19,12 +21,24 @@ def seconds(text: object) -> object:
     """`1h30m`, as Go's time.ParseDuration reads it -> seconds. A plain 0 needs no unit."""
     if not isinstance(text, str) or text == "0":
         return text
-    if not re.fullmatch(f"(?:{_PART})+", text):
+    if not re.fullmatch(f"[-+]?(?:{_PART})+", text):
         raise ValueError("must be a duration such as 500ms, 10s or 1h30m")
-    return sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text))
+    amount = sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text))
+    return -amount if text[0] == "-" else amount
+
+
+def whole(text: object) -> object:
+    """`8080`, `0x1F90` or `017`, as Go's strconv.ParseInt reads it."""
+    if not isinstance(text, str):
+        return text
+    number = integer(text.replace("_", ""))
+    if number is None:
+        raise ValueError("must be a whole number")
+    return number
 
 
 Seconds = Annotated[float, BeforeValidator(seconds)]
+Whole = Annotated[int, BeforeValidator(whole)]
 
 
 def read(model: type[M], environment: Mapping[str, str], prefix: str = "") -> M:
@@ -54,7 +68,6 @@ _IGNORED = (
     ),
     (r"REDIS_PERSECOND_CLUSTER_PIPELINE_PARALLELISM", "requests share round trips anyway"),
     (r"EXPIRATION_JITTER_MAX_SECONDS", "has no effect: counts end a minute after their window"),
-    (r"RUNTIME_WATCH_ROOT", "has no effect: both swapped links and edited files are noticed"),
 )
 _OFF = ("", "0", "f", "F", "false", "FALSE", "False")
 

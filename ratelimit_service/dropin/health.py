@@ -4,16 +4,24 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from redis.exceptions import RedisClusterException, RedisError
-
-from gatehouse.redis_client import Client
-from gatehouse.rpc import Health
+from gatehouse.pb import health_pb2
+from gatehouse.rpc import Code, Context, Health
 from ratelimit_service.dropin.settings import RedisStartup
+from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.store import Ask, Charge, Store, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
 CHECK_S = 1.0
+
+NAME = "ratelimit"
+"""The service whose health callers ask for."""
+
+
+_PROBE = Ask("", (Charge("|health", Limit("health", MAX_AMOUNT, 1, Algorithm.FIXED_WINDOW, shadow=True)),))
+"""A count that no request shares: their keys begin with a domain."""
 
 
 class NeverReachedError(Exception):
@@ -27,6 +35,12 @@ class Readiness(Health):
         self._listens = False
         self._ready = ready
 
+    async def check(self, request: Any, context: Context) -> health_pb2.HealthCheckResponse:
+        """For the service `ratelimit`, or the process as a whole. Any other is unknown."""
+        if request.service not in ("", NAME):
+            await context.abort(Code.NOT_FOUND, "unknown service")
+        return await super().check(request, context)
+
     @property
     def serving(self) -> bool:
         return self._listens and self._ready()
@@ -37,20 +51,23 @@ class Readiness(Health):
 
 
 class Reachable:
-    """Knows whether every Redis answers `PING`: `yes` is False until `first` has returned."""
+    """Knows whether every store does what is asked of it: `yes` is False until `first` has returned.
 
-    def __init__(self, clients: Sequence[Client]) -> None:
-        self._clients = clients
+    They are asked to count something, as requests are: a Redis that only answers `PING` is of no use.
+    """
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self._stores = stores
         self.yes = False
 
     async def first(self, startup: RedisStartup) -> None:
         """Ask until all answer, with growing pauses. Raises `NeverReachedError` when that takes too long."""
         pause, waited = startup.initial_interval, 0.0
-        while not await self._ask():
+        while (fault := await self._ask()) is not None:
             if 0 < startup.max_elapsed_time <= waited:
-                raise NeverReachedError(f"Redis did not answer for {waited:.0f} s")
+                raise NeverReachedError(f"Redis did not answer for {waited:.0f} s: {fault}")
             delay = pause * random.uniform(0.5, 1.0)  # so that restarted replicas do not ask all at once
-            log.warning("Redis does not answer, next attempt in %.1f s", delay)
+            log.warning("Redis does not serve, next attempt in %.1f s: %s", delay, fault)
             await asyncio.sleep(delay)
             pause, waited = min(2 * pause, startup.max_interval), waited + delay
 
@@ -58,16 +75,18 @@ class Reachable:
         """Keep asking, for ever."""
         while True:
             await asyncio.sleep(CHECK_S)
-            await self._ask()
+            before = self.yes
+            fault = await self._ask()
+            if self.yes != before:
+                log.warning("Redis serves again" if fault is None else f"Redis does not serve: {fault}")
 
-    async def _ask(self) -> bool:
+    async def _ask(self) -> StoreUnavailable | None:
+        """What is wrong, if anything."""
         try:
-            self.yes = all([await _pinged(client) for client in self._clients])
-        except (RedisError, RedisClusterException, OSError) as error:
-            log.debug("Redis: %s", type(error).__name__)
+            for store in self._stores:
+                await store.decide(_PROBE)
+        except StoreUnavailable as error:
             self.yes = False
-        return self.yes
-
-
-async def _pinged(client: Client) -> bool:
-    return bool(await client.ping())
+            return error
+        self.yes = True
+        return None

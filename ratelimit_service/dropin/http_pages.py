@@ -1,17 +1,22 @@
 """What is answered over HTTP: health and JSON to anyone, insights on the debug port, counts to Prometheus."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+MAX_JSON_BYTES = 4 * 1024 * 1024
+"""As much as a gRPC call may bring."""
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus' text format."""
 
 AnswerJson = Callable[[bytes], Awaitable[tuple[int, str]]]
 Lines = Callable[[], Iterable[str]]
 
 
 def public(answer_json: AnswerJson, healthy: Callable[[], bool]) -> web.Application:
-    """`GET /healthcheck` (200 `OK`, or 500) and `POST /json`."""
+    """`/healthcheck` (200 `OK`, or 500) and `/json`, by any method."""
 
     async def healthcheck(_request: web.Request) -> web.Response:
         return web.Response(text="OK") if healthy() else web.Response(status=500)
@@ -22,29 +27,32 @@ def public(answer_json: AnswerJson, healthy: Callable[[], bool]) -> web.Applicat
             status=status, text=body, content_type="text/plain" if status == 400 else "application/json"
         )
 
-    return _application({"/healthcheck": healthcheck}, {"/json": post})
+    return _application({"/healthcheck": healthcheck, "/json": post})
 
 
 def debug(rlconfig: Lines, stats: Lines) -> web.Application:
-    """`GET /` (what there is), `/rlconfig` (the rules in force) and `/stats` (all counts, by their full paths)."""
+    """`/rlconfig` (the rules in force) and `/stats` (all counts, by their full paths); anything else: what there is."""
     index = ("/rlconfig: the rules in force", "/stats: all counts")
-    return _application({"/": _page(lambda: index), "/rlconfig": _page(rlconfig), "/stats": _page(stats)})
+    return _application({"/rlconfig": _page(rlconfig), "/stats": _page(stats), "/{any:.*}": _page(lambda: index)})
 
 
-def prometheus(path: str, registry: CollectorRegistry) -> web.Application:
+def prometheus(path: str, exposition: Callable[[], str]) -> web.Application:
     async def scrape(_request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return web.Response(body=exposition().encode(), headers={"content-type": EXPOSITION})
 
     return _application({path: scrape})
 
 
 @asynccontextmanager
-async def serving(application: web.Application, host: str, port: int) -> AsyncIterator[None]:
-    """Answer on host:port. Raises `OSError` when that can't be bound."""
+async def serving(application: web.Application, host: str, port: int, *, shared: bool = False) -> AsyncIterator[None]:
+    """Answer on host:port; with `shared`, other processes may too. Raises `OSError` when that can't be bound.
+
+    An address that stands for all (0.0.0.0, ::, none) is all of IPv4 and of IPv6, as Go has it.
+    """
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.SockSite(runner, _listening(host, port, shared)).start()
         yield
     finally:
         await runner.cleanup()
@@ -60,8 +68,15 @@ def _page(lines: Lines) -> _Handler:
     return page
 
 
-def _application(gets: dict[str, _Handler], posts: dict[str, _Handler] | None = None) -> web.Application:
-    application = web.Application()
-    application.add_routes([web.get(path, handler) for path, handler in gets.items()])
-    application.add_routes([web.post(path, handler) for path, handler in (posts or {}).items()])
+def _application(pages: Mapping[str, _Handler]) -> web.Application:
+    application = web.Application(client_max_size=MAX_JSON_BYTES)
+    application.add_routes([web.route("*", path, handler) for path, handler in pages.items()])
     return application
+
+
+def _listening(host: str, port: int, shared: bool) -> socket.socket:
+    if host in ("", "0.0.0.0", "::") and socket.has_dualstack_ipv6():
+        every = ("::", port)
+        return socket.create_server(every, family=socket.AF_INET6, reuse_port=shared, dualstack_ipv6=True)
+    (family, *_, address), *_ = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return socket.create_server(address[:2], family=family, reuse_port=shared)

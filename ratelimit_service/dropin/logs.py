@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 import sys
+import time
 from datetime import UTC, datetime
 
 _LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL", "PANIC": "CRITICAL"}
@@ -15,11 +17,26 @@ class _Json(logging.Formatter):
         return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))
 
 
+class Seldom:
+    """Says one thing at most once in `every_s`: what goes wrong with each of thousands of calls."""
+
+    def __init__(self, logger: logging.Logger, every_s: float = 10.0) -> None:
+        self._logger = logger
+        self._every_s = every_s
+        self._next = -math.inf
+
+    def error(self, text: str, *values: object) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._every_s
+            self._logger.error(text, *values)
+
+
 def configure(level: str, form: str) -> None:
-    """Raises `ValueError` for a level that does not exist."""
+    """JSON if `form` says so, in any case, else text. Raises `ValueError` for a level that does not exist."""
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else text)
+    handler.setFormatter(_Json() if form.lower() == "json" else text)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS.get(level.upper(), level.upper()))

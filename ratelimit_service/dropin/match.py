@@ -1,7 +1,7 @@
 """A request's descriptors -> the limits that apply to them. Pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
@@ -77,7 +77,7 @@ def match(level: Level, domain: str, descriptor: Descriptor) -> Match | None:
         return None
     steps = list(zip(path, descriptor.entries, strict=True))
     counted = [(rule.composite, None) if rule.share_threshold else entry for rule, entry in steps]
-    stat = (domain, *(_label(rule, entry, path[-1].detailed_metric) for rule, entry in steps))
+    stat = (domain, *_labels(path, descriptor.entries))
     return Match(rate_limit, _key(domain, counted), tuple(map(sanitised, stat)))
 
 
@@ -93,12 +93,18 @@ def _path(level: Level, descriptor: Descriptor) -> list[Rule]:
     return path
 
 
-def _label(rule: Rule, entry: tuple[str, str], detailed: bool) -> str:
-    """What the statistics call one level: the entry if values are wanted there, else the rule that covers it."""
-    key, value = entry
-    if rule.share_threshold or not (detailed or rule.value_to_metric):
-        return rule.composite
-    return f"{key}_{value}" if value else key
+def _labels(path: Sequence[Rule], entries: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """What the statistics call each level: the entry if values are wanted there, else the rule that covers it.
+
+    An empty value leaves its `_` behind in a detailed metric, unless a level is shared, as it does there.
+    """
+    detailed = path[-1].detailed_metric
+    bare = detailed and not any(rule.share_threshold for rule in path)
+    for rule, (key, value) in zip(path, entries, strict=True):
+        if rule.share_threshold or not (detailed or rule.value_to_metric):
+            yield rule.composite
+        else:
+            yield f"{key}_{value}" if value or bare else key
 
 
 def _overriding(domain: str, descriptor: Descriptor, override: Override) -> Match:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ratelimit_service.limits import Limit
 
@@ -63,6 +63,42 @@ EMPTY_LEVEL = Level(MappingProxyType({}), ())
 
 Rules = Mapping[str, Level]
 """The rules of each domain."""
+
+
+class Row(NamedTuple):
+    """One rule without what is below it, or at depth 0 the name of a domain."""
+
+    depth: int
+    composite: str
+    rate_limit: RateLimit | None = None
+    detailed_metric: bool = False
+    value_to_metric: bool = False
+    share_threshold: bool = False
+
+
+class Tree:
+    """Puts rules together out of rows that come from below: each after those one deeper that belong to it."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Level] = {}
+        self._open: list[dict[str, Rule]] = [{}]  # by depth
+
+    def add(self, row: Row) -> None:
+        level = self._below(row.depth)
+        if row.depth == 0:
+            self.rules[row.composite] = level
+            return
+        while len(self._open) <= row.depth:
+            self._open.append({})
+        self._open[row.depth][row.composite] = Rule(
+            row.composite, row.rate_limit, level, row.detailed_metric, row.value_to_metric, row.share_threshold
+        )
+
+    def _below(self, depth: int) -> Level:
+        if len(self._open) <= depth + 1:
+            return EMPTY_LEVEL
+        rules = self._open.pop()
+        return Level(MappingProxyType(rules), tuple(rule for name, rule in rules.items() if WILDCARD in name))
 
 
 def covers(pattern: str, text: str) -> bool:

@@ -11,15 +11,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
-from prometheus_client import CollectorRegistry
 
 from gatehouse.grpc_tcp import Option, Tcp
-from gatehouse.redis_client import Client
 from gatehouse.rpc import Service
 from gatehouse.server import serve
 from ratelimit_service.dropin import http_pages, logs, tls
 from ratelimit_service.dropin.check import OK, check
-from ratelimit_service.dropin.config import ConfigError
 from ratelimit_service.dropin.configuration import Configuration
 from ratelimit_service.dropin.environment import SettingsError, ignored
 from ratelimit_service.dropin.health import NeverReachedError, Reachable, Readiness
@@ -34,6 +31,8 @@ from ratelimit_service.store import Store
 from ratelimit_service.store_redis import RedisStore
 
 log = logging.getLogger(__name__)
+
+_FOR_EVER_MS = 2**31 - 1
 
 GRACE_S = 10.0
 """How long calls that run may take after SIGTERM."""
@@ -65,28 +64,24 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     Raises `SettingsError`, `OSError` when a port is taken, and `NeverReachedError`.
     """
     clients = [client(server, settings.redis_tls) for server in (settings.redis, settings.per_second) if server]
-    registry = CollectorRegistry()
-    stats = Stats(registry, settings.service.near_limit_ratio)
-    configuration, store, redis = Configuration(settings, stats), _store(settings, clients), Reachable(clients)
+    stats = Stats(settings.service.near_limit_ratio, split_labels=settings.service.gatehouse_split_labels)
+    stores = [RedisStore(client, prefix=f"{settings.service.cache_key_prefix}rl:") for client in clients]
+    configuration, store, redis = Configuration(settings, stats), _store(settings, stores), Reachable(stores)
     limits = RateLimits(lambda: configuration.rules, store, stats, _options(settings))
     health = Readiness(lambda: redis.yes and _is_configured(configuration, settings))
-    pages = [
-        (http_pages.public(limits.answer_json, lambda: health.serving), settings.http.host, settings.http.port),
-        (
-            http_pages.debug(lambda: dump(configuration.rules or {}), stats.lines),
-            settings.http.debug_host,
-            settings.http.debug_port,
-        ),
-    ]
-    if settings.service.use_prometheus:
-        pages.append((http_pages.prometheus(settings.service.prometheus_path, registry), *settings.service.prometheus))
-    _load(configuration)
+    http, service = settings.http, settings.service
+    public = http_pages.public(limits.answer_json, lambda: health.serving)
+    debug = http_pages.debug(lambda: dump(configuration.rules or {}), stats.lines)
+    await configuration.load()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
-        for page, host, port in pages:
-            await stack.enter_async_context(http_pages.serving(page, host, port))
-        service = serve(Service(limits.methods, health), _address(settings), stop, GRACE_S, _options_of_grpc(settings))
-        await _together(service, configuration.follow(), _watch(redis, settings))
+        await stack.enter_async_context(http_pages.serving(public, http.host, http.port, shared=True))
+        await stack.enter_async_context(http_pages.serving(debug, http.debug_host, http.debug_port, shared=True))
+        if service.use_prometheus:
+            scraped = http_pages.prometheus(service.prometheus_path, stats.exposition)
+            await stack.enter_async_context(http_pages.serving(scraped, *service.prometheus))
+        answers = serve(Service(limits.methods, health), _address(settings), stop, GRACE_S, _options_of_grpc(settings))
+        await _together(answers, configuration.follow(), _watch(redis, settings))
 
 
 async def _together(service: Coroutine[None, None, None], *companions: Coroutine[None, None, None]) -> None:
@@ -107,21 +102,11 @@ async def _watch(redis: Reachable, settings: Settings) -> None:
         await redis.watch()
 
 
-def _load(configuration: Configuration) -> None:
-    """Without a usable configuration requests are errors until there is one, and Envoy lets them pass or not."""
-    try:
-        configuration.load()
-    except (ConfigError, OSError) as error:
-        log.error("error loading configuration from runtime: %s", error)
-
-
 def _is_configured(configuration: Configuration, settings: Settings) -> bool:
-    return configuration.rules is not None or not settings.service.healthy_with_at_least_one_config_loaded
+    return bool(configuration.rules) or not settings.service.healthy_with_at_least_one_config_loaded
 
 
-def _store(settings: Settings, clients: Sequence[Client]) -> Store:
-    prefix = f"{settings.service.cache_key_prefix}rl:"
-    stores = [RedisStore(client, prefix=prefix) for client in clients]
+def _store(settings: Settings, stores: Sequence[Store]) -> Store:
     store: Store = PerSecond(stores[1], stores[0]) if len(stores) > 1 else stores[0]
     size = settings.service.local_cache_size_in_bytes
     return LocalCache(store, size) if size else store
@@ -145,10 +130,15 @@ def _address(settings: Settings) -> Path | Tcp:
 def _options_of_grpc(settings: Settings) -> list[Option]:
     """Connections end after a while, so that callers spread over new replicas. Several processes may share the port."""
     return [
-        ("grpc.max_connection_age_ms", int(settings.grpc.max_connection_age * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(settings.grpc.max_connection_age_grace * 1000)),
+        ("grpc.max_connection_age_ms", _milliseconds(settings.grpc.max_connection_age)),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(settings.grpc.max_connection_age_grace)),
         ("grpc.so_reuseport", 1),
     ]
+
+
+def _milliseconds(seconds: float) -> int:
+    """As gRPC takes them; its largest number, and 0 with the original, are for ever."""
+    return min(int(seconds * 1000), _FOR_EVER_MS) if seconds > 0 else _FOR_EVER_MS
 
 
 async def _until_signal(settings: Settings) -> None:

@@ -10,12 +10,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.ratelimit_pb2 import RateLimitDescriptor
-from gatehouse.pb.ratelimit_unit_pb2 import RateLimitUnit
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.rpc import Code as RpcCode
 from gatehouse.rpc import Context, Unary
 from ratelimit_service.dropin import answer
 from ratelimit_service.dropin.decide import Code, Modes, Question, Status, Verdict
+from ratelimit_service.dropin.logs import Seldom
 from ratelimit_service.dropin.match import Descriptor, Override, RequestError, matches, sanitised
 from ratelimit_service.dropin.rules import Rules
 from ratelimit_service.dropin.stats import Stats
@@ -47,6 +47,7 @@ class RateLimits:
         self._store = store
         self._stats = stats
         self._options = options
+        self._faults = Seldom(log)
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
@@ -71,7 +72,7 @@ class RateLimits:
             response = await self._answer(json_format.Parse(text, RateLimitRequest()))
         except (json_format.ParseError, UnicodeDecodeError, RequestError, StoreUnavailable) as error:
             log.debug("no answer to a JSON request: %s", error)
-            return 400, "Bad Request"
+            return 400, "Bad Request\n"
         return _HTTP[response.overall_code], json_format.MessageToJson(response, indent=None)
 
     async def _answer(self, request: RateLimitRequest) -> RateLimitResponse:
@@ -81,8 +82,9 @@ class RateLimits:
         except RequestError:
             self._stats.failed("service_error")
             raise
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             self._stats.failed("redis_error")
+            self._faults.error("a call fails, and others may: the limit store is unavailable: %s", error)
             raise
         finally:
             self._stats.took(time.perf_counter() - began)
@@ -90,7 +92,7 @@ class RateLimits:
     async def _decided(self, request: RateLimitRequest) -> RateLimitResponse:
         rules = self._checked(request)
         if request.domain not in rules:
-            self._stats.domain_not_found(sanitised(request.domain))
+            self._stats.domain_not_found(sanitised(request.domain), len(request.descriptors))
         descriptors = [_descriptor(descriptor) for descriptor in request.descriptors]
         found = matches(rules, request.domain, descriptors)
         question = Question(descriptors, found, request.hits_addend, self._options.modes)
@@ -134,8 +136,9 @@ def _descriptor(said: RateLimitDescriptor) -> Descriptor:
 
 
 def _override(limit: RateLimitDescriptor.RateLimitOverride) -> Override:
-    known = limit.unit in RateLimitUnit.values()
-    unit = RateLimitUnit.Name(limit.unit) if known else str(limit.unit)
+    """The unit by its number among those of the answers, which have `WEEK` too."""
+    units = RateLimitResponse.RateLimit.Unit
+    unit = units.Name(limit.unit) if limit.unit in units.values() else str(limit.unit)
     return Override(limit.requests_per_unit, unit, limit.unit_multiplier.value or 1)
 
 

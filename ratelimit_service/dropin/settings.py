@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ratelimit_service.dropin.answer import HeaderNames
+from ratelimit_service.dropin.config_files import Source
 from ratelimit_service.dropin.decide import Modes
-from ratelimit_service.dropin.environment import Seconds, SettingsError, read
+from ratelimit_service.dropin.environment import Seconds, SettingsError, Whole, read
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Positive = Annotated[int, Field(ge=1)]
+Port = Annotated[Whole, Field(ge=0, le=65535)]
 
 
 class _Group(BaseModel):
@@ -56,33 +56,45 @@ class Runtime(_Group):
     subdirectory: str = ""
     appdirectory: str = "config"
     ignoredotfiles: bool = False
+    watch_root: bool = True
 
     @property
     def directory(self) -> Path:
         return self.root / self.subdirectory / self.appdirectory
+
+    @property
+    def source(self) -> Source:
+        return Source(self.directory, self.watch_root, self.ignoredotfiles)
 
 
 class RedisServer(_Group):
     """`REDIS_…`, and `REDIS_PERSECOND_…` for the second one.
 
     `url`: a path or host:port (SINGLE), `master,host:port,…` (SENTINEL), `host:port,…` (CLUSTER).
-    `auth`: a password, or user:password.
+    `auth`: a password, or user:password. A `pool_size` of 0 is the default, a `timeout` of 0 or less is none.
     """
 
-    socket_type: Literal["unix", "tcp"] = "unix"
+    socket_type: Literal["unix", "tcp", "tcp4", "tcp6"] = "unix"
     type: Literal["SINGLE", "SENTINEL", "CLUSTER"] = "SINGLE"
     url: str = "/var/run/nutcracker/ratelimit.sock"
-    pool_size: Positive = 10
+    pool_size: Annotated[Whole, Field(ge=0)] = 10
     auth: str = Field("", repr=False)
     sentinel_auth: str = Field("", repr=False)
     tls: bool = False
     timeout: Seconds = 10
-    pool_on_empty_behavior: Literal["WAIT"] = "WAIT"
+    pool_on_empty_behavior: str = "WAIT"
 
-    @field_validator("type", "pool_on_empty_behavior", mode="before")
+    @field_validator("type", mode="before")
     @classmethod
     def _upper(cls, value: str) -> str:
         return value.upper()
+
+    @field_validator("pool_on_empty_behavior")
+    @classmethod
+    def _waits(cls, value: str) -> str:
+        if value.upper() in ("CREATE", "ERROR"):
+            raise ValueError("only WAIT is served here")
+        return value
 
 
 class RedisTls(_Group):
@@ -118,17 +130,18 @@ class Headers(_Group):
 
 
 class Service(_Group):
-    """What has no group of its own. `gatehouse_count_refused` is ours: refused requests are counted, as theirs are."""
+    """What has no group of its own. Two are ours: `gatehouse_count_refused` counts refused requests, and
+    `gatehouse_split_labels` splits the labels of metrics at dots, both as there."""
 
     log_level: str = "WARN"
-    log_format: Literal["text", "json"] = "text"
+    log_format: str = "text"
     config_type: str = "FILE"
     backend_type: str = "redis"
     merge_domain_config: bool = False
     shadow_mode: bool = False
     quota_mode: bool = False
     response_dynamic_metadata: bool = False
-    local_cache_size_in_bytes: Annotated[int, Field(ge=0)] = 0
+    local_cache_size_in_bytes: Whole = 0
     near_limit_ratio: float = 0.8
     cache_key_prefix: str = ""
     healthy_with_at_least_one_config_loaded: bool = False
@@ -136,6 +149,7 @@ class Service(_Group):
     redis_persecond: bool = False
     stop_cache_key_increment_when_overlimit: bool = False
     gatehouse_count_refused: bool = False
+    gatehouse_split_labels: bool = False
     use_prometheus: bool = False
     prometheus_addr: str = ":9090"
     prometheus_path: str = "/metrics"

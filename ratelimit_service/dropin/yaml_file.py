@@ -1,177 +1,201 @@
-"""One configuration file: YAML text -> checked, typed records.
+"""One configuration file: YAML text -> a checked, typed record.
 
-Reads what Go's yaml.v2 reads: the first document only, plain scalars such as `404` or `yes` as text where text is
-wanted, and null for what is absent.
+Done in two steps, as envoyproxy/ratelimit does: first every key and value is looked at, wherever it stands; then the
+fields that have a meaning in their place are read by their types.
 """
 
-import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
-_ROOT = ("domain", "descriptors")
-_DESCRIPTOR = ("key", "value", "rate_limit", "shadow_mode", "quota_mode", "metadata")
-_METRIC = ("detailed_metric", "value_to_metric", "share_threshold")
-_RATE_LIMIT = ("unit", "requests_per_unit", "unlimited", "name", "replaces")
-_OURS = ("algorithm", "burst")
-_KEYS = frozenset((*_ROOT, *_DESCRIPTOR, *_METRIC, *_RATE_LIMIT, *_OURS))
-_TAG = "tag:yaml.org,2002:"
-_LEAVES = frozenset({"str", "int", "bool", "null", "timestamp"})
+from ratelimit_service.dropin.yaml_nodes import Mapping as MapNode
+from ratelimit_service.dropin.yaml_nodes import Node, Scalar, Sequence, document
+
 _MAX_UINT32 = 2**32 - 1
+
+Record = dict[str, Any]
+"""Fields by name. One that is absent or null in the file is absent here, or empty."""
 
 
 class ConfigError(Exception):
     """A configuration that can't be used. The message begins with the name of the file."""
 
     def __init__(self, file: str, reason: str) -> None:
-        super().__init__(f"{file}: {reason}")
+        super().__init__(file, reason)
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
-class Fields:
-    """A map of the file, whose fields are read by the type they should have.
-
-    A field that is absent or null is empty: "", 0, False, or no items. One of another type raises `ConfigError`.
-    """
-
-    def __init__(self, file: str, node: yaml.MappingNode) -> None:
-        self.file = file
-        self._nodes = {key.value: value for key, value in node.value if _kind(value) != "null"}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._nodes
-
-    def text(self, name: str) -> str:
-        node = self._nodes.get(name)
-        return "" if node is None else str(self._scalar(node, "string").value)
-
-    def flag(self, name: str) -> bool:
-        node = self._nodes.get(name)
-        return False if node is None else bool(self._typed(node, "bool"))
-
-    def uint32(self, name: str) -> int:
-        node = self._nodes.get(name)
-        if node is None:
-            return 0
-        number: int = self._typed(node, "int", "uint32")
-        if not 0 <= number <= _MAX_UINT32:
-            raise self._mismatch(node, "uint32")
-        return number
-
-    def map(self, name: str) -> "Fields | None":
-        node = self._nodes.get(name)
-        return None if node is None else Fields(self.file, self._mapping(node))
-
-    def maps(self, name: str) -> "Iterator[Fields]":
-        node = self._nodes.get(name)
-        if node is None:
-            return
-        if not isinstance(node, yaml.SequenceNode):
-            raise self._mismatch(node, "list")
-        for item in node.value:
-            yield Fields(self.file, self._mapping(item))
-
-    def plain(self, name: str) -> dict[str, Any]:
-        """A free map, as JSON has it."""
-        node = self._nodes.get(name)
-        if node is None:
-            return {}
-        try:
-            value: dict[str, Any] = json.loads(json.dumps(_Loader("").construct_document(self._mapping(node))))
-        except (TypeError, ValueError) as error:
-            raise self.error(f"{name} has values that JSON does not know: {error}") from None
-        return value
-
-    def error(self, reason: str) -> ConfigError:
-        return ConfigError(self.file, reason)
-
-    def _typed(self, node: yaml.Node, kind: str, wanted: str = "") -> Any:
-        if _kind(self._scalar(node, wanted or kind)) != kind:
-            raise self._mismatch(node, wanted or kind)
-        return _Loader("").construct_document(node)
-
-    def _scalar(self, node: yaml.Node, wanted: str) -> yaml.ScalarNode:
-        if not isinstance(node, yaml.ScalarNode):
-            raise self._mismatch(node, wanted)
-        return node
-
-    def _mapping(self, node: yaml.Node) -> yaml.MappingNode:
-        if not isinstance(node, yaml.MappingNode):
-            raise self._mismatch(node, "map")
-        return node
-
-    def _mismatch(self, node: yaml.Node, wanted: str) -> ConfigError:
-        return self.error(f"error loading config file: {_mismatch(node, wanted)}")
-
-
-class _Loader(yaml.SafeLoader):
-    """Text for a date, as yaml.v2 has it."""
-
-
-_Loader.add_constructor(f"{_TAG}timestamp", lambda _loader, node: node.value)
-
-
-def parse(file: str, text: str) -> Fields:
+def parse(file: str, text: str | bytes) -> Record:
     """The root of a file. Raises `ConfigError` for what is no YAML, and for keys and types that have no place in it."""
     try:
-        loader = _Loader(text)
-        node = loader.get_node() if loader.check_node() else None
-        root = _root(node)
-        _flatten(loader, root)
-        _check(file, root)
+        root = document(text)
+        if root is None or root.kind == "null":
+            return {}
+        reader = _Reader()
+        if isinstance(root, MapNode):
+            _check(file, root)
+        record = reader.read(root, _FILE)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(file, f"error loading config file: {error}") from None
     except RecursionError:
-        raise ConfigError(file, "error loading config file: yaml: an anchor contains itself") from None
-    return Fields(file, root)
+        raise ConfigError(file, "error loading config file: nested too deeply") from None
+    if reader.mismatches:
+        lines = "\n  ".join(reader.mismatches)
+        raise ConfigError(file, f"error loading config file: yaml: unmarshal errors:\n  {lines}")
+    return record
 
 
-def _root(node: yaml.Node | None) -> yaml.MappingNode:
-    if node is None or _kind(node) == "null":
-        return yaml.MappingNode(f"{_TAG}map", [])
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError(_mismatch(node, "map"))
-    return node
-
-
-def _mismatch(node: yaml.Node, wanted: str) -> str:
-    value = f" `{node.value[:40]}`" if isinstance(node, yaml.ScalarNode) else ""
-    line = node.start_mark.line + 1
-    return f"yaml: unmarshal errors:\n  line {line}: cannot unmarshal !!{_kind(node)}{value} into {wanted}"
-
-
-def _flatten(loader: yaml.SafeLoader, node: yaml.Node) -> None:
-    """Put what `<<` merges into the maps that say so."""
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-        for _, value in node.value:
-            _flatten(loader, value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _flatten(loader, item)
-
-
-def _check(file: str, node: yaml.MappingNode) -> None:
-    for key, value in node.value:
-        if _kind(key) != "str":
-            raise ConfigError(file, f"config error, key is not of type string: {key.value}")
-        if key.value not in _KEYS:
-            raise ConfigError(file, f"config error, unknown key '{key.value}'")
-        if key.value != "metadata":
+def _check(file: str, node: MapNode) -> None:
+    values: dict[str, Node] = {}
+    for key, value in node.pairs():
+        if not isinstance(key, Scalar):
+            raise ValueError("yaml: invalid map key")
+        if key.kind not in ("str", "binary"):
+            raise ConfigError(file, f"config error, key is not of type string: {key.text}")
+        values[key.text] = value
+    for name, value in values.items():
+        if name not in _KEYS:
+            raise ConfigError(file, f"config error, unknown key '{name}'")
+        if name != "metadata":
             _check_value(file, value)
 
 
-def _check_value(file: str, node: yaml.Node) -> None:
-    if isinstance(node, yaml.MappingNode):
+def _check_value(file: str, node: Node) -> None:
+    if isinstance(node, Scalar):
+        if node.kind == "float":
+            raise ConfigError(file, f"error checking config: line {node.line}: a float has no place")
+    elif isinstance(node, MapNode):
         _check(file, node)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            if not isinstance(item, yaml.MappingNode):
-                raise ConfigError(file, f"config error, yaml file contains list of type other than map: {item.value}")
+    else:
+        for item in node.items:
+            if not isinstance(item, MapNode):
+                raise ConfigError(file, f"config error, yaml file contains list of type other than map: {_shown(item)}")
             _check(file, item)
-    elif _kind(node) not in _LEAVES:
-        raise ConfigError(file, f"error checking config: line {node.start_mark.line + 1}: a {_kind(node)} has no place")
 
 
-def _kind(node: yaml.Node) -> str:
-    return str(node.tag).removeprefix(_TAG)
+class _Reader:
+    """Reads fields by their types, and keeps what does not fit."""
+
+    def __init__(self) -> None:
+        self.mismatches: list[str] = []
+
+    def read(self, node: Node, schema: "_Schema", into: Record | None = None) -> Record:
+        """A map's fields. A field that stands there twice counts the last time; of maps, both are put together."""
+        record: Record = {} if into is None else into
+        if not isinstance(node, MapNode):
+            self._mismatch(node, "map")
+            return record
+        for key, value in node.pairs():
+            assert isinstance(key, Scalar)
+            field = schema.get(key.text)
+            if field is not None:
+                field(self, record, key.text, value)
+        return record
+
+    def text(self, record: Record, name: str, node: Node) -> None:
+        if isinstance(node, Scalar):
+            record[name] = "" if node.kind == "null" else node.text
+        else:
+            self._mismatch(node, "string")
+
+    def flag(self, record: Record, name: str, node: Node) -> None:
+        if node.kind in ("bool", "null"):
+            record[name] = bool(node.value)  # type: ignore[union-attr] # these kinds are scalars
+        else:
+            self._mismatch(node, "bool")
+
+    def uint32(self, record: Record, name: str, node: Node) -> None:
+        if node.kind == "null":
+            record.pop(name, None)
+        elif isinstance(node, Scalar) and node.kind in ("int", "float") and -1 < node.value <= _MAX_UINT32:
+            record[name] = int(node.value)  # a fraction comes here only where a later field of that name hides it
+        else:
+            self._mismatch(node, "uint32")
+
+    def free(self, record: Record, name: str, node: Node) -> None:
+        """A free map, as JSON has it."""
+        if node.kind == "null":
+            record.pop(name, None)
+        elif isinstance(node, MapNode):
+            record[name] = _plain(node)
+        else:
+            self._mismatch(node, "map")
+
+    def rate_limit(self, record: Record, name: str, node: Node) -> None:
+        """`Null` and `NULL` are a limit of nothing, and only the other ways to write null are none, as in yaml.v2."""
+        if node.kind != "null":
+            record[name] = self.read(node, _LIMIT, record.get(name))
+        elif isinstance(node, Scalar) and node.text in ("Null", "NULL"):
+            record[name] = {}
+        else:
+            record.pop(name, None)
+
+    def descriptors(self, record: Record, name: str, node: Node) -> None:
+        self._list(record, name, node, _RULE)
+
+    def replaces(self, record: Record, name: str, node: Node) -> None:
+        self._list(record, name, node, _REPLACED)
+
+    def _list(self, record: Record, name: str, node: Node, schema: "_Schema") -> None:
+        if node.kind == "null":
+            record.pop(name, None)
+        elif isinstance(node, Sequence):
+            record[name] = [self.read(item, schema) for item in node.items]
+        else:
+            self._mismatch(node, "list")
+
+    def _mismatch(self, node: Node, wanted: str) -> None:
+        value = f" `{node.text[:40]}`" if isinstance(node, Scalar) else ""
+        self.mismatches.append(f"line {node.line}: cannot unmarshal !!{node.kind}{value} into {wanted}")
+
+
+_Field = Callable[[_Reader, Record, str, Node], None]
+_Schema = Mapping[str, _Field]
+
+_REPLACED: _Schema = {"name": _Reader.text}
+_LIMIT: _Schema = {
+    "unit": _Reader.text,
+    "requests_per_unit": _Reader.uint32,
+    "unlimited": _Reader.flag,
+    "name": _Reader.text,
+    "replaces": _Reader.replaces,
+    "algorithm": _Reader.text,
+    "burst": _Reader.uint32,
+}
+_RULE: _Schema = {
+    "key": _Reader.text,
+    "value": _Reader.text,
+    "rate_limit": _Reader.rate_limit,
+    "descriptors": _Reader.descriptors,
+    "metadata": _Reader.free,
+    **dict.fromkeys(
+        ("shadow_mode", "quota_mode", "detailed_metric", "value_to_metric", "share_threshold"), _Reader.flag
+    ),
+}
+_FILE: _Schema = {"domain": _Reader.text, "descriptors": _Reader.descriptors}
+_KEYS = frozenset((*_FILE, *_RULE, *_LIMIT))
+
+
+def _plain(node: Node) -> Any:
+    """Raises `ValueError` for what JSON does not know."""
+    if isinstance(node, MapNode):
+        return {_name(key): _plain(value) for key, value in node.pairs()}
+    if isinstance(node, Sequence):
+        return [_plain(item) for item in node.items]
+    if node.kind == "binary" or (node.kind == "float" and not math.isfinite(node.value)):
+        raise ValueError(f"metadata has values that JSON does not know: line {node.line}: `{node.text[:40]}`")
+    return node.value
+
+
+def _name(key: Node) -> str:
+    if isinstance(key, Scalar):
+        return key.text
+    raise ValueError(f"metadata has values that JSON does not know: line {key.line}: a key that is a {key.kind}")
+
+
+def _shown(node: Node) -> str:
+    return node.text if isinstance(node, Scalar) else f"a {node.kind}"

@@ -254,7 +254,7 @@ def test_json_answers_as_grpc_does(dropin: Dropin) -> None:
 
 @pytest.mark.parametrize("body", ["", "{", '{"domain": "shop"}', '{"colour": "red"}', "\xff"])
 def test_json_that_is_no_request_is_400(dropin: Dropin, body: str) -> None:
-    assert dropin.post_json(body) == (400, "Bad Request")
+    assert dropin.post_json(body) == (400, "Bad Request\n")
 
 
 def test_health_is_told_over_http_and_grpc(dropin: Dropin) -> None:

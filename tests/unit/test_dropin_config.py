@@ -43,6 +43,7 @@ REFUSED = {
         "duplicate descriptor composite key 'd.a.k_v'",
     ),
     "an unknown unit": (limit("unit: fortnight, requests_per_unit: 5"), "invalid rate limit unit 'fortnight'"),
+    "a limit that is Null": ("domain: d\ndescriptors: [{key: k, rate_limit: Null}]", "invalid rate limit unit ''"),
     "no unit": (limit("requests_per_unit: 5"), "invalid rate limit unit ''"),
     "the unit unknown": (limit("unit: unknown, requests_per_unit: 5"), "invalid rate limit unit 'unknown'"),
     "a unit of an unlimited one": (
@@ -160,6 +161,89 @@ def test_limit_may_name_an_algorithm_and_a_burst() -> None:
 def test_plain_value_is_taken_as_written(value: str) -> None:
     found = rules(f"domain: d\ndescriptors: [{{key: k, value: {value}, rate_limit: {{unlimited: true}}}}]")
     assert found["d"].find("k", value) is not None
+
+
+TABS = {
+    "before a comment": "domain: d\t# here\ndescriptors: []",
+    "at the end of a line": "domain: d\t\ndescriptors:\t\n",
+    "after a colon": "domain:\td\ndescriptors:\t[]",
+    "in JSON": '{\n\t"domain": "d",\n\t"descriptors":\t[\n\t\t{"key":\t"k"}\n\t]\n}',
+}
+
+
+@pytest.mark.parametrize("text", TABS.values(), ids=TABS)
+def test_tabs_may_stand_where_they_mean_nothing(text: str) -> None:
+    assert list(rules(text)) == ["d"]
+
+
+def test_tab_does_not_indent() -> None:
+    with pytest.raises(ConfigError, match="cannot start any token"):
+        rules("domain: d\ndescriptors:\n\t- key: k")
+
+
+@pytest.mark.parametrize(("word", "flag"), [("y", True), ("Y", True), ("on", True), ("n", False), ("NO", False)])
+def test_short_words_are_flags(word: str, flag: bool) -> None:
+    assert only(limit("unit: day, requests_per_unit: 1", f", shadow_mode: {word}")).shadow is flag
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0o10", 8), ("010", 8), ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("+5", 5), ("4294967295", 2**32 - 1)],
+)
+def test_numbers_are_read_as_go_does(text: str, number: int) -> None:
+    found = only(limit(f"unit: day, requests_per_unit: {text}")).limit
+    assert found is not None
+    assert found.amount == number
+
+
+def test_tag_makes_text_of_a_number() -> None:
+    for tag in ("!", "!!str", "!mine"):
+        with pytest.raises(ConfigError, match="cannot unmarshal !!str `5` into uint32"):
+            rules(f"domain: d\ndescriptors: [{{key: k, rate_limit: {{unit: day, requests_per_unit: {tag} 5}}}}]")
+
+
+@pytest.mark.parametrize("text", ["08", "1e3", "9223372036854775808", ".5"])
+def test_number_that_go_takes_for_a_fraction_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="error checking config"):
+        rules(limit(f"unit: day, requests_per_unit: {text}"))
+
+
+def test_key_that_is_a_flag_is_no_text() -> None:
+    with pytest.raises(ConfigError, match="key is not of type string: y"):
+        rules("domain: d\ny: x")
+
+
+def test_last_of_equal_keys_counts_and_maps_are_put_together() -> None:
+    text = "domain: c\ndomain: d\ndescriptors: [{key: k, rate_limit: {unit: day}, rate_limit: {requests_per_unit: 3}}]"
+    found = only(text).limit
+    assert found is not None
+    assert (found.amount, found.period_s) == (3, 86_400)
+
+
+def test_every_type_that_does_not_fit_is_told() -> None:
+    text = "domain: d\ndescriptors:\n- key: k\n  shadow_mode: 5\n  rate_limit: {unit: day, requests_per_unit: x}"
+    with pytest.raises(ConfigError) as caught:
+        rules(text)
+    assert "line 4: cannot unmarshal !!int `5` into bool" in str(caught.value)
+    assert "line 5: cannot unmarshal !!str `x` into uint32" in str(caught.value)
+
+
+def test_aliases_that_blow_up_are_refused() -> None:
+    lines = ["a0: &a0 [{key: k}]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))]
+    with pytest.raises(ConfigError, match="excessive aliasing"):
+        rules("\n".join(lines))
+
+
+def test_equal_limits_are_one_object() -> None:
+    """Configurations have many thousands of them."""
+    found = rules("domain: d\ndescriptors: [{key: a, rate_limit: &l {unit: day}}, {key: b, rate_limit: *l}]")["d"].rules
+    assert found["a"].rate_limit is found["b"].rate_limit
+
+
+@pytest.mark.parametrize("null", ["null", "~", ""])
+def test_limit_that_is_null_is_none(null: str) -> None:
+    (rule,) = rules(f"domain: d\ndescriptors: [{{key: k, rate_limit: {null}}}]")["d"].rules.values()
+    assert rule.rate_limit is None
 
 
 def test_only_the_first_document_counts() -> None:

@@ -204,6 +204,41 @@ def test_global_quota_mode_makes_every_limit_a_quota() -> None:
     assert service.codes("two", "five") == [OK, OVER, OK]
 
 
+def test_descriptor_without_a_limit_is_a_quota_with_room_in_global_quota_mode() -> None:
+    service = Service(Modes(quota=True))
+    service.ask("two", hits=2)
+    assert service.codes("two", "unknown") == [OK, OVER, OK]
+    assert service.codes("two", "free") == [OVER, OVER, OK]
+
+
+# One counter twice
+
+
+def remaining(verdict: Verdict) -> list[int]:
+    return [status.remaining for status in verdict.statuses]
+
+
+def test_counter_that_comes_twice_is_counted_in_turn(service: Service) -> None:
+    assert remaining(service.ask("five", "five", "two")) == [4, 3, 1]
+
+
+def test_counter_that_comes_twice_is_counted_in_turn_beyond_its_limit() -> None:
+    service = Service(Modes(count_refused=True))
+    service.ask("five", hits=3)
+    verdict = service.ask("five", descriptor("five", hits=7), "five")
+    assert (remaining(verdict), [status.over for status in verdict.statuses]) == ([1, 0, 0], [False, True, True])
+    assert service.ask(descriptor("five", hits=0)).code is OVER
+
+
+def test_limits_that_share_a_counter_each_tell_of_their_own(service: Service) -> None:
+    few, many = (Descriptor((("any", "x"),), override=Override(amount, "DAY")) for amount in (5, 100))
+    assert remaining(service.ask(few, many)) == [4, 98]
+
+
+def test_check_of_a_counter_that_comes_twice_adds_nothing(service: Service) -> None:
+    assert remaining(service.ask("five", descriptor("five", hits=0))) == [4, 4]
+
+
 # Headers
 
 NAMES = HeaderNames("Limit", "Remaining", "Reset")
@@ -225,6 +260,26 @@ def test_headers_tell_of_the_limit_that_is_nearest(service: Service) -> None:
 def test_headers_tell_of_the_last_limit_that_is_over(service: Service) -> None:
     service.ask("two", hits=2)
     assert told(service.ask("none", "two", "five"))[:2] == ["2", "0"]
+
+
+def test_headers_tell_of_the_limit_that_refused_and_not_of_a_quota_that_did_not(service: Service) -> None:
+    service.ask("two", hits=2)
+    service.ask("quota", "quota2")
+    assert service.codes("two", "quota", "quota2") == [OVER, OVER, OVER, OK]
+    assert told(service.ask("two", "quota", "quota2"))[:2] == ["2", "0"]
+
+
+def test_headers_tell_of_the_first_quota_when_all_refuse(service: Service) -> None:
+    for _ in range(2):
+        service.ask("quota2", "quota")
+    assert told(service.ask("quota2", "quota"))[:2] == ["2", "0"]
+
+
+def test_headers_tell_of_the_limit_in_the_way_in_global_shadow_mode() -> None:
+    service = Service(Modes(shadow=True))
+    service.ask("five", hits=5)
+    service.ask("two", hits=2)
+    assert told(service.ask("five", "two"))[:2] == ["2", "0"]
 
 
 def test_no_limit_no_headers(service: Service) -> None:

@@ -218,7 +218,7 @@ descriptors:
         ("exact=v", ("d", "exact_v")),
         ("wild=abc", ("d", "wild_a*")),
         ("detailed=x,wild=abc", ("d", "detailed_x", "wild_abc")),
-        ("detailed=,wild=abc", ("d", "detailed", "wild_abc")),
+        ("detailed=,wild=abc", ("d", "detailed_", "wild_abc")),
         ("valued=x,wild=abc", ("d", "valued_x", "wild_a*")),
         ("shared=abc", ("d", "shared_a*")),
         ("plain=10.1.2.3", ("d", "plain")),

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from redis.asyncio.connection import SSLConnection
 
 from ratelimit_service.dropin import logs
 from ratelimit_service.dropin.decide import Modes
@@ -12,10 +13,19 @@ from ratelimit_service.dropin.environment import SettingsError, ignored, seconds
 from ratelimit_service.dropin.redis_clients import client
 from ratelimit_service.dropin.settings import RedisServer, RedisTls, load
 
+DURATIONS = {
+    "10s": 10,
+    "1h30m": 5400,
+    "250ms": 0.25,
+    "1.5s": 1.5,
+    "0": 0,
+    "24h": 86_400,
+    "-1.5s": -1.5,
+    "+3μs": 3e-6,
+}
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("10s", 10), ("1h30m", 5400), ("250ms", 0.25), ("1.5s", 1.5), ("0", 0), ("24h", 86_400)]
-)
+
+@pytest.mark.parametrize(("text", "value"), DURATIONS.items())
 def test_durations_are_go_s(text: str, value: float) -> None:
     assert float(str(seconds(text))) == pytest.approx(value)
 
@@ -125,7 +135,49 @@ def test_single_server_over_tcp_with_a_user_and_tls() -> None:
 
 
 def test_url_may_say_it_all() -> None:
-    assert options(RedisServer(socket_type="tcp", url="redis://h:7/2"))["db"] == 2
+    found = options(RedisServer(socket_type="tcp", url="redis://u:p%40@h:7/2", auth="secret"))
+    assert (found["host"], found["port"], found["db"]) == ("h", 7, 2)
+    assert (found["username"], found["password"]) == ("u", "secret"), "the variable comes before the URL"
+    assert options(RedisServer(url="redis://[::1]?password=p"))["password"] == "p"
+    assert options(RedisServer(socket_type="tcp", url="[::1]:7"))["host"] == "::1"
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_url_goes_over_tls_when_it_is_wanted(scheme: str) -> None:
+    server = RedisServer(url=f"{scheme}://h:1", tls=scheme == "redis")
+    made = client(server, RedisTls(cacert=Path("/ca")))
+    assert made.connection_pool.connection_class is SSLConnection  # type: ignore[union-attr]
+    assert options(server, RedisTls(cacert=Path("/ca")))["ssl_ca_certs"] == "/ca"
+
+
+def test_sentinels_and_their_master_are_spoken_to_over_tls() -> None:
+    server = RedisServer(type="SENTINEL", url="m,redis://:pw@h:1,h:2", tls=True)
+    pool = client(server, RedisTls(cacert=Path("/ca"))).connection_pool  # type: ignore[union-attr]
+    watch = pool.sentinel_manager.sentinels[0].connection_pool
+    assert (watch.connection_class, watch.connection_kwargs["ssl_ca_certs"]) == (SSLConnection, "/ca")
+    assert watch.connection_kwargs["password"] == "pw"
+    assert issubclass(pool.connection_class, SSLConnection)
+
+
+def test_tls_on_a_unix_socket_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="REDIS_TLS does not go with a unix socket"):
+        client(RedisServer(url="/s", tls=True), PLAIN)
+
+
+def test_what_the_original_takes_is_taken() -> None:
+    settings = load(
+        {"REDIS_POOL_SIZE": "0", "REDIS_TIMEOUT": "0", "REDIS_SOCKET_TYPE": "tcp4", "REDIS_URL": "localhost:1"}
+    )
+    found = options(settings.redis)
+    assert found["host"] == "127.0.0.1"
+    assert found["socket_timeout"] == 86_400
+    assert load({"PORT": "0x1F90", "DEBUG_PORT": "017"}).http.model_dump(include={"port", "debug_port"}) == {
+        "port": 8080,
+        "debug_port": 15,
+    }
+    assert load({"REDIS_POOL_ON_EMPTY_BEHAVIOR": "block", "LOCAL_CACHE_SIZE_IN_BYTES": "-1"})
+    assert load({"LOG_FORMAT": "JSON"}).service.log_format == "JSON"
+    assert load({"LOG_FORMAT": "pretty"}).service.log_format == "pretty"
 
 
 @pytest.mark.parametrize("url", ["localhost", "host:port"])
@@ -141,7 +193,7 @@ def test_json_log_has_the_names_of_the_original(capsys: pytest.CaptureFixture[st
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        logs.configure("warn", "json")
+        logs.configure("warn", "JSON")
         logging.getLogger("x").warning("hello %s", "there")
         logging.getLogger("x").info("quiet")
     finally:

@@ -1,7 +1,8 @@
 """What is counted, under which names, and that there is an end to them."""
 
+import re
+
 import pytest
-from prometheus_client import CollectorRegistry
 
 from ratelimit_service.dropin import stats as module
 from ratelimit_service.dropin.decide import Code, Status, Verdict
@@ -19,14 +20,16 @@ def match(*path: str, shadow: bool = False) -> Match:
 
 class Counted:
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.stats = Stats(self.registry, near_ratio=0.8)
+        self.stats = Stats(near_ratio=0.8)
 
     def answer(self, *statuses: Status, shadowed: bool = False) -> None:
         self.stats.answered(Verdict(Code.OK, statuses, shadowed))
 
     def value(self, name: str, **labels: str) -> float | None:
-        return self.registry.get_sample_value(name, labels)
+        pairs = ",".join(f'{label}="{value}"' for label, value in labels.items())
+        sample = re.escape(f"{name}{{{pairs}}}" if pairs else name)
+        found = re.search(rf"^{sample} (\S+)$", self.stats.exposition(), re.MULTILINE)
+        return float(found[1]) if found else None
 
     def limit(self, name: str, **labels: str) -> float | None:
         return self.value(PREFIX + name, **labels)
@@ -65,6 +68,28 @@ def test_levels_below_the_second_are_added_up(counted: Counted) -> None:
     counted.answer(Status(match("d", "a", "b", "c"), 1), Status(match("d", "a", "b", "e"), 2))
     assert counted.limit("total_hits", domain="d", key1="a", key2="b") == 3
     assert "ratelimit.service.rate_limit.d.a.b.e.total_hits: 2" in list(counted.stats.lines())
+
+
+def test_labels_keep_their_dots_unless_they_are_split_as_the_original_does(counted: Counted) -> None:
+    counted.answer(Status(match("my.domain", "k"), 1))
+    assert counted.limit("total_hits", domain="my.domain", key1="k") == 1
+    counted.stats = Stats(split_labels=True)
+    counted.answer(Status(match("my.domain", "k"), 1), Status(match("d", "1.5", "x"), 2))
+    assert counted.limit("total_hits", domain="my", key1="domain", key2="k") == 1
+    assert counted.limit("total_hits", domain="d", key1="1", key2="5") == 2
+
+
+def test_counters_are_whole_numbers_of_their_type_and_nothing_else(counted: Counted) -> None:
+    counted.answer(Status(match('d"\\', "k\n"), 3))
+    counted.stats.took(0.02)
+    text = counted.stats.exposition()
+    assert "# TYPE ratelimit_service_rate_limit_total_hits counter\n" in text
+    assert 'ratelimit_service_rate_limit_total_hits{domain="d\\"\\\\",key1="k\\n"} 3\n' in text
+    assert "# TYPE ratelimit_service_response_time_seconds histogram\n" in text
+    assert 'ratelimit_service_response_time_seconds_bucket{grpc_method="ShouldRateLimit",le="0.01"} 0\n' in text
+    assert 'ratelimit_service_response_time_seconds_bucket{grpc_method="ShouldRateLimit",le="0.025"} 1\n' in text
+    assert 'ratelimit_service_response_time_seconds_bucket{grpc_method="ShouldRateLimit",le="+Inf"} 1\n' in text
+    assert "_created" not in text
 
 
 def test_descriptor_without_a_limit_is_not_counted(counted: Counted) -> None:

@@ -1,0 +1,40 @@
+"""envoyproxy/ratelimit itself, for tests that compare with it; they are skipped where it can't be built."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.original import NotBuiltError, built
+
+PATIENCE_S = 15
+
+
+def original(command: str) -> Path:
+    """One of its programs."""
+    try:
+        return built(command)
+    except NotBuiltError as error:
+        pytest.skip(str(error))
+
+
+@contextmanager
+def running_original(environment: Mapping[str, str], log: Path) -> Iterator[None]:
+    """The service, with its own defaults but for what `environment` says; that it is up is for the caller to see."""
+    bare = {"PATH": os.environ["PATH"], "USE_STATSD": "false", "LOG_LEVEL": "error", "RUNTIME_WATCH_ROOT": "false"}
+    with log.open("wb") as written:
+        process = subprocess.Popen([original("service_cmd")], env=bare | dict(environment), stderr=written)
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait(PATIENCE_S)
+
+
+def accepts(folder: Path) -> bool:
+    """Whether its check of configuration files takes what is in the folder."""
+    command = [original("config_check_cmd"), "-config_dir", str(folder)]
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
