@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 
-from gatehouse import app_log, metrics
+from gatehouse import app_log, metrics, permissions
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.files import Files
 from gatehouse.config.follow import follow
@@ -78,6 +78,7 @@ Main = Callable[[Worker], Awaitable[None]]
 def run(service: Service, main: Main, arguments: Sequence[str] | None = None) -> int:
     """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
     options = _parser(service).parse_args(arguments)
+    permissions.keep_from_others()
     if options.index is not None:
         return _run_worker(service, main, options)
     with copying(loaded_by([service])) as start:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gatehouse import app_log, systemd
+from gatehouse import app_log, permissions, systemd
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -48,6 +48,7 @@ def up(
     With --replace the gateway that runs at the same address hands over and ends when its last request has: no
     connection is refused, no stream is cut.
     """
+    permissions.keep_from_others()
     with copying(loaded_by(SERVICES)) as start:  # first of all: with nothing of 100,000 keys in memory
         _up(config, or_demo, replace, as_json, start)
 
@@ -114,15 +115,21 @@ def _welcome(facts: dict[str, Any], gateway: Gateway) -> None:
     if facts["ui_url"]:
         out.print(f"  watch    {facts['ui_url']}\n  metrics  {facts['metrics_url']}", markup=False)
     out.print(f"  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
-    key = gateway.loaded.plain_key
-    if not key:
-        return
+    key = _key_to_show(gateway, terminal=sys.stdout.isatty())
     model = gateway.config.the_default_model or "MODEL"
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
-    out.print(f"  key      {key}\n\nTry it:\n", markup=False)
+    authorization = f"'Authorization: Bearer {key}'" if key else '"Authorization: Bearer $GATEHOUSE_KEY"'
+    headers = f"-H {authorization} -H 'Content-Type: application/json'"
+    out.print(
+        f"  key      {key or 'export GATEHOUSE_KEY=… (gatehouse keys create, or api_keys)'}\n\nTry it:\n", markup=False
+    )
     out.print(f"curl -N{_trust(gateway.config)} {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
     out.print(f"  -d '{json.dumps(body)}'\n", markup=False)
+
+
+def _key_to_show(gateway: Gateway, *, terminal: bool) -> str | None:
+    """A console that is no terminal is somebody's journal, and only the key of a demo is nobody's secret."""
+    return gateway.loaded.plain_key if terminal and gateway.demo else None
 
 
 def _trust(config: Config) -> str:
