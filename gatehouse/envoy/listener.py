@@ -6,8 +6,12 @@ from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies,
 from gatehouse.envoy.message import Message, extension, seconds
 from gatehouse.run_dir import RunDir
 
-CONNECTION_BUFFER_BYTES = 1024 * 1024
-"""What a slow reader can make Envoy hold of an answer. Request bodies have a limit of their own, in the routes."""
+CONNECTION_BUFFER_BYTES = 256 * 1024
+"""What a slow reader can make Envoy hold of an answer, beside what is under way from the model server
+(`gatehouse.envoy.backends`): half a MiB in all. Request bodies have a limit of their own, in the routes."""
+
+_UPLOAD_WINDOW_BYTES = 1024 * 1024
+"""How much of its requests an HTTP/2 client may send before it hears from Envoy."""
 
 CONNECTION_IDLE = "650s"
 """Of a connection without a request. Load balancers in front keep theirs for as long as 600 s, and are to close first:
@@ -109,6 +113,6 @@ def _posture() -> Message:
         "http2_protocol_options": {
             "max_concurrent_streams": 100,
             "initial_stream_window_size": 65536,
-            "initial_connection_window_size": CONNECTION_BUFFER_BYTES,
+            "initial_connection_window_size": _UPLOAD_WINDOW_BYTES,
         },
     }
