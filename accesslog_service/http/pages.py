@@ -79,7 +79,7 @@ class Pages:
 
     async def front(self, _request: Request) -> Response:
         links = {"models": "/v1/models", "chat": "/v1/chat/completions", "usage": "/usage", "health": "/health"}
-        if self._config.server.public_metrics:
+        if self._config.public_metrics:
             links["metrics"] = "/metrics"
         return json_response({"name": "gatehouse", "version": __version__, "links": links})
 
@@ -97,7 +97,7 @@ class Pages:
 
     async def public_metrics(self, request: Request) -> Response:
         """The metrics, for those who come through Envoy, where they may see them."""
-        return await self.metrics(request) if self._config.server.public_metrics else refused(NOT_FOUND)
+        return await self.metrics(request) if self._config.public_metrics else refused(NOT_FOUND)
 
     async def metrics(self, request: Request) -> Response:
         openmetrics = OPENMETRICS_TEXT.partition(";")[0] in request.headers.get("Accept", "")

@@ -3,6 +3,7 @@
 1. body_size_limit: not more than this.
 2. header_mutation: the client's address, for the next.
 3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
+   local_ratelimit: how often the gateway's own pages may be asked, and nothing else.
 4. json_to_metadata: model, stream and token limits of the request; later the usage of a JSON answer.
    set_filter_state: the model, where its route is looked up.
 5. RBAC: may this caller use this model?
@@ -16,7 +17,7 @@
 
 from collections.abc import Sequence
 
-from gatehouse.envoy import model_access, model_lookup, names, usage
+from gatehouse.envoy import model_access, model_lookup, names, own_limits, usage
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
@@ -37,6 +38,7 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
         ),
         _client_ip(),
         _authz(),
+        own_limits.idle_filter(),
         _body(),
         model_lookup.name_filter(),
         model_access.by_requested_name(),

@@ -119,6 +119,8 @@ def test_they_cost_a_mebibyte_each_and_nobody_else(torrent: Torrent, tmp_path: P
             until(lambda: torrent.streams == READERS and torrent.waits(), 30, "every stream to stand still")
             meanwhile = p99(gateway)
             each = (envoy_rss(gateway) - before) / READERS
-            print(f"\np99 {usual * 1e3:.1f} ms before, {meanwhile * 1e3:.1f} ms meanwhile; {each / MIB:.2f} MiB a reader")
+            print(
+                f"\np99 {usual * 1e3:.1f} ms before, {meanwhile * 1e3:.1f} ms meanwhile; {each / MIB:.2f} MiB a reader"
+            )
             assert each <= MIB
             assert meanwhile < 2 * usual + NOISE_S

@@ -42,6 +42,7 @@ def test_a_request_meets_the_filters_in_this_order() -> None:
         "envoy.filters.http.body_size_limit",
         names.CLIENT_IP,
         names.AUTHZ,
+        names.OWN_LIMITS,
         names.BODY,
         names.MODEL_NAME,
         names.MODEL_ACCESS,
@@ -288,8 +289,10 @@ def test_nodes_of_an_expression_have_ids_of_their_own() -> None:
 
 def test_what_a_client_may_not_say_is_dropped_before_anything_reads_it() -> None:
     (mutation,) = manager()["early_header_mutation_extensions"]
-    matchers = [each["remove_on_match"]["key_matcher"] for each in mutation["typed_config"]["mutations"]]
+    *removals, told = mutation["typed_config"]["mutations"]
+    matchers = [each["remove_on_match"]["key_matcher"] for each in removals]
     assert matchers == [{"prefix": prefix, "ignore_case": True} for prefix in ("x-gatehouse-", "x-envoy-")]
+    assert told["append"]["header"] == {"key": names.HTTP_VERSION_HEADER, "value": "%PROTOCOL%"}
 
 
 @pytest.mark.parametrize(("shape", "hops"), [("short", 0), ("behind-proxies", 2)])

@@ -46,6 +46,8 @@ CHANGES: Mapping[str, Any] = {
     "tracing.otlp_endpoint": "http://other:4317",
     "tracing.sample": 1,
     "tracing.metrics_interval_s": 1,
+    "server.cors": ["https://chat.example.com"],
+    "server.metrics_names": ["gatehouse.internal"],
     "server.public_metrics": False,
     "server.require_https": True,
     "server.stream_idle_timeout_s": 1,
