@@ -20,6 +20,7 @@ from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import MAX_MODELS, Labels, Names
 from accesslog_service.sinks.otlp import sender
 from accesslog_service.sinks.prometheus import RequestMetrics
+from accesslog_service.strangers import Strangers
 from accesslog_service.tally.book import Book
 from accesslog_service.tally.follow import Follower
 from gatehouse.config.model import Config
@@ -53,11 +54,12 @@ async def main(worker: Worker) -> None:
     exemplars = Exemplars(run_dir.metrics, f"accesslog-{worker.index}")
     metrics = RequestMetrics(labels, run_dir.metrics, exemplars)
     requests = RequestLog(file, metrics.lost)
+    strangers = Strangers(metrics.unwritten)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
     limiter = Limiter(limiters, metrics.unsettled, everyone=config.settles())
     health = Health()
     departure = Departure(worker.stop, health)
-    sinks: list[Sink] = [metrics.take, requests.take, limiter.ended]
+    sinks: list[Sink] = [metrics.take, lambda ended: requests.take(strangers.worth_writing(ended)), limiter.ended]
     gen_ai = GenAiMetrics(config, labels) if config.tracing.on else None
     if gen_ai:
         sinks.append(gen_ai.take)
@@ -71,6 +73,7 @@ async def main(worker: Worker) -> None:
         serves = await stack.enter_async_context(serving(config, run_dir, worker.index, book))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())
+        telling = tasks.create_task(strangers.tell(Admin(run_dir.admin_socket).post))
         following = tasks.create_task(Follower(logs, book, models.label).run())
         kept = [file, *(await _for_all(worker, stack, tasks) if worker.index == 0 else [])]
 
@@ -88,6 +91,7 @@ async def main(worker: Worker) -> None:
         await stack.enter_async_context(worker.following(adopt))
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
         following.cancel()
+        telling.cancel()
 
 
 async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> list[Days]:

@@ -58,6 +58,12 @@ METHOD_NOT_ALLOWED = ClientError(405, INVALID_REQUEST, "method_not_allowed", "Th
 BAD_REQUEST = ClientError(400, INVALID_REQUEST, "bad_request", "The request is not valid HTTP for this server.")
 REQUEST_TIMEOUT = ClientError(408, INVALID_REQUEST, "request_timeout", "The request was not sent in time.")
 REQUEST_TOO_LARGE = ClientError(413, INVALID_REQUEST, "request_too_large", "The request body is too large.")
+UNKNOWN_HOST = ClientError(
+    421,
+    INVALID_REQUEST,
+    "unknown_host",
+    "This port is asked by an address, as localhost, or by a name of server.metrics_names.",
+)
 HTTPS_REQUIRED = ClientError(426, INVALID_REQUEST, "https_required", "This server only answers over HTTPS.")
 UPGRADE_REQUIRED = ClientError(426, INVALID_REQUEST, "upgrade_required", "This server needs HTTP/1.1 or HTTP/2.")
 NO_UPGRADE = ClientError(

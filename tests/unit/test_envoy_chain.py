@@ -319,7 +319,11 @@ def test_entries_go_to_the_service_as_they_come_and_to_the_file_when_all_is_know
     service, file = manager()["access_log"]
     assert service["typed_config"]["common_config"]["buffer_flush_interval"] == f"{access_log.FLUSH_INTERVAL_S}s"
     assert "filter" not in service
-    assert file["filter"] == {"log_type_filter": {"types": ["DownstreamEnd"]}}
+    ended, worth_writing = file["filter"]["and_filter"]["filters"]
+    assert ended == {"log_type_filter": {"types": ["DownstreamEnd"]}}
+    known, *_, strangers = worth_writing["or_filter"]["filters"]
+    assert known["metadata_filter"]["matcher"]["filter"] == names.AUTHZ
+    assert strangers["runtime_filter"]["percent_sampled"] == {"numerator": 100}
     assert file["typed_config"]["path"] == "/logs/access.log"
 
 

@@ -130,6 +130,7 @@ ELSEWHERE = {
     "rate_limit_exceeded": "ratelimit_service",
     "insufficient_quota": "ratelimit_service",
     "method_not_allowed": "accesslog_service",
+    "unknown_host": "accesslog_service",
     "limits_unavailable": "accesslog_service",
 }
 
