@@ -12,6 +12,7 @@ from accesslog_service.departure import Departure
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
+from accesslog_service.room import Room
 from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver, Sink, ToRecord
 from accesslog_service.sinks.exemplars import Exemplars
@@ -102,6 +103,9 @@ async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGro
     rotation = Rotation(Path(logging.dir), logging.retention_days, admin.ready, admin.reopen_logs)
     rotating = tasks.create_task(rotation.run())
     stack.callback(rotating.cancel)
+    room = Room(Path(logging.dir), lambda: worker.config.logging.max_gb)
+    keeping = tasks.create_task(room.keep())
+    stack.callback(keeping.cancel)
     bodies = [] if logging.bodies == "off" else [await stack.enter_async_context(collecting(run_dir.bodies, logging))]
     return [rotation, *bodies]
 

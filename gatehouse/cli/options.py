@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gatehouse.config import ConfigError
 from gatehouse.config.load import Loaded, load_with_advice
+from gatehouse.config.problem import Problem
 from gatehouse.config.whole import load_whole
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
@@ -33,7 +34,7 @@ def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -
     `to_run`: its key files, secrets and certificate are checked too, and no keys are kept.
     """
     try:
-        return _with_certificate(load_whole(file)) if to_run else load_with_advice(file)
+        return _fit_to_run(load_whole(file), file) if to_run else load_with_advice(file)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "errors": [problem_fields(problem) for problem in error.problems]})
@@ -42,6 +43,16 @@ def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -
         if not as_json and not file.exists():
             err.print("Name another file with -c, or set VLLM_BASE_URL in a file such as the one in the README.")
         raise typer.Exit(BAD_CONFIG) from None
+
+
+def _fit_to_run(loaded: Loaded, file: Path) -> Loaded:
+    """Raises `ConfigError`."""
+    logs = Path(loaded.config.logging.dir).absolute()
+    there = next(path for path in (logs, *logs.parents) if path.exists())
+    if not there.is_dir():
+        hint = "name a directory, or one that can be made"
+        raise ConfigError([Problem(str(file), None, "logging.dir", f"{there} is a file", hint)])
+    return _with_certificate(loaded)
 
 
 def _with_certificate(loaded: Loaded) -> Loaded:

@@ -436,6 +436,7 @@ class Logging(Strict):
     dir: str = "logs"
     level: Literal["debug", "info", "warning", "error"] = "info"
     retention_days: int = Field(30, ge=1)
+    max_gb: Annotated[float, Field(strict=False, gt=0)] | None = None
     bodies: Literal["off", "errors", "sampled"] = "off"
     body_sample: float = Field(0.01, strict=False, gt=0, le=1)
 

@@ -291,6 +291,17 @@ class TestUp:
         assert [each["path"] for each in json.loads(result.stdout)["errors"]] == ["server.prot", "logging.lvl"]
 
 
+@pytest.mark.parametrize("command", ["up", "check"])
+def test_logs_that_can_go_nowhere_are_a_mistake_with_its_reason(tmp_path: Path, command: str) -> None:
+    (tmp_path / "logs").touch()
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text(f"vllm: {{base_url: 'http://h/v1'}}\nlogging: {{dir: '{tmp_path}/logs/deep'}}\n")
+    result = gatehouse(command, "-c", str(file))
+    assert result.exit_code == 2
+    assert f"logging.dir: {tmp_path}/logs is a file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_who_supervises_has_no_grpc_in_its_process() -> None:
     """gRPC's threads abort a child between its fork and its exec."""
     loaded = "import sys, gatehouse.cli, gatehouse.cli.up; sys.exit('grpc' in sys.modules)"

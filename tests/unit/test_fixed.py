@@ -56,6 +56,7 @@ CHANGES: Mapping[str, Any] = {
     "server.tls": {"cert_file": "tls.crt", "key_file": "tls.key"},
     "logging.level": "debug",
     "logging.retention_days": 1,
+    "logging.max_gb": 1,
     "keys.prefix": "xx",
     "keys.failures_per_minute": 1,
     "models": {"n": {"backends": [{"url": "https://b:1/v1", "priority": 1}], "aliases": ["o"]}},
