@@ -78,7 +78,6 @@ Main = Callable[[Worker], Awaitable[None]]
 def run(service: Service, main: Main, arguments: Sequence[str] | None = None) -> int:
     """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
     options = _parser(service).parse_args(arguments)
-    permissions.keep_from_others()
     if options.index is not None:
         return _run_worker(service, main, options)
     with copying(loaded_by([service])) as start:
@@ -96,6 +95,7 @@ def _run_worker(service: Service, main: Main, options: argparse.Namespace) -> in
         files.load()
     except ConfigError as error:
         return _unusable(error)
+    permissions.keep_from_others()
     name = f"{service}-{options.index}"
     run_dir = RunDir(options.run_dir)
     app_log.configure(files.config.logging, name)

@@ -48,13 +48,12 @@ def up(
     With --replace the gateway that runs at the same address hands over and ends when its last request has: no
     connection is refused, no stream is cut.
     """
-    permissions.keep_from_others()
     with copying(loaded_by(SERVICES)) as start:  # first of all: with nothing of 100,000 keys in memory
         _up(config, or_demo, replace, as_json, start)
 
 
 def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start) -> None:
-    loaded = loaded_or_exit(config, as_json=as_json, to_run=True)
+    loaded = loaded_or_exit(config, as_json=as_json, to_run=True, to_log=True)
     demo = _demo(loaded.config) if or_demo else None
     if demo:
         loaded = loaded_or_exit(config, to_run=True)
@@ -78,6 +77,7 @@ async def _run(gateway: Gateway, as_json: bool, replace: bool) -> None:
     before = await predecessor(place(gateway.config.server)) if replace else None
     if before is None:
         check_ports(gateway.config)
+    permissions.keep_from_others()
     with run_directory() as run_dir, closing(before) if before else nullcontext():
         async with asyncio.TaskGroup() as tasks:
             talk = tasks.create_task(_talk(gateway, signals, ready, as_json))

@@ -111,6 +111,20 @@ def redis_that_says(info: str) -> Iterator[str]:
 
 
 class TestCheck:
+    @pytest.fixture(autouse=True)
+    def _newest_envoy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version="1.40.2"))
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_an_envoy_that_lacks_known_fixes_is_warned_about_and_will_do(
+        self, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+    ) -> None:
+        monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version="1.40.0"))
+        result = gatehouse("check", good, *(["--json"] if as_json else []))
+        assert result.exit_code == 0
+        said = json.loads(result.stdout)["warnings"][-1]["message"] if as_json else result.stderr
+        assert "Envoy 1.40.0 is 2 patches behind 1.40.2" in said
+
     def test_what_would_run_is_ok_and_advice_is_given(self, good: str) -> None:
         for arguments in ((good,), ("-c", good)):
             result = gatehouse("check", *arguments)
