@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from gatehouse.permissions import close_logs
+
 log = logging.getLogger(__name__)
 
 LOOK_S = 60.0
@@ -39,7 +41,9 @@ class Room:
             await asyncio.sleep(LOOK_S)
 
     def make(self, today: date) -> None:
-        """Delete what there is no room for. Raises `OSError`."""
+        """Delete what there is no room for, and close to others what an Envoy that runs by itself has left open. Raises
+        `OSError`."""
+        close_logs(self._directory)
         sizes = {path: path.stat().st_size for path in self._directory.iterdir() if path.is_file()}
         for path in surplus(sizes.items(), self._most(), today):
             path.unlink(missing_ok=True)

@@ -9,9 +9,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from gatehouse.run_dir import DEFAULT_RUN_DIR
+
 _NAME = ".gatehouse"
-_SYSTEM = (Path(f"/run/user/{os.getuid()}"), Path("/run"))
-"""What systemd makes for a user who is logged in, and what root has."""
+_SYSTEM = (Path(f"/run/user/{os.getuid()}"), Path("/run"), DEFAULT_RUN_DIR)
+"""What systemd makes for a user who is logged in, what root has, and what our image has."""
 
 
 class NoPrivateDirectoryError(Exception):

@@ -54,6 +54,14 @@ def test_it_is_told_and_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert "requests_2026-11-01.log is deleted before its time" in caplog.text
 
 
+def test_logs_that_others_could_read_are_closed(tmp_path: Path) -> None:
+    (tmp_path / "envoy_access.log").touch(0o644)
+    (tmp_path / "bodies_2026-11-10.log").touch(0o600)
+    Room(tmp_path, lambda: None).make(TODAY)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"envoy_access.log": 0o640, "bodies_2026-11-10.log": 0o600}
+
+
 def test_without_a_figure_it_is_half_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "requests_2026-11-01.log").write_bytes(b"x" * 1000)
     usage = shutil.disk_usage(tmp_path)
