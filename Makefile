@@ -7,7 +7,7 @@ CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
 .PHONY: help run install test check protos dashboards manifests kube-tools pictures golden \
-        test-slow test-vllm test-deploy images lock sbom bench bench-full bench-parts clean
+        test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -84,6 +84,13 @@ images:          ## build the container image of the services and the command li
 sbom: images     ## dist/gatehouse-VERSION.cdx.json: what the image is made of, as a CycloneDX bill of materials
 	@mkdir -p dist
 	docker run --rm gatehouse:$(VERSION) cat /opt/gatehouse/sbom.cdx.json >dist/gatehouse-$(VERSION).cdx.json
+
+digests: $(VENV)/.dev  ## pin the images of deploy/ anew, by digest (needs a registry)
+	$(BIN)/python -m scripts.digests
+
+audit: $(VENV)/.dev  ## known vulnerabilities in what is locked, and in the oldest that is allowed (needs PyPI or OSV)
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m scripts.audit
 
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command 'make lock'
 lock: $(VENV)/.dev  ## pin anew, by hash, what the image is built from (deploy/*.lock)

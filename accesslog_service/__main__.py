@@ -12,6 +12,7 @@ from accesslog_service.departure import Departure
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
 from accesslog_service.limiter import Limiter
+from accesslog_service.room import Room
 from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver, Sink, ToRecord
 from accesslog_service.sinks.exemplars import Exemplars
@@ -20,6 +21,7 @@ from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import MAX_MODELS, Labels, Names
 from accesslog_service.sinks.otlp import sender
 from accesslog_service.sinks.prometheus import RequestMetrics
+from accesslog_service.strangers import Strangers
 from accesslog_service.tally.book import Book
 from accesslog_service.tally.follow import Follower
 from gatehouse.config.model import Config
@@ -53,12 +55,13 @@ async def main(worker: Worker) -> None:
     exemplars = Exemplars(run_dir.metrics, f"accesslog-{worker.index}")
     metrics = RequestMetrics(labels, run_dir.metrics, exemplars)
     requests = RequestLog(file, metrics.lost)
+    strangers = Strangers(metrics.unwritten)
     limiters = [run_dir.socket("ratelimit", i) for i in range(workers(config, "ratelimit"))]
     deciding = first_rank(len(limiters))
     limiter = Limiter(limiters, metrics.unsettled, deciding=deciding, everyone=config.settles())
     health = Health()
     departure = Departure(worker.stop, health)
-    sinks: list[Sink] = [metrics.take, requests.take, limiter.ended]
+    sinks: list[Sink] = [metrics.take, lambda ended: requests.take(strangers.worth_writing(ended)), limiter.ended]
     gen_ai = GenAiMetrics(config, labels) if config.tracing.on else None
     if gen_ai:
         sinks.append(gen_ai.take)
@@ -72,6 +75,7 @@ async def main(worker: Worker) -> None:
         serves = await stack.enter_async_context(serving(config, run_dir, worker.index, book))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(departure.run())
+        telling = tasks.create_task(strangers.tell(Admin(run_dir.admin_socket).post))
         following = tasks.create_task(Follower(logs, book, models.label).run())
         kept = [file, *(await _for_all(worker, stack, tasks) if worker.index == 0 else [])]
 
@@ -89,6 +93,7 @@ async def main(worker: Worker) -> None:
         await stack.enter_async_context(worker.following(adopt))
         await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
         following.cancel()
+        telling.cancel()
 
 
 async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> list[Days]:
@@ -99,6 +104,9 @@ async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGro
     rotation = Rotation(Path(logging.dir), logging.retention_days, admin.ready, admin.reopen_logs)
     rotating = tasks.create_task(rotation.run())
     stack.callback(rotating.cancel)
+    room = Room(Path(logging.dir), lambda: worker.config.logging.max_gb)
+    keeping = tasks.create_task(room.keep())
+    stack.callback(keeping.cancel)
     bodies = [] if logging.bodies == "off" else [await stack.enter_async_context(collecting(run_dir.bodies, logging))]
     return [rotation, *bodies]
 

@@ -62,7 +62,7 @@ class DailyFile:
 
 def forget(directory: Path, stem: str, before: date) -> None:
     """Delete the files `<stem>_<day>.log`, compressed or not, of the days before `before`."""
-    dated = re.compile(rf"{re.escape(stem)}_(\d{{4}}-\d{{2}}-\d{{2}})\.log(\.gz)?")
+    dated = re.compile(rf"{re.escape(stem)}_(\d{{4}}-\d{{2}}-\d{{2}})\.log(\.gz|\.zst)?")
     for path in directory.iterdir():
         match = dated.fullmatch(path.name)
         if match and match[1] < str(before):

@@ -68,10 +68,25 @@ ENCODED_BODY = ClientError(
     "encoded_body",
     "This server does not take encoded request bodies: send the JSON as it is, without Content-Encoding.",
 )
+UNKNOWN_HOST = ClientError(
+    421,
+    INVALID_REQUEST,
+    "unknown_host",
+    "This port is asked by an address, as localhost, or by a name of server.metrics_names.",
+)
 HTTPS_REQUIRED = ClientError(426, INVALID_REQUEST, "https_required", "This server only answers over HTTPS.")
 UPGRADE_REQUIRED = ClientError(426, INVALID_REQUEST, "upgrade_required", "This server needs HTTP/1.1 or HTTP/2.")
+NO_UPGRADE = ClientError(
+    426,
+    INVALID_REQUEST,
+    "http_required",
+    "This URL is answered over plain HTTP, and not by an upgrade such as to a WebSocket.",
+)
 HEADERS_TOO_LARGE = ClientError(431, INVALID_REQUEST, "headers_too_large", "The request headers are too large.")
 RATE_LIMITED = ClientError(429, RATE_LIMIT, "rate_limit_exceeded", "Rate limit exceeded.")
+ASKED_TOO_OFTEN = ClientError(
+    429, RATE_LIMIT, "rate_limit_exceeded", "This page is asked for too often. Try again in 1s.", retry_after_s=1
+)
 TOO_MANY_FAILURES = ClientError(
     429, RATE_LIMIT, "rate_limit_exceeded", "Too many incorrect API keys were sent from your address."
 )

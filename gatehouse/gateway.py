@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from gatehouse import app_log, metrics
+from gatehouse import app_log, metrics, permissions
 from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config, Server, Tls
 from gatehouse.envoy.access_log import FILE_NAME
@@ -26,7 +26,7 @@ from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import environment, envoy_path
 from gatehouse.proxy.drain import drain, finish
 from gatehouse.proxy.generation import Generation
-from gatehouse.proxy.handover import Predecessor, Succession, place
+from gatehouse.proxy.handover import CannotReplaceError, Predecessor, Succession, place
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
 from gatehouse.supervise import Program, Start, executed, keep_running, supervise
 from gatehouse.worker import worker_program
@@ -99,8 +99,18 @@ def check_ports(config: Config) -> None:
         if reason := why_not_listening(host, port):
             message = f"can't listen on {host}:{port}: {reason}"
             hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
-            own = ", or take over: up --replace" if field == "port" and place(config.server).exists() else ""
+            at = _place(config.server) if field == "port" else None
+            own = ", or take over: up --replace" if at and at.exists() else ""
             raise PortInUseError(f"{message}; {hint}{own}")
+
+
+def _place(server: Server) -> Path | None:
+    """Where another gateway may take over from this one; None: nowhere."""
+    try:
+        return place(server)
+    except CannotReplaceError as error:
+        log.warning("no gateway can take over from another: %s", error)
+        return None
 
 
 def why_not_listening(host: str, port: int) -> str | None:
@@ -144,7 +154,11 @@ async def run(
     admin = Admin(run_dir.admin_socket)
     secrets = _secrets(gateway.config.server.tls, run_dir)
     following = _following(gateway, run_dir, admin, secrets)
-    succession = Succession(partial(_prepare, admin, run_dir, before))
+    at = _place(gateway.config.server)
+    line = f"{at}.envoy" if at else None
+    if line and before is None:
+        generation.sweep(line)
+    succession = Succession(partial(_prepare, admin, run_dir, line, before))
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
@@ -155,10 +169,10 @@ async def run(
         try:
             await _sockets_exist(gateway.config, run_dir, signals)
             await _demo_listens(gateway, signals)
-            program = _envoy(gateway, run_dir, before.following if before else None)
+            program = _envoy(gateway, run_dir, line, before.following if before else None)
             envoy = tasks.create_task(keep_running(program, envoy_stop, succession.taken))
             await _answers(gateway, admin, signals)
-            async with succession.offered(place(gateway.config.server)):
+            async with succession.offered(at):
                 if before:
                     await before.release()
                     meanwhile.append(tasks.create_task(before.outlive()))
@@ -174,7 +188,7 @@ async def run(
                 envoy_stop.set()
                 await envoy
             if not succession.taken.is_set():
-                _forget(run_dir, before)
+                _forget(run_dir, line, before)
             recorders_stop.set()  # the last records settle with ratelimit_service, so that one goes last
             await recorders
         finally:
@@ -196,6 +210,7 @@ def _secrets(tls: Tls | None, run_dir: RunDir) -> "Secrets | None":
 def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secrets | None") -> Following:
     """Envoy's files, checked by Envoy, and who follows the configuration. Raises `EnvoyRejectsError`."""
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
+    permissions.close_logs(gateway.access_log.parent)
     metrics.share(run_dir.metrics, "gateway")
     certificate = secrets.context if secrets else None
     target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted, certificate)
@@ -205,12 +220,12 @@ def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secret
     return following
 
 
-async def _prepare(admin: Admin, run_dir: RunDir, before: Predecessor | None) -> Generation | None:
+async def _prepare(admin: Admin, run_dir: RunDir, line: str | None, before: Predecessor | None) -> Generation | None:
     """Another gateway wants to take over. Not while this one still takes over itself: Envoy would end the oldest."""
-    if before and not before.gone.is_set():
+    if line is None or (before and not before.gone.is_set()):
         return None
     await admin.hold()
-    return generation.current(run_dir.base_id, before.following if before else None)
+    return generation.current(run_dir.base_id, line, before.following if before else None)
 
 
 async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals, *, replaced: bool) -> None:
@@ -223,9 +238,10 @@ async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals
         await drain(admin, run_dir, server, signals.hurry)
 
 
-def _forget(run_dir: RunDir, before: Predecessor | None) -> None:
+def _forget(run_dir: RunDir, line: str | None, before: Predecessor | None) -> None:
     try:
-        generation.current(run_dir.base_id, before.following if before else None).forget()
+        if line is not None:
+            generation.current(run_dir.base_id, line, before.following if before else None).forget()
     except (OSError, ValueError) as error:
         log.debug("no shared memory to remove: %s", error)
 
@@ -244,7 +260,7 @@ def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Progr
     return [worker_program(service, index, run_dir.accepted, run_dir.path, gateway.start) for index in range(count)]
 
 
-def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> Program:
+def _envoy(gateway: Gateway, run_dir: RunDir, line: str | None, following: Generation | None) -> Program:
     logging, server = gateway.config.logging, gateway.config.server
     threads = min(server.workers, os.cpu_count() or 1)
     command = [envoy_path(), "-c", str(run_dir.envoy / "envoy.yaml"), "--concurrency", str(threads)]
@@ -252,7 +268,7 @@ def _envoy(gateway: Gateway, run_dir: RunDir, following: Generation | None) -> P
     command += ["--parent-shutdown-time-s", str(server.drain_s + LONG_AFTER_S)]
     command += ["--log-path", str(Path(logging.dir) / "envoy.log"), "--log-level", _envoy_level(logging.level)]
     command += ["--component-log-level", "misc:error", "--file-flush-interval-msec", "1000"]
-    first = (*command, *generation.first(run_dir.base_id))
+    first = (*command, *generation.first(run_dir.base_id, line))
     start = partial(executed, environment=environment())
     return Program("envoy", (*command, *following.arguments) if following else first, again=first, start=start)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 
-from gatehouse import app_log, metrics
+from gatehouse import app_log, metrics, permissions
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.files import Files
 from gatehouse.config.follow import follow
@@ -95,6 +95,7 @@ def _run_worker(service: Service, main: Main, options: argparse.Namespace) -> in
         files.load()
     except ConfigError as error:
         return _unusable(error)
+    permissions.keep_from_others()
     name = f"{service}-{options.index}"
     run_dir = RunDir(options.run_dir)
     app_log.configure(files.config.logging, name)

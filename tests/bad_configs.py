@@ -18,6 +18,12 @@ BAD: dict[str, tuple[str, str]] = {
     "a bad port": (START + "server: {port: 70000}\n", "gatehouse.yaml:2: server.port"),
     "text for a number": (START + "server: {drain_s: soon}\n", "gatehouse.yaml:2: server.drain_s"),
     "a bad unit": (START + "rate_limits: {free: {requests_per_fortnight: 1}}\n", "unknown field"),
+    "a number that some read in base 8": (
+        START + "rate_limits:\n  free: {requests_per_minute: 010}\n",
+        "gatehouse.yaml:3: rate_limits.free.requests_per_minute: some read this number in base 8",
+    ),
+    "a number in base 60": (START + "server: {drain_s: 1:30}\n", "gatehouse.yaml:2: server.drain_s: some read this"),
+    "an origin with a path": (START + "server: {cors: ['https://a.example.com/']}\n", "server.cors"),
     "a bad algorithm": (START + "rate_limits: {free: {algorithm: leaky}}\n", "rate_limits.free.algorithm"),
     "a limit that never binds": (
         START + "rate_limits:\n  free:\n    requests_per_minute: 1\n    requests_per_hour: 100\n",

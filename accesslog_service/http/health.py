@@ -33,6 +33,15 @@ def report(config: Config, alive: Mapping[Place, bool]) -> dict[str, Any]:
     }
 
 
+def without_urls(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report that does not say where model servers are; they stand in the order of the configuration."""
+    models = {
+        name: {**model, "backends": [{"status": backend["status"]} for backend in model["backends"]]}
+        for name, model in report["models"].items()
+    }
+    return {**report, "models": models}
+
+
 def _model(group: tuple[Backend, ...], alive: Mapping[Place, bool]) -> dict[str, Any]:
     """A model is `degraded` while some of its replicas are down and others serve it."""
     up = [alive[place(backend)] for backend in group]

@@ -19,7 +19,7 @@ from accesslog_service.http.near_limits import NearLimits
 from accesslog_service.tally.book import Book
 from accesslog_service.tally.usage import usage
 from gatehouse import __version__, metrics
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, Server
 from gatehouse.envoy.names import CALLER_HEADERS
 from gatehouse.errors import LIMITS_UNAVAILABLE, NOT_FOUND, ClientError
 from gatehouse.run_dir import RunDir
@@ -69,6 +69,11 @@ class Pages:
         self._teams = Kept(self._ask_for_teams, TEAMS_KEPT_S)
         self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
 
+    @property
+    def server(self) -> Server:
+        """Where the pages are shown."""
+        return self._config.server
+
     def adopt(self, config: Config) -> None:
         """Answer by `config` from now on."""
         self._config = config
@@ -79,12 +84,18 @@ class Pages:
 
     async def front(self, _request: Request) -> Response:
         links = {"models": "/v1/models", "chat": "/v1/chat/completions", "usage": "/usage", "health": "/health"}
-        if self._config.server.public_metrics:
+        if self._config.public_metrics:
             links["metrics"] = "/metrics"
         return json_response({"name": "gatehouse", "version": __version__, "links": links})
 
+    async def public_health(self, _request: Request) -> Response:
+        """For anyone: where model servers are, is for operators."""
+        return self._of_health(health.without_urls(await self.health_report()))
+
     async def health(self, _request: Request) -> Response:
-        report = await self.health_report()
+        return self._of_health(await self.health_report())
+
+    def _of_health(self, report: dict[str, Any]) -> Response:
         if self._run_dir.draining.exists():
             report = {**report, "status": "draining"}
         if report["status"] == "healthy":
@@ -92,12 +103,12 @@ class Pages:
         return json_response(report, status=503, headers={"Retry-After": "1"})
 
     async def health_report(self) -> dict[str, Any]:
-        """The body of `/health`."""
+        """The body of the operators' `/health`."""
         return await self._health.get()
 
     async def public_metrics(self, request: Request) -> Response:
         """The metrics, for those who come through Envoy, where they may see them."""
-        return await self.metrics(request) if self._config.server.public_metrics else refused(NOT_FOUND)
+        return await self.metrics(request) if self._config.public_metrics else refused(NOT_FOUND)
 
     async def metrics(self, request: Request) -> Response:
         openmetrics = OPENMETRICS_TEXT.partition(";")[0] in request.headers.get("Accept", "")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import ClientSession
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web import (
     Application,
     AppRunner,
@@ -22,13 +22,13 @@ from aiohttp.web import (
 )
 
 from accesslog_service.allowance import Allowance
-from accesslog_service.http import people
+from accesslog_service.http import hosts, people
 from accesslog_service.http.near_limits import NearLimits
 from accesslog_service.http.overview import Overview
 from accesslog_service.http.pages import Pages, refused
 from accesslog_service.tally.book import Book
 from gatehouse.config.model import Config
-from gatehouse.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND
+from gatehouse.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, UNKNOWN_HOST
 from gatehouse.run_dir import RunDir, workers
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ async def _leave_to_successor(operator: AppRunner, run_dir: RunDir) -> None:
 def public_app(pages: Pages) -> Application:
     """What clients reach through Envoy, which has authorized whoever asks for `/v1/*`."""
     app = _app(pages)
+    app.router.add_get("/health", pages.public_health)
     app.router.add_get("/metrics", pages.public_metrics)
     app.router.add_get("/v1/usage", pages.usage)
     app.router.add_get("/v1/models", pages.models)
@@ -92,18 +93,25 @@ def public_app(pages: Pages) -> Application:
 
 def operator_app(pages: Pages, overview: Overview) -> Application:
     """What operators and Prometheus reach without a key."""
-    app = _app(pages)
+
+    @middleware
+    async def asked_by_its_name(request: Request, handler: Handler) -> StreamResponse:
+        if not hosts.is_ours(request.headers.get("Host"), pages.server):
+            return refused(UNKNOWN_HOST)
+        return await handler(request)
+
+    app = _app(pages, asked_by_its_name)
+    app.router.add_get("/health", pages.health)
     app.router.add_get("/metrics", pages.metrics)
     app.router.add_get("/ui/data", overview.data)
     people.add(app, "ui")
     return app
 
 
-def _app(pages: Pages) -> Application:
-    app = Application(middlewares=[_errors_in_openai_shape])
-    app.on_response_prepare.append(_name_no_server_software)
+def _app(pages: Pages, *more: Middleware) -> Application:
+    app = Application(middlewares=[_errors_in_openai_shape, *more])
+    app.on_response_prepare.append(_be_careful)
     app.router.add_get("/", pages.front)
-    app.router.add_get("/health", pages.health)
     return app
 
 
@@ -120,8 +128,11 @@ async def _errors_in_openai_shape(request: Request, handler: Handler) -> StreamR
         return refused(GATEWAY_ERROR)
 
 
-async def _name_no_server_software(_request: Request, response: StreamResponse) -> None:
+async def _be_careful(_request: Request, response: StreamResponse) -> None:
+    """Name no server software; let no browser make of an answer what it is not, or another site of it what it says."""
     response.headers["Server"] = "gatehouse"
+    for name, value in people.HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 async def _listen_unix(runner: AppRunner, path: Path) -> None:

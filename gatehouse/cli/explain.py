@@ -16,6 +16,7 @@ from gatehouse.cli import backend_choice
 from gatehouse.cli.backend_choice import Choice
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, fail, loaded_or_exit, out, print_json
 from gatehouse.config.model import Config, Tls
+from gatehouse.direct import opened
 from gatehouse.envoy.names import ENDPOINTS
 from gatehouse.gateway import local_url
 
@@ -102,7 +103,7 @@ class _Gateway:
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.key}"})
         try:
             context = pinned(self.tls) if self.tls else None
-            with urllib.request.urlopen(request, timeout=5, context=context) as response:
+            with opened(request, 5, context) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

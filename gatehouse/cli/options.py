@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gatehouse.config import ConfigError
 from gatehouse.config.load import Loaded, load_with_advice
+from gatehouse.config.problem import Problem
 from gatehouse.config.whole import load_whole
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
@@ -27,13 +28,17 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -> Loaded:
+def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False, to_log: bool = False) -> Loaded:
     """The checked configuration; on faults, says them all and exits with status 2.
 
-    `to_run`: its key files, secrets and certificate are checked too, and no keys are kept.
+    `to_run`: its key files, secrets and certificate are checked too, and no keys are kept. `to_log`: so is where logs
+    go.
     """
     try:
-        return _with_certificate(load_whole(file)) if to_run else load_with_advice(file)
+        loaded = _with_certificate(load_whole(file)) if to_run else load_with_advice(file)
+        if to_log:
+            _check_log_directory(loaded, file)
+        return loaded
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "errors": [problem_fields(problem) for problem in error.problems]})
@@ -42,6 +47,15 @@ def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False) -
         if not as_json and not file.exists():
             err.print("Name another file with -c, or set VLLM_BASE_URL in a file such as the one in the README.")
         raise typer.Exit(BAD_CONFIG) from None
+
+
+def _check_log_directory(loaded: Loaded, file: Path) -> None:
+    """Raises `ConfigError`."""
+    logs = Path(loaded.config.logging.dir).absolute()
+    there = next(path for path in (logs, *logs.parents) if path.exists())
+    if not there.is_dir():
+        hint = "name a directory, or one that can be made"
+        raise ConfigError([Problem(str(file), None, "logging.dir", f"{there} is a file", hint)])
 
 
 def _with_certificate(loaded: Loaded) -> Loaded:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gatehouse import app_log, systemd
+from gatehouse import app_log, permissions, systemd
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -53,7 +53,7 @@ def up(
 
 
 def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start) -> None:
-    loaded = loaded_or_exit(config, as_json=as_json, to_run=True)
+    loaded = loaded_or_exit(config, as_json=as_json, to_run=True, to_log=True)
     demo = _demo(loaded.config) if or_demo else None
     if demo:
         loaded = loaded_or_exit(config, to_run=True)
@@ -77,6 +77,7 @@ async def _run(gateway: Gateway, as_json: bool, replace: bool) -> None:
     before = await predecessor(place(gateway.config.server)) if replace else None
     if before is None:
         check_ports(gateway.config)
+    permissions.keep_from_others()
     with run_directory() as run_dir, closing(before) if before else nullcontext():
         async with asyncio.TaskGroup() as tasks:
             talk = tasks.create_task(_talk(gateway, signals, ready, as_json))
@@ -114,15 +115,21 @@ def _welcome(facts: dict[str, Any], gateway: Gateway) -> None:
     if facts["ui_url"]:
         out.print(f"  watch    {facts['ui_url']}\n  metrics  {facts['metrics_url']}", markup=False)
     out.print(f"  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
-    key = gateway.loaded.plain_key
-    if not key:
-        return
+    key = _key_to_show(gateway, terminal=sys.stdout.isatty())
     model = gateway.config.the_default_model or "MODEL"
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
-    out.print(f"  key      {key}\n\nTry it:\n", markup=False)
+    authorization = f"'Authorization: Bearer {key}'" if key else '"Authorization: Bearer $GATEHOUSE_KEY"'
+    headers = f"-H {authorization} -H 'Content-Type: application/json'"
+    out.print(
+        f"  key      {key or 'export GATEHOUSE_KEY=… (gatehouse keys create, or api_keys)'}\n\nTry it:\n", markup=False
+    )
     out.print(f"curl -N{_trust(gateway.config)} {facts['url']}/v1/chat/completions \\\n  {headers} \\", markup=False)
     out.print(f"  -d '{json.dumps(body)}'\n", markup=False)
+
+
+def _key_to_show(gateway: Gateway, *, terminal: bool) -> str | None:
+    """A console that is no terminal is somebody's journal, and only the key of a demo is nobody's secret."""
+    return gateway.loaded.plain_key if terminal and gateway.demo else None
 
 
 def _trust(config: Config) -> str:

@@ -19,6 +19,7 @@ FIXED: tuple[Path, ...] = (
     ("server", "workers"),
     ("server", "metrics_host"),
     ("server", "metrics_port"),
+    ("server", "cors"),
     ("server", "trusted_proxy_hops"),
     ("server", "max_body_mb"),
     ("server", "tls"),

@@ -179,6 +179,16 @@ Patterns = Annotated[tuple[ModelName, ...], BeforeValidator(_listed)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 
+def _origin(value: str) -> str:
+    """As browsers send it (RFC 6454 §6.2): a scheme, a host and perhaps a port; or `*` for every page there is."""
+    parts = urlsplit(value)
+    if value != "*" and (value != f"{parts.scheme}://{parts.netloc}" or not parts.hostname or parts.username):
+        raise ValueError("must be an origin such as https://chat.example.com, with nothing behind it, or *")
+    return value.lower()
+
+
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}$")]
+Origin = Annotated[str, AfterValidator(_origin)]
 FilePath = Annotated[str, Field(min_length=1)]
 
 
@@ -194,7 +204,8 @@ class Server(Strict):
     """Where the gateway listens, and how much it takes on.
 
     Beyond `max_connections`, clients' connections are closed as they come. Envoy sheds load as its memory nears
-    `max_memory_mb`. The defaults go by the machine, or its container.
+    `max_memory_mb`. The defaults go by the machine, or its container. Pages of the origins in `cors` may call it from
+    a browser. `metrics_names` are the names under which operators reach the metrics port, beside its addresses.
     """
 
     host: ListenAddress = "0.0.0.0"
@@ -202,9 +213,11 @@ class Server(Strict):
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(9090, ge=0, le=65535)
-    public_metrics: bool = True
+    metrics_names: Annotated[tuple[HostName, ...], OneOrMore] = ()
+    public_metrics: bool | None = None
     tls: Tls | None = None
     require_https: bool = False
+    cors: Annotated[tuple[Origin, ...], OneOrMore] = ()
     trusted_proxy_hops: int = Field(0, ge=0, le=10)
     max_body_mb: int = Field(32, ge=1, le=1024)
     max_json_values: int = Field(500_000, ge=1_000, le=100_000_000)
@@ -434,6 +447,7 @@ class Logging(Strict):
     dir: str = "logs"
     level: Literal["debug", "info", "warning", "error"] = "info"
     retention_days: int = Field(30, ge=1)
+    max_gb: Annotated[float, Field(strict=False, gt=0)] | None = None
     bodies: Literal["off", "errors", "sampled"] = "off"
     body_sample: float = Field(0.01, strict=False, gt=0, le=1)
 
@@ -483,6 +497,12 @@ class Config(Strict):
     def the_default_model(self) -> str | None:
         """The model of a request that names none."""
         return self.vllm.default_model if self.vllm else self.default_model
+
+    @property
+    def public_metrics(self) -> bool:
+        """Whether clients may see the metrics: where that is asked for, and in the short form unless it is refused."""
+        asked = self.server.public_metrics
+        return self.vllm is not None if asked is None else asked
 
     def settles(self) -> bool:
         """Whether limits need to hear of how requests ended. Those of keys do too, and come with the requests."""

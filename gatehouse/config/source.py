@@ -5,6 +5,7 @@ expand to more than it could hold if it were written out ("billion laughs"). Whe
 only when somebody asks (`places`).
 """
 
+import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -177,8 +178,8 @@ class _Walk:
             if event.tag is None or event.tag == "!":
                 return _plain(event.value) if event.implicit[0] else event.value
             return _constructed(event.tag, event.value)
-        except _Unreadable:
-            raise self._fault(event, (*path, *more), _UNREADABLE) from None
+        except _Unreadable as error:
+            raise self._fault(event, (*path, *more), str(error) or _UNREADABLE) from None
 
     def _fault(self, event: Any, path: Path, message: str) -> ConfigError:
         shown = dotted(path, {*self._takers, API_KEYS})
@@ -192,6 +193,10 @@ class _Unreadable(Exception):  # noqa: N818 - says what the value is
 _RESOLVER = yaml.SafeLoader.yaml_implicit_resolvers
 _FOR_ALL = _RESOLVER.get(None, [])
 _STR = "tag:yaml.org,2002:str"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_TWO_READINGS = re.compile(r"[-+]?(0[0-9_]+(\.[0-9_]*)?|[0-9][0-9_]*(:[0-9_.]+)+)")
+_ONE_READING = "some read this number in base 8 or 60: write it without leading zeros and colons, or quote what is text"
+"""YAML 1.1 takes 010 for 8 and 1:30 for 90; YAML 1.2, and people, don't."""
 
 
 def _plain(text: str) -> Any:
@@ -204,6 +209,8 @@ def _plain(text: str) -> Any:
 def _resolved(text: str) -> Any:
     for tag, form in (*_RESOLVER.get(text[:1], ()), *_FOR_ALL):
         if form.match(text):
+            if tag in _NUMBERS and _TWO_READINGS.fullmatch(text):
+                raise _Unreadable(_ONE_READING)
             return _constructed(tag, text)
     return text
 

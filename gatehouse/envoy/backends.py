@@ -14,6 +14,9 @@ from gatehouse.envoy.upstream_keys import Source
 _IDLE = "4s"
 """uvicorn closes idle connections after 5 s; closing first avoids sending a request into a closing one."""
 
+_BUFFER_BYTES = 64 * 1024
+"""Of an answer that its client does not read yet: then the model server has to wait. Envoy's default is 1 MiB."""
+
 _TLS_MATCH = "envoy.transport_socket_match"
 """Metadata of an endpoint, by which it finds its transport socket (Envoy, `transport_socket_matches`)."""
 
@@ -44,6 +47,7 @@ def _cluster(config: Config, model_name: str, model: Model, secrets: Source | No
         "type": "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "2s",
+        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "lb_policy": _BALANCERS[model.balance],
         "load_assignment": {"cluster_name": name, "endpoints": _levels(model.backends)},
         **options(

@@ -24,7 +24,9 @@ def bootstrap(
         },
         "overload_manager": overload.manager(config.server),
         "memory_allocator_manager": _GIVE_BACK,
-        "layered_runtime": {"layers": [{"name": "static", "static_layer": _runtime(config)}]},
+        "layered_runtime": {
+            "layers": [{"name": "static", "static_layer": _runtime(config)}, {"name": "admin", "admin_layer": {}}]
+        },
     }
 
 

@@ -3,6 +3,7 @@
 1. body_size_limit: not more than this.
 2. header_mutation: the client's address, for the next.
 3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
+   local_ratelimit: how often the gateway's own pages may be asked, and nothing else.
 4. Lua: what the body asks for; it is passed on as it comes, and changed where it must be.
    buffer: keeps it until all of it is here.
    set_filter_state: the model, where its route is looked up.
@@ -16,7 +17,7 @@
 
 from collections.abc import Sequence
 
-from gatehouse.envoy import answer_reader, model_access, model_lookup, names, request_reader
+from gatehouse.envoy import answer_reader, model_access, model_lookup, names, own_limits, request_reader
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
@@ -37,6 +38,7 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
         ),
         _client_ip(),
         _authz(),
+        own_limits.idle_filter(),
         *request_reader.filters(max_body_bytes),
         model_lookup.name_filter(),
         model_access.by_requested_name(),

@@ -2,12 +2,16 @@
 
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies, names, tls, tracing
-from gatehouse.envoy.message import Message, extension, seconds
+from gatehouse.envoy import access_log, bodies, cors, cutting, filters, local_replies, names, tls, tracing
+from gatehouse.envoy.message import Message, extension, header, seconds
 from gatehouse.run_dir import RunDir
 
-CONNECTION_BUFFER_BYTES = 1024 * 1024
-"""What a slow reader can make Envoy hold of an answer. Request bodies have a limit of their own, in the routes."""
+CONNECTION_BUFFER_BYTES = 256 * 1024
+"""What a slow reader can make Envoy hold of an answer, beside what is under way from the model server
+(`gatehouse.envoy.backends`): half a MiB in all. Request bodies have a limit of their own, in the routes."""
+
+_UPLOAD_WINDOW_BYTES = 1024 * 1024
+"""How much of its requests an HTTP/2 client may send before it hears from Envoy."""
 
 CONNECTION_IDLE = "650s"
 """Of a connection without a request. Load balancers in front keep theirs for as long as 600 s, and are to close first:
@@ -35,7 +39,10 @@ def listener(
         access_log=access_log.loggers(config, access_log_file),
         access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
         local_reply_config=local_replies.config(),
-        http_filters=filters.chain(config.server.max_body_bytes, _wanted(config, run_dir)),
+        http_filters=[
+            *cors.filters(config.server),
+            *filters.chain(config.server.max_body_bytes, _wanted(config, run_dir)),
+        ],
         **route_specifier,
     )
     return {
@@ -66,7 +73,7 @@ def _identity(config: Config) -> Message:
     early = extension(
         "envoy.http.early_header_mutation.header_mutation",
         "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=removals,
+        mutations=[*removals, {"append": header(names.HTTP_VERSION_HEADER, "%PROTOCOL%")}],
     )
     return {
         "early_header_mutation_extensions": [early],
@@ -106,9 +113,10 @@ def _posture() -> Message:
             "headers_with_underscores_action": "REJECT_REQUEST",
             "max_headers_count": 100,
         },
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},  # for probes
         "http2_protocol_options": {
             "max_concurrent_streams": 100,
             "initial_stream_window_size": 65536,
-            "initial_connection_window_size": CONNECTION_BUFFER_BYTES,
+            "initial_connection_window_size": _UPLOAD_WINDOW_BYTES,
         },
     }

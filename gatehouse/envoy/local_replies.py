@@ -50,6 +50,8 @@ _TABLE: tuple[tuple[Message, ClientError], ...] = (
     # A model's name with control characters, which no header can hold.
     (_details_start("filter_removed_required_request_headers"), errors.MODEL_NOT_FOUND),
     (_details_start("overload"), errors.OVERLOADED),
+    (_details_start("local_rate_limited"), errors.ASKED_TOO_OFTEN),
+    (_details_start("upgrade_failed"), errors.NO_UPGRADE),
     (_both(_flags("UAEX"), _status(503)), errors.AUTH_UNAVAILABLE),
     (_flags("RLSE"), errors.OVERLOADED),
     (_flags("UO"), errors.OVERLOADED),

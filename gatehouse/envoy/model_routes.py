@@ -5,9 +5,27 @@ from gatehouse.envoy import names, retries, saturation
 from gatehouse.envoy.backends import hashed, host_named, rewritten, served
 from gatehouse.envoy.message import Message, header, seconds
 
-_NOT_FOR_MODEL_SERVERS = ["accept-encoding", "x-envoy-external-address", "x-envoy-internal", saturation.URGENCY_HEADER]
-"""A compressed answer could not be metered; what Envoy thinks of the client's address is its own affair; and how urgent
-a request is, its client does not decide."""
+_NOT_FOR_MODEL_SERVERS = [
+    "accept-encoding",
+    "x-envoy-external-address",
+    "x-envoy-internal",
+    names.HTTP_VERSION_HEADER,
+    saturation.URGENCY_HEADER,
+    "x-data-parallel-rank",
+    "cookie",
+    "proxy-authorization",
+    "api-key",
+]
+"""A compressed answer could not be metered; what Envoy thinks of the client is its own affair; how urgent a request is,
+and which of vLLM's data-parallel ranks serves it, its client does not decide; and what a client shows others stays
+here."""
+
+_NOT_FROM_MODEL_SERVERS = [
+    f"x-ratelimit-{what}-{of}"
+    for of in ("requests", "tokens", "minute", "hour")
+    for what in ("limit", "remaining", "reset")
+]
+"""A server's own limits are the gateway's affair: clients would see two values of one header."""
 
 
 def to_backends(config: Config, model: str, match: Message) -> list[Message]:
@@ -34,6 +52,7 @@ def _route(config: Config, name: str, match: Message) -> Message:
             header("content-length", f"%DYNAMIC_METADATA({names.LLM}:bytes)%"),
         ],
         "request_headers_to_remove": _NOT_FOR_MODEL_SERVERS,
+        "response_headers_to_remove": _NOT_FROM_MODEL_SERVERS,
     }
 
 

@@ -29,6 +29,14 @@ TAP = "envoy.filters.http.tap"
 CUTTING = "gatehouse.cutting"
 """Filter that ends running streams of revoked keys; there is one only where a key store is."""
 
+OWN_LIMITS = "envoy.filters.http.local_ratelimit"
+"""Filter that bounds how often the gateway's own pages are asked; other routes don't have it."""
+
+CORS = "envoy.filters.http.cors"
+
+HTTP_VERSION_HEADER = "x-gatehouse-http-version"
+"""How a client speaks (`HTTP/1.1`), for routes to match; nobody else is told."""
+
 DOMAIN = "gatehouse"
 """The rate limit domain of the gateway's own descriptors."""
 

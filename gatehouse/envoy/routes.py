@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from gatehouse import errors
 from gatehouse.config.model import Config
-from gatehouse.envoy import model_access, model_lookup, names, request_reader, tracing
+from gatehouse.envoy import cors, model_access, model_lookup, names, own_limits, request_reader, tracing
 from gatehouse.envoy.backends import served
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
@@ -41,6 +41,7 @@ def routes(config: Config) -> Message:
         "name": "gatehouse",
         "domains": ["*"],
         "request_body_buffer_limit": config.server.max_body_bytes + _BUFFER_MARGIN,
+        **cors.policy(config.server),
         "matcher": {
             "matcher_list": {"matchers": [inference]},
             "on_no_match": model_lookup.tried(_everything_else(config)),
@@ -53,7 +54,9 @@ def _everything_else(config: Config) -> list[Message]:
     return [
         _two_hosts(),
         *_pages(config, "/health"),
+        _http_1_0(),
         *_https_required(config),
+        *_preflights(config),
         *_pages(config, "/", "/metrics", *names.USAGE_PAGE),
         *_own_api(),
         _too_large(config),
@@ -66,8 +69,9 @@ def _method(*methods: str) -> Message:
     return {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(methods)}}}
 
 
-def _without(filters: Iterable[str]) -> Message:
-    return {"typed_per_filter_config": {name: disabled() for name in filters}}
+def _without(filters: Iterable[str], but: Message | None = None) -> Message:
+    """None of `filters`, and what `but` says of others."""
+    return {"typed_per_filter_config": {**{name: disabled() for name in filters}, **(but or {})}}
 
 
 def _refusal(error: ClientError, match: Message, without: Iterable[str] = ()) -> Message:
@@ -106,10 +110,20 @@ def _pages(config: Config, *paths: str) -> list[Message]:
             "match": {"path": path, "headers": [_method("GET", "HEAD")]},
             "route": _gateway(),
             **tracing.never(config),
-            **_without(_ALL_FILTERS),
+            **_without(_ALL_FILTERS, but=own_limits.of_strangers()),
         }
         for path in paths
     ]
+
+
+def _preflights(config: Config) -> list[Message]:
+    """What pages of other sites ask first. Envoy's filter answers those that may, and does so only on a route to a
+    cluster; the others are told there that there is nothing."""
+    if not config.server.cors:
+        return []
+    asks = {"name": "access-control-request-method", "present_match": True}
+    match = {**_ANYTHING, "headers": [_method("OPTIONS"), asks]}
+    return [{"name": "preflight", "match": match, "route": _gateway(), **_without(_ALL_FILTERS)}]
 
 
 def _own_api() -> list[Message]:
@@ -121,7 +135,7 @@ def _own_api() -> list[Message]:
             "match": {**path, "headers": [_method("GET", "HEAD")]},
             "route": _gateway(),
             "request_headers_to_add": told,
-            **_without(_BODY_FILTERS),
+            **_without(_BODY_FILTERS, but=own_limits.of_callers()),
         }
         for path in ({"path": "/v1/models"}, {"prefix": "/v1/models/"}, {"path": "/v1/usage"})
     ]
@@ -136,6 +150,12 @@ def _two_hosts() -> Message:
     """Envoy joins several Host lines to one; a server must refuse them (RFC 9112 §3.2)."""
     several = {"name": ":authority", "string_match": {"contains": ","}}
     return _refusal(errors.BAD_REQUEST, {**_ANYTHING, "headers": [several]}, without=_ALL_FILTERS)
+
+
+def _http_1_0() -> Message:
+    """Probes are answered (`/health` stands before it), and no client speaks it any more."""
+    old = {"name": names.HTTP_VERSION_HEADER, "string_match": {"exact": "HTTP/1.0"}}
+    return _refusal(errors.UPGRADE_REQUIRED, {**_ANYTHING, "headers": [old]}, without=_ALL_FILTERS)
 
 
 def _https_required(config: Config) -> list[Message]:
@@ -185,6 +205,7 @@ def _without_a_model(config: Config) -> list[Message]:
     any_name = {**_ANYTHING, "dynamic_metadata": [named]}
     return [
         _two_hosts(),
+        _http_1_0(),
         *_https_required(config),
         _too_large(config),
         _encoded(),

@@ -16,6 +16,9 @@ _SERVER, _CLIENTS = "server", "clients"
 EXPIRY_STAT = f"listener.gatehouse.ssl.certificate.{_SERVER}.expiration_unix_time_seconds"
 """Envoy's gauge of when the certificate it serves ends."""
 
+_HANDSHAKE: Message = {"transport_socket_connect_timeout": "10s"}
+"""So long may a TLS handshake take. Without a bound, one that is never finished holds its connection for minutes."""
+
 Source = dict[str, str]
 """A PEM text as Envoy takes it: `{"filename": …}` or `{"inline_string": …}`."""
 
@@ -26,7 +29,7 @@ def chains(tls: Tls | None, manager: Message, secrets: Message) -> Message:
     `secrets` are parts of a TLS context: `watched` or `given`.
     """
     if tls is None:
-        return {"filter_chains": [{"filters": [manager]}]}
+        return {"filter_chains": [{"filters": [manager], **_HANDSHAKE}]}
     inspector = extension(
         "envoy.filters.listener.tls_inspector", "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
     )
@@ -38,8 +41,9 @@ def chains(tls: Tls | None, manager: Message, secrets: Message) -> Message:
                 "filter_chain_match": {"transport_protocol": "tls"},
                 "filters": [manager],
                 "transport_socket": _socket(tls, secrets),
+                **_HANDSHAKE,
             },
-            {"filters": [_unbelieving(manager)]},
+            {"filters": [_unbelieving(manager)], **_HANDSHAKE},
         ],
     }
 

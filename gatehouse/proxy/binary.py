@@ -26,6 +26,28 @@ OLDEST = (1, 40)
 """The first Envoy that knows every field the renderer uses."""
 
 
+NEWEST_PATCH = {(1, 40): 2}
+"""Of each release line, the newest patch known when this was written: those before it lack fixes, of security too. A
+line that is not here is newer, and its own affair. https://github.com/envoyproxy/envoy/releases"""
+
+NEWER = "let ENVOY_BIN name Envoy's own release of that version (docs/deployment/systemd.md), or use its image"
+
+
+def behind(version: str) -> str | None:
+    """What is wrong with an Envoy of `version`, such as `1.40.0`, that would do otherwise; None for nothing known."""
+    line, patch = _line(version), int(version.split(".")[2])
+    newest = NEWEST_PATCH.get(line, patch)
+    if patch >= newest:
+        return None
+    patches = "a patch" if newest - patch == 1 else f"{newest - patch} patches"
+    return f"Envoy {version} is {patches} behind {line[0]}.{line[1]}.{newest}, and lacks what those mend"
+
+
+def _line(version: str) -> tuple[int, int]:
+    major, minor, _ = map(int, version.split("."))
+    return major, minor
+
+
 class EnvoyTooOldError(EnvoyRejectsError):
     """This Envoy does not know what the rendered configuration asks of it."""
 

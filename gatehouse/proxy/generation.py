@@ -3,10 +3,11 @@
 https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/hot_restart
 """
 
+import glob
 import logging
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -14,38 +15,48 @@ log = logging.getLogger(__name__)
 _SHARED_MEMORY = Path("/dev/shm")
 _AT_A_TIME = 3
 """Envoy counts epochs modulo this in the names of its sockets (its source/server/hot_restart_impl.h)."""
-_ADDRESS_BYTES = 108
-"""Of a unix socket's address. Envoy binds abstract names padded to that length, and the padding counts (unix(7))."""
+_LONGEST = 107
+"""Bytes of a unix socket's path (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One Envoy in a line of them. `epoch` counts from 0: that one has taken over from nobody."""
+    """One Envoy in a line of them. `epoch` counts from 0: that one has taken over from nobody.
+
+    `sockets` is what the paths of the sockets begin with by which a line's Envoys speak. Whoever can speak there is
+    handed the listeners, so they are in a directory of the gateway's user alone.
+    """
 
     base_id: int
     epoch: int
+    sockets: str
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """How it is started while the one before it runs."""
-        return ("--base-id", str(self.base_id), "--restart-epoch", str(self.epoch), "--skip-hot-restart-parent-stats")
+        line = ("--base-id", str(self.base_id), "--restart-epoch", str(self.epoch), "--skip-hot-restart-parent-stats")
+        return (*line, *_speaking(self.sockets))
 
     def next(self) -> "Generation":
-        return Generation(self.base_id, self.epoch + 1)
+        return replace(self, epoch=self.epoch + 1)
 
     def forget(self) -> None:
-        """Remove the shared memory, which Envoy leaves behind. For the last of the line, when it has ended."""
+        """Remove the shared memory and the sockets, which Envoy leaves behind. For the last of the line, when it has
+        ended."""
         (_SHARED_MEMORY / f"envoy_shared_memory_{self.base_id}0").unlink(missing_ok=True)
+        sweep(self.sockets)
 
     def stand_in(self) -> socket.socket | None:
         """Receive in the place of this one, which has ended, what its successor has still to tell it: to end.
 
-        Envoy aborts when its parent is not there to be told. What arrives need not be read. None: the place is taken.
+        Envoy aborts when its parent is not there to be told. What arrives need not be read. None: it can't be done.
         """
-        name = f"\0envoy_domain_socket_parent_{self.base_id * 10 + self.epoch % _AT_A_TIME}"
+        place = Path(f"{self.sockets}_parent_{self.base_id * 10 + self.epoch % _AT_A_TIME}")
         grave = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            grave.bind(name.encode().ljust(_ADDRESS_BYTES, b"\0"))
+            place.unlink(missing_ok=True)
+            grave.bind(str(place))
+            place.chmod(0o600)
         except OSError as error:
             grave.close()
             log.warning("nobody stands in for the Envoy that has ended: %s", error)
@@ -53,20 +64,36 @@ class Generation:
         return grave
 
 
-def possible() -> bool:
-    """Whether Envoys can follow each other here: they share memory."""
-    return os.access(_SHARED_MEMORY, os.W_OK)
+def possible(sockets: str) -> bool:
+    """Whether Envoys can follow each other here: they share memory, and `sockets` is short enough for their names."""
+    return os.access(_SHARED_MEMORY, os.W_OK) and len(f"{sockets}_parent_4294967295") <= _LONGEST
 
 
-def first(base_id_file: Path) -> tuple[str, ...]:
-    """How the first of a line is started; it notes its base id in `base_id_file`, and every start begins a new line."""
-    if not possible():
+def first(base_id_file: Path, sockets: str | None) -> tuple[str, ...]:
+    """How the first of a line is started; it notes its base id in `base_id_file`, and every start begins a new line.
+
+    Without `sockets` nobody can take over from it.
+    """
+    if sockets is None or not possible(sockets):
         return ("--disable-hot-restart",)
-    return ("--use-dynamic-base-id", "--base-id-path", str(base_id_file))
+    return ("--use-dynamic-base-id", "--base-id-path", str(base_id_file), *_speaking(sockets))
 
 
-def current(base_id_file: Path, started_as: Generation | None) -> Generation:
+def current(base_id_file: Path, sockets: str, started_as: Generation | None) -> Generation:
     """The one that runs: `started_as`, unless it had to be started again. Raises `OSError` or `ValueError`: none."""
     if started_as and not base_id_file.exists():
         return started_as
-    return Generation(int(base_id_file.read_text()), 0)
+    return Generation(int(base_id_file.read_text()), 0, sockets)
+
+
+def sweep(sockets: str) -> None:
+    """Remove what Envoys that have ended left there."""
+    prefix = Path(sockets)
+    for left in prefix.parent.glob(f"{glob.escape(prefix.name)}_*"):
+        left.unlink(missing_ok=True)
+
+
+def _speaking(sockets: str) -> tuple[str, ...]:
+    """Envoy's default are abstract sockets, which have no permissions: whichever local user speaks there is handed the
+    listeners."""
+    return ("--socket-path", sockets, "--socket-mode", "600")

@@ -13,8 +13,6 @@ import json
 import logging
 import os
 import socket
-import stat
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from gatehouse.config.model import Server
 from gatehouse.proxy.generation import Generation
+from gatehouse.proxy.private import NoPrivateDirectoryError, private_directory
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +35,10 @@ class CannotReplaceError(Exception):
 
 def place(server: Server) -> Path:
     """Where the gateway at the address of `server` is spoken to. Raises `CannotReplaceError` when others could be."""
-    directory = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f".gatehouse-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise CannotReplaceError(f"{directory} is no directory of this user alone; remove it")
-    return directory / f"{server.host}-{server.port}"
+    try:
+        return private_directory() / f"{server.host}-{server.port}"
+    except NoPrivateDirectoryError as error:
+        raise CannotReplaceError(str(error)) from None
 
 
 class Succession:
@@ -57,8 +54,11 @@ class Succession:
         self._over = asyncio.Event()
 
     @asynccontextmanager
-    async def offered(self, at: Path) -> AsyncIterator[None]:
-        """Offer it while the block runs; its end tells who has taken over that nothing is left here."""
+    async def offered(self, at: Path | None) -> AsyncIterator[None]:
+        """Offer it while the block runs; its end tells who has taken over that nothing is left here. None: nowhere."""
+        if at is None:
+            yield
+            return
         fresh = at.with_suffix(f".{os.getpid()}")
         fresh.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._meet, fresh)

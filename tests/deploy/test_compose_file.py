@@ -14,7 +14,7 @@ from tests.running_gateway import ROOT
 
 PROFILES = ("vllm", "demo", "observability", "tls")
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-PINNED = re.compile(r":v?\d+(\.\d+)*(-[a-z0-9.-]+)?$")
+PINNED = re.compile(r":v?\d+(\.\d+)*(-[a-z0-9.-]+)?(@sha256:[0-9a-f]{64})?$")
 
 
 def services() -> dict[str, dict[str, Any]]:

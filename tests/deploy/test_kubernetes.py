@@ -244,6 +244,6 @@ def test_model_servers_scale_on_what_waits_for_them(production: list[Manifest]) 
 def test_images_bear_the_version() -> None:
     base = manifests("base")
     images = {c["image"] for pod in templates(base).values() for c in containers(pod)}
-    assert images == {f"gatehouse:{__version__}", "envoyproxy/envoy:v1.40.0"}
+    assert images == {f"gatehouse:{__version__}", "envoyproxy/envoy:v1.40.2"}
     chart: dict[str, Any] = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__

@@ -23,7 +23,7 @@ from tests.integration.conftest import LIMITED, MODEL, short_form
 from tests.running_gateway import ROOT, RunningGateway, first_line, running_gateway
 from tests.waiting import until
 
-pytestmark = pytest.mark.skipif(not generation.possible(), reason="needs /dev/shm, where Envoys share memory")
+pytestmark = pytest.mark.skipif(not generation.possible("/run/e"), reason="needs /dev/shm, where Envoys share memory")
 
 CHAT = "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {LIMITED}"}

@@ -206,7 +206,7 @@ def raw(gateway: RunningGateway, request: bytes) -> httpx.Response:
 
 
 def test_http_1_0_is_426(gateway: RunningGateway) -> None:
-    answer = raw(gateway, b"GET /health HTTP/1.0\r\nHost: x\r\n\r\n")
+    answer = raw(gateway, b"GET /v1/models HTTP/1.0\r\nHost: x\r\n\r\n")
     assert (answer.status_code, answer.json()["error"]["code"]) == (426, "upgrade_required")
 
 

@@ -1,6 +1,8 @@
 """What callers and operators can learn of limits without consuming any: `GET /v1/usage` and `gatehouse explain`."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,10 +46,11 @@ def usage(gateway: RunningGateway, key: str = ALICE) -> httpx.Response:
     return httpx.get(f"{gateway.url}/v1/usage", headers={"authorization": f"Bearer {key}"})
 
 
-def explain(gateway: RunningGateway, *arguments: str) -> tuple[int, dict[str, Any]]:
+def explain(gateway: RunningGateway, *arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
     config = str(gateway.directory / "gatehouse.yaml")
     command = [sys.executable, "-m", "gatehouse.cli", "explain", "-c", config, "--json", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=ROOT, check=False)
+    seen = {**os.environ, **environment}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=ROOT, env=seen, check=False)
     return result.returncode, json.loads(result.stdout or "{}")
 
 
@@ -92,6 +95,16 @@ def test_explain_says_why_a_request_would_be_refused(limited: RunningGateway, tm
     why = explain(limited, "--key", ALICE, "--model", "m")[1]["answer"]["why"]
     assert why.startswith("rate_limit_exceeded: Rate limit exceeded. Maximum 3 requests per minute")
     assert usage(limited).json()["refusal"]["code"] == "rate_limit_exceeded"
+
+
+def test_no_proxy_sees_the_key_of_what_the_gateway_is_asked(limited: RunningGateway) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0.2)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        status, found = explain(limited, "--key", NARROW, http_proxy=address, HTTP_PROXY=address, no_proxy="")
+        assert (status, found["identity"]["tier"]) == (0, "paid")
+        with pytest.raises(TimeoutError):
+            proxy.accept()
 
 
 def test_explain_of_a_gateway_that_is_not_there_says_so(limited: RunningGateway) -> None:

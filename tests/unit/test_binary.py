@@ -1,10 +1,10 @@
-"""What Envoy is started in."""
+"""Which Envoy runs, and what it is started in."""
 
 import os
 
 import pytest
 
-from gatehouse.proxy.binary import environment
+from gatehouse.proxy.binary import behind, environment
 
 RSEQ = "glibc.pthread.rseq=0"
 
@@ -22,3 +22,18 @@ def test_envoys_allocator_has_restartable_sequences_to_itself(
     found = environment()
     assert found.pop("GLIBC_TUNABLES") == told
     assert found.items() <= os.environ.items(), "the rest is as it was"
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("1.40.0", "2 patches behind 1.40.2"),
+        ("1.40.1", "a patch behind 1.40.2"),
+        ("1.40.2", None),
+        ("1.40.3", None),
+        ("1.41.0", None),
+    ],
+)
+def test_an_envoy_that_lacks_known_fixes_is_told_so(version: str, said: str | None) -> None:
+    found = behind(version)
+    assert (found is None) if said is None else (found is not None and said in found)

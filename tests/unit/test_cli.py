@@ -111,6 +111,20 @@ def redis_that_says(info: str) -> Iterator[str]:
 
 
 class TestCheck:
+    @pytest.fixture(autouse=True)
+    def _newest_envoy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version="1.40.2"))
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_an_envoy_that_lacks_known_fixes_is_warned_about_and_will_do(
+        self, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+    ) -> None:
+        monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version="1.40.0"))
+        result = gatehouse("check", good, *(["--json"] if as_json else []))
+        assert result.exit_code == 0
+        said = json.loads(result.stdout)["warnings"][-1]["message"] if as_json else result.stderr
+        assert "Envoy 1.40.0 is 2 patches behind 1.40.2" in said
+
     def test_what_would_run_is_ok_and_advice_is_given(self, good: str) -> None:
         for arguments in ((good,), ("-c", good)):
             result = gatehouse("check", *arguments)
@@ -289,6 +303,17 @@ class TestUp:
         result = gatehouse("up", "-c", bad, "--json")
         assert result.exit_code == 2
         assert [each["path"] for each in json.loads(result.stdout)["errors"]] == ["server.prot", "logging.lvl"]
+
+
+@pytest.mark.parametrize("command", ["up", "check"])
+def test_logs_that_can_go_nowhere_are_a_mistake_with_its_reason(tmp_path: Path, command: str) -> None:
+    (tmp_path / "logs").touch()
+    file = tmp_path / "gatehouse.yaml"
+    file.write_text(f"vllm: {{base_url: 'http://h/v1'}}\nlogging: {{dir: '{tmp_path}/logs/deep'}}\n")
+    result = gatehouse(command, "-c", str(file))
+    assert result.exit_code == 2
+    assert f"logging.dir: {tmp_path}/logs is a file" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_who_supervises_has_no_grpc_in_its_process() -> None:

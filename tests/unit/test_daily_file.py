@@ -149,6 +149,7 @@ def test_days_beyond_the_retention_are_forgotten(tmp_path: Path) -> None:
         "requests_2026-10-01.log",
         "requests_2026-10-02.log",
         "requests_2025-12-31.log.gz",
+        "requests_2025-12-30.log.zst",
         "requests_2026-10-31.log.gz",
     )
     assert kept == {"requests_2026-10-02.log", "requests_2026-10-31.log.gz"}

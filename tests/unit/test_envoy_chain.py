@@ -41,6 +41,7 @@ def test_a_request_meets_the_filters_in_this_order() -> None:
         "envoy.filters.http.body_size_limit",
         names.CLIENT_IP,
         names.AUTHZ,
+        names.OWN_LIMITS,
         names.READER,
         names.WHOLE_BODY,
         names.MODEL_NAME,
@@ -251,8 +252,10 @@ def test_nodes_of_an_expression_have_ids_of_their_own() -> None:
 
 def test_what_a_client_may_not_say_is_dropped_before_anything_reads_it() -> None:
     (mutation,) = manager()["early_header_mutation_extensions"]
-    matchers = [each["remove_on_match"]["key_matcher"] for each in mutation["typed_config"]["mutations"]]
+    *removals, told = mutation["typed_config"]["mutations"]
+    matchers = [each["remove_on_match"]["key_matcher"] for each in removals]
     assert matchers == [{"prefix": prefix, "ignore_case": True} for prefix in ("x-gatehouse-", "x-envoy-")]
+    assert told["append"]["header"] == {"key": names.HTTP_VERSION_HEADER, "value": "%PROTOCOL%"}
 
 
 @pytest.mark.parametrize(("shape", "hops"), [("short", 0), ("behind-proxies", 2)])
@@ -279,7 +282,11 @@ def test_entries_go_to_the_service_as_they_come_and_to_the_file_when_all_is_know
     service, file = manager()["access_log"]
     assert service["typed_config"]["common_config"]["buffer_flush_interval"] == f"{access_log.FLUSH_INTERVAL_S}s"
     assert "filter" not in service
-    assert file["filter"] == {"log_type_filter": {"types": ["DownstreamEnd"]}}
+    ended, worth_writing = file["filter"]["and_filter"]["filters"]
+    assert ended == {"log_type_filter": {"types": ["DownstreamEnd"]}}
+    known, *_, strangers = worth_writing["or_filter"]["filters"]
+    assert known["metadata_filter"]["matcher"]["filter"] == names.AUTHZ
+    assert strangers["runtime_filter"]["percent_sampled"] == {"numerator": 100}
     assert file["typed_config"]["path"] == "/logs/access.log"
 
 

@@ -20,7 +20,9 @@ from tests.envoy_routing import Route, route_for, routes, tried, virtual_host
 
 RUN_DIR = RunDir(Path("/run/gatehouse"))
 CHAT = "/v1/chat/completions"
-ALL_FILTERS = {each["name"] for each in chain(1)} - {"envoy.filters.http.body_size_limit", "envoy.filters.http.router"}
+IDLE = {each["name"] for each in chain(1) if each.get("disabled")}
+ALL_FILTERS = {each["name"] for each in chain(1)} - IDLE
+ALL_FILTERS -= {"envoy.filters.http.body_size_limit", "envoy.filters.http.router"}
 DISABLED = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 every_shape = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -50,6 +52,14 @@ def test_who_reaches_a_model_server_has_met_every_filter(config: Config) -> None
 @given(valid_configs)
 def test_no_configuration_opens_a_way_around_the_filters(config: Config) -> None:
     assert all(without(route) == set() for route in routes(config) if is_to_a_model(route))
+
+
+@every_shape
+def test_the_gateways_own_pages_have_limits_and_nothing_else_has(config: Config) -> None:
+    own = [route for route in routes(config) if names.OWN_LIMITS in route.get("typed_per_filter_config", {})]
+    assert {cluster(route) for route in own} == {names.GATEWAY}
+    assert {route["name"] for route in own} >= {"/", "/health", "/metrics", "/usage", "/v1/models", "/v1/usage"}
+    assert {names.OWN_LIMITS} == IDLE
 
 
 @every_shape

@@ -35,7 +35,11 @@ def context(config: Config) -> Node:
 
 def test_without_tls_there_is_one_plain_chain() -> None:
     (chain,) = listener(Config.model_validate(SHORT))["filter_chains"]
-    assert chain.keys() == {"filters"}
+    assert chain.keys() == {"filters", "transport_socket_connect_timeout"}
+
+
+def test_half_a_handshake_has_ten_seconds() -> None:
+    assert [chain["transport_socket_connect_timeout"] for chain in listener(with_tls())["filter_chains"]] == ["10s"] * 2
 
 
 def test_plaintext_is_believed_nothing() -> None:

@@ -132,7 +132,7 @@ async def test_healthy_while_the_model_server_answers(tmp_path: Path) -> None:
             "version": __version__,
             "model": "llama",
             "vllm_status": "connected",
-            "models": {"llama": {"status": "healthy", "backends": [{"url": server.url, "status": "healthy"}]}},
+            "models": {"llama": {"status": "healthy", "backends": [{"status": "healthy"}]}},
         }
 
 
@@ -141,7 +141,7 @@ async def test_f20_unhealthy_when_no_model_server_answers(tmp_path: Path) -> Non
         answer = await ask("/health")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert (answer.json["status"], answer.json["vllm_status"]) == ("unhealthy", "disconnected")
-    assert answer.json["models"]["llama"]["backends"] == [{"url": DEAD, "status": "unhealthy"}]
+    assert answer.json["models"]["llama"]["backends"] == [{"status": "unhealthy"}]
 
 
 @pytest.mark.parametrize(("status", "expected"), [(404, 200), (401, 200), (500, 503), (503, 503)])
@@ -184,9 +184,10 @@ async def test_health_tells_of_one_configuration_though_another_is_adopted_while
         async with asyncio.timeout(5):
             while not old.asked:
                 await asyncio.sleep(0.005)
-        adopt(valid(long(a=[new.url])))
-        for answer, url in ((await asked, old.url), (await ask("/health"), new.url)):
-            assert (answer.status, answer.json["models"]["a"]["backends"][0]["url"]) == (200, url)
+        adopt(valid(long(b=[new.url])))
+        for answer, name in ((await asked, "a"), (await ask("/health"), "b")):
+            assert (answer.status, list(answer.json["models"])) == (200, [name])
+            assert answer.json["models"][name]["backends"] == [{"status": "healthy"}]
 
 
 async def test_short_form_lists_what_the_model_server_says_of_its_models(tmp_path: Path) -> None:
@@ -328,6 +329,66 @@ async def test_the_operators_port_has_metrics_and_health_but_no_models(tmp_path:
             for path in ("/", "/health", "/metrics", "/ui", "/ui/ui.js", "/ui/data", "/usage", "/v1/models")
         ]
     assert statuses == [200, 503, 200, 200, 200, 200, 404, 404]
+
+
+@asynccontextmanager
+async def operators(run_dir: Path, config: dict[str, Any]) -> AsyncIterator[Ask]:
+    """The operators' port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = {**config.get("server", {}), "metrics_port": port}
+    async with (
+        gateway(run_dir, {**config, "server": server}),
+        ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        yield asker(session)
+
+
+async def test_only_operators_are_told_where_model_servers_are(tmp_path: Path) -> None:
+    async with backend() as server, operators(tmp_path, short(server.url)) as ask:
+        answer = await ask("/health")
+    assert answer.json["models"]["llama"]["backends"] == [{"url": server.url, "status": "healthy"}]
+
+
+@pytest.mark.parametrize("host", ["evil.example.com", "evil.example.com:9090", "127.0.0.1.evil.example.com", "[x", ""])
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/ui", "/ui/data", "/nowhere"])
+async def test_a_page_of_another_site_whose_name_leads_here_reads_nothing(tmp_path: Path, path: str, host: str) -> None:
+    async with operators(tmp_path, short(DEAD)) as ask:
+        answer = await ask(path, {"Host": host})
+    assert (answer.status, answer.json["error"]["code"]) == (421, "unknown_host")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "10.1.2.3:9090", "[::1]:9090", "localhost", "LOCALHOST:9090", "ops.example.com", "ops.example.com."],
+)
+async def test_an_address_localhost_and_configured_names_are_answered(tmp_path: Path, host: str) -> None:
+    async with operators(tmp_path, {**short(DEAD), "server": {"metrics_names": ["Ops.example.com"]}}) as ask:
+        assert (await ask("/metrics", {"Host": host})).status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/ui", "/ui/data", "/nowhere"])
+async def test_every_answer_tells_browsers_to_be_careful(tmp_path: Path, path: str) -> None:
+    async with operators(tmp_path, short(DEAD)) as ask:
+        headers = (await ask(path)).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Cache-Control"] in ("no-cache", "no-store")
+
+
+@pytest.mark.parametrize(
+    ("asked", "form", "status"),
+    [(None, "short", 200), (None, "long", 404), (True, "long", 200), (False, "short", 404)],
+)
+async def test_metrics_are_public_where_asked_for_and_in_the_short_form(
+    tmp_path: Path, asked: bool | None, form: str, status: int
+) -> None:
+    config = short(DEAD) if form == "short" else long(a=[DEAD])
+    server = {} if asked is None else {"public_metrics": asked}
+    async with gateway(tmp_path, {**config, "server": server}) as ask:
+        assert (await ask("/metrics")).status == status
 
 
 async def test_a_socket_left_by_a_killed_process_is_taken_over(tmp_path: Path) -> None:

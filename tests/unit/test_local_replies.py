@@ -71,6 +71,8 @@ FROM_ENVOY = [
     (Reply(404, "route_not_found", ("NR",)), errors.NOT_FOUND),
     (Reply(413, "request_payload_too_large"), errors.REQUEST_TOO_LARGE),
     (Reply(426, "low_version"), errors.UPGRADE_REQUIRED),
+    (Reply(403, "upgrade_failed"), errors.NO_UPGRADE),
+    (Reply(429, "local_rate_limited", ("RL",)), errors.ASKED_TOO_OFTEN),
     (Reply(431, "request_headers_too_large"), errors.HEADERS_TOO_LARGE),
     (Reply(501, "http1.invalid_transfer_encoding"), errors.BAD_REQUEST),
 ]
@@ -132,6 +134,7 @@ ELSEWHERE = {
     "rate_limit_exceeded": "ratelimit_service",
     "insufficient_quota": "ratelimit_service",
     "method_not_allowed": "accesslog_service",
+    "unknown_host": "accesslog_service",
     "limits_unavailable": "accesslog_service",
 }
 

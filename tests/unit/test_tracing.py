@@ -86,7 +86,7 @@ def test_https_is_checked() -> None:
 
 
 def test_spans_are_not_sent_one_request_at_a_time() -> None:
-    (layer,) = rendered(CONFIGS["traced"])["envoy.yaml"]["layered_runtime"]["layers"]
+    layer, _ = rendered(CONFIGS["traced"])["envoy.yaml"]["layered_runtime"]["layers"]
     assert layer["static_layer"]["tracing"]["opentelemetry"]["min_flush_spans"] >= 100
     assert layer["static_layer"]["re2"]
 

@@ -1,4 +1,4 @@
-"""The reader of requests beside vLLM's own types: whatever vLLM takes a body for, the reader says too, or refuses it."""
+"""The reader of requests beside vLLM's own types: what vLLM takes a body for, the reader says too, or refuses it."""
 
 import base64
 import json

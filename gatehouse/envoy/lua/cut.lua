@@ -18,6 +18,7 @@ ffi.cdef([[
 local INET, INET6, BOTH_WAYS = 2, 10, 2
 
 local cut, looked_at = {}, 0
+local clients, walked_at = {}, 0
 
 -- Read at most twice a second by each worker thread: the file is small and in memory.
 local function is_cut(key_id, now)
@@ -48,15 +49,38 @@ local function peer_of(fd, address, size, text)
   end
 end
 
-local function hang_up(client)
-  local address, size, text = ffi.new("gatehouse_address"), ffi.new("uint32_t[1]"), ffi.new("char[64]")
+local address, size, text = ffi.new("gatehouse_address"), ffi.new("uint32_t[1]"), ffi.new("char[64]")
+
+-- Who is at the other end of which descriptors. One walk over them all does for every stream that is to end.
+local function walk()
   local fd, unused = 3, 0
+  clients = {}
   while unused < MOST_UNUSED do
     local peer = peer_of(fd, address, size, text)
-    if peer == client then ffi.C.shutdown(fd, BOTH_WAYS) end
+    if peer ~= nil then
+      clients[peer] = clients[peer] or {}
+      table.insert(clients[peer], fd)
+    end
     unused = peer == nil and unused + 1 or 0
     fd = fd + 1
   end
+end
+
+-- Whether the client's connection was found. A descriptor may be another's by now, so it is asked again.
+local function hang_up(client, now)
+  if clients[client] == nil and now - walked_at >= LOOK_EVERY_MS then
+    walked_at = now
+    walk()
+  end
+  local found = false
+  for _, fd in ipairs(clients[client] or {}) do
+    if peer_of(fd, address, size, text) == client then
+      ffi.C.shutdown(fd, BOTH_WAYS)
+      found = true
+    end
+  end
+  clients[client] = nil
+  return found
 end
 
 function envoy_on_response(handle)
@@ -66,9 +90,7 @@ function envoy_on_response(handle)
   local key_id = caller and caller["key_id"]
   if key_id == nil then return end
   for _ in handle:bodyChunks() do
-    if is_cut(key_id, handle:timestamp()) then
-      hang_up(handle:streamInfo():downstreamDirectRemoteAddress())
-      return
-    end
+    local now = handle:timestamp()
+    if is_cut(key_id, now) and hang_up(handle:streamInfo():downstreamDirectRemoteAddress(), now) then return end
   end
 end
