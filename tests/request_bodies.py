@@ -71,6 +71,8 @@ def as_server(body: bytes, path: str) -> Read | None:
         said = DIALECTS[path].model_validate(json.loads(body))
     except (ValueError, RecursionError, ValidationError):
         return None
+    if (_most(said) or 0) < 0:
+        return None
     options = _member(said, "stream_options")
     final = bool(options and options.include_usage)
     return Read(

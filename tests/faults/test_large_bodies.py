@@ -97,7 +97,9 @@ def test_many_large_bodies_at_once_leave_envoy_alive_and_others_served(gateway: 
     with Watch(gateway) as watch:
         senders = [
             threading.Thread(
-                target=httpx.post, args=(gateway.url + CHAT,), kwargs=dict(content=body, headers=HEADERS, timeout=60)
+                target=httpx.post,
+                args=(gateway.url + CHAT,),
+                kwargs={"content": body, "headers": HEADERS, "timeout": 60},
             )
             for body in [SHAPES["zeros"]] * 8
         ]

@@ -21,7 +21,7 @@ def said(asked: Asked) -> tuple[str, bool, int | None, int]:
 
 
 def expected(read: Read, default: str | None) -> tuple[str | None, bool, int | None, int]:
-    most = None if read.most is None or read.most < 0 else min(read.most, MOST)
+    most = None if read.most is None else min(read.most, MOST)
     return default if read.model is None else read.model, read.stream, most, min(read.choices, MOST)
 
 

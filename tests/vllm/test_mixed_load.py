@@ -137,8 +137,8 @@ def _made(vllm: Vllm, gateway: RunningGateway, asks: list[Ask], clients: int) ->
 
 
 def test_the_log_sums_up_to_what_vllm_counted(vllm: Vllm, gateway: RunningGateway) -> None:
-    """To the token where clients stay. Where they leave, the residue is what vLLM made after the last event that came to
-    the gateway, and, in dialects that do not count as they go, what an event holds more than a token."""
+    """To the token where clients stay. Where they leave, the residue is what vLLM made after the last event that came
+    through, and, in dialects that do not count as they go, what an event holds more than a token."""
     chance = random.Random(500)
     answered, prompt, generated = _made(vllm, gateway, whole(vllm.model, chance), CLIENTS)
     assert sum(r["prompt_tokens"] * _times(r) for r in answered) == prompt

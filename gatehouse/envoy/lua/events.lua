@@ -67,6 +67,14 @@ local function over_choices(e, choices, output)
   return sum
 end
 
+local function count_output(e, output)
+  if output > 0 then
+    if e.produced == 0 then produce(e, 1) end
+    e.counts_output = true
+  end
+  e.tell(e, "output_tokens", output)
+end
+
 local function count(e, text, choices)
   local counts = usage.counts(text)
   if counts.input then e.tell(e, "input_tokens", counts.input) end
@@ -74,11 +82,7 @@ local function count(e, text, choices)
   if counts.output == nil then return end
   local output = counts.output
   if e.per_choice and choices and not find(choices, "^%[%s*%]$") then output = over_choices(e, choices, output) end
-  if output > 0 then
-    if e.produced == 0 then produce(e, 1) end
-    e.counts_output = true
-  end
-  e.tell(e, "output_tokens", output)
+  count_output(e, output)
 end
 
 local NESTED = { usage = "text", error = "text" }
@@ -206,7 +210,7 @@ local function shown(e, data, found)
     end
     if only_usage(data) then return nil end
   end
-  if counts and e.hide == "running" then e.last, e.last_choices = data, found.choices_at end
+  if counts then e.last = data end
   if found.choices and find(found.choices, '"usage"', 1, true) then
     local at = found.choices_at
     data = body.edited(data, 0, { { from = at.from, to = at.to, text = without_nested(found.choices) } })
@@ -217,8 +221,9 @@ end
 
 -- The usage that the client asked for, where the server told it on its last chunk and sends no event of its own.
 local function owed(e)
-  if e.hide ~= "running" or e.shown or e.last == nil or e.last_choices == nil then return "" end
-  local at = e.last_choices
+  if e.hide ~= "running" or e.shown or e.last == nil then return "" end
+  local at = read(e, e.last).choices_at
+  if at == nil then return "" end
   e.shown = true
   return "data: " .. body.edited(e.last, 0, { { from = at.from, to = at.to, text = "[]" } }) .. "\n\n"
 end
@@ -252,8 +257,25 @@ local function with_data(event, old, new, at)
   return table.concat(lines, ending) .. ending .. ending
 end
 
+-- An event as vLLM and SGLang send most of them, with its usage last: what follows is the end of the data, so this is a
+-- member at its top; and within strings, quotes are escaped. Returns nil for every other event.
+local RUNNING = '^,"usage":{"prompt_tokens":(%d+),"total_tokens":%d+,"completion_tokens":(%d+)}}\n\n$'
+local function pass_running(e, event)
+  local at = find(event, '"usage"', 1, true)
+  if at == nil or e.per_choice then return nil end
+  local input, output = match(event, RUNNING, at - 1)
+  if input == nil or sub(event, 1, 7) ~= "data: {" or find(event, '"choices":[]', 1, true) then return nil end
+  e.tell(e, "input_tokens", tonumber(input))
+  count_output(e, tonumber(output))
+  if e.hide == nil then return event end
+  e.last = sub(event, 7, -3)
+  return sub(event, 1, at - 2) .. "}\n\n"
+end
+
 -- What the client sees of one event.
 local function pass(e, event)
+  local running = pass_running(e, event)
+  if running then return running end
   local data, at = data_of(event)
   if data == nil then return event end
   if sub(data, 1, 6) == "[DONE]" then return owed(e) .. event end
