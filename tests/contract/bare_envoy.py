@@ -1,6 +1,7 @@
 """A real Envoy with only the filters under test, between a client and a server that do what a test says."""
 
 import http.client
+import json
 import socket
 import subprocess
 import threading
@@ -19,10 +20,12 @@ from tests.waiting import until
 GAP_S = 0.001
 """Between two pieces of an answer: long enough that Envoy reads them apart."""
 START_TIMEOUT_S = 30
+_METADATA = "x-test-metadata"
 
 
 class Backend(ThreadingHTTPServer):
-    """Answers every POST with `pieces`, and keeps the body it got in `received`."""
+    """Answers every POST with `pieces`, and keeps the body it got in `received`, and in `metadata` what the reader of
+    requests said of it."""
 
     daemon_threads = True
 
@@ -32,6 +35,7 @@ class Backend(ThreadingHTTPServer):
         self.pieces: Sequence[bytes] = ()
         self.with_length = False
         self.received = b""
+        self.metadata: dict[str, object] = {}
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -41,6 +45,7 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.server.received = self._body()
+        self.server.metadata = json.loads(self.headers.get(_METADATA, "{}"))
         self.send_response(200)
         self.send_header("content-type", self.server.content_type)
         if self.server.with_length:
@@ -106,7 +111,10 @@ def bare_envoy(filters: Sequence[Message], directory: Path) -> Iterator[BareEnvo
 def _configuration(port: int, backend_port: int, filters: Sequence[Message]) -> Message:
     router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router")
     everything: Message = {"match": {"prefix": "/"}, "route": {"cluster": "backend", "timeout": "0s"}}
-    everything["request_headers_to_add"] = [header("content-length", f"%DYNAMIC_METADATA({names.LLM}:bytes)%")]
+    everything["request_headers_to_add"] = [
+        header("content-length", f"%DYNAMIC_METADATA({names.LLM}:bytes)%"),
+        header(_METADATA, f"%DYNAMIC_METADATA({names.LLM})%"),
+    ]
     manager = extension(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",

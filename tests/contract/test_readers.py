@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from gatehouse.envoy import filters, names
 from tests.contract.bare_envoy import BareEnvoy, bare_envoy
+from tests.lua_scripts import Refused, cut, read_request
+from tests.request_bodies import DIALECTS, bodies
 
 CHAT = "/v1/chat/completions"
 ASKED = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}}'
@@ -96,6 +98,26 @@ def test_a_large_body_arrives_whole(envoy: BareEnvoy, megabytes: int, shape: byt
     assert len(received) == len(body) + (len(ASKED) - 1 if b"options" not in shape else len(OPTIONS) - 2)
     assert json.loads(received)["stream_options"] == json.loads(OPTIONS)
     assert received.count(b"x" * 1000) == body.count(b"x" * 1000)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(bodies(), st.sampled_from(list(DIALECTS)), st.sampled_from([1, 7, 40, 100_000]))
+def test_what_envoy_reads_of_any_body_is_what_the_script_does(
+    envoy: BareEnvoy, body: bytes, path: str, size: int
+) -> None:
+    envoy.backend.pieces = [DONE]
+    received, _ = envoy.exchange(iter(cut(body, size)) if body else body, path)
+    said, script = envoy.backend.metadata, read_request(cut(body, size), path)
+    if isinstance(script, Refused):
+        assert (said["refused"], said.get("param")) == (script.code, script.param)
+        return
+    assert (said["model"], said["asks"], said.get("stream", False), said.get("hide")) == (
+        script.model,
+        script.asks,
+        script.stream,
+        script.hide,
+    )
+    assert received == script.body
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", f"{CHAT}?a=b"])
