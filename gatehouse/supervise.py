@@ -50,12 +50,16 @@ Start = Callable[[Sequence[str]], Awaitable[Process]]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command under supervision. `name` is what logs call it. `again`: how it is started but for the first time."""
+    """A command under supervision. `name` is what logs call it. `again`: how it is started but for the first time.
+
+    `ran`: it has been seen to run.
+    """
 
     name: str
     command: tuple[str, ...]
     again: tuple[str, ...] | None = None
     start: Start = executed
+    ran: bool = False
 
 
 def backoff(failures: int) -> float:
@@ -73,20 +77,36 @@ async def supervise(programs: Sequence[Program], stop: asyncio.Event) -> None:
 async def keep_running(program: Program, stop: asyncio.Event, last: asyncio.Event | None = None) -> None:
     """Run `program` again and again until `stop` is set, then end it: SIGTERM, and SIGKILL if it does not listen.
 
-    Once `last` is set, it is not started again.
+    Once `last` is set, it is not started again. A machine that has no room for a process just now (EMFILE, EAGAIN,
+    ENOMEM) is asked again; raises `OSError` only for a program that can't be run at all, at its first start.
     """
     failures = 0
     while not (stop.is_set() or (last and last.is_set())):
         started = time.monotonic()
-        process = await program.start(program.command)
-        log.info("%s started, pid %d", program.name, process.pid)
-        if await _ended_before(process, stop):
+        process = await _started(program, failures)
+        if process is None:
+            failures += 1
+        elif await _ended_before(process, stop):
             failures = 0 if time.monotonic() - started >= STEADY_S else failures + 1
             log.warning("%s ended with status %s; starting it again", program.name, process.returncode)
-            await _sleep_unless(stop, backoff(failures))
-            program = replace(program, command=program.again or program.command)
+            program = replace(program, command=program.again or program.command, ran=True)
         else:
-            await _end(program, process)
+            return await _end(program, process)
+        await _sleep_unless(stop, backoff(failures))
+
+
+async def _started(program: Program, failures: int) -> Process | None:
+    """None: not this time."""
+    try:
+        process = await program.start(program.command)
+    except (OSError, RuntimeError) as error:  # the latter: no thread to wait for it
+        if isinstance(error, FileNotFoundError | PermissionError) and not program.ran:
+            raise
+        if not failures or program.ran and failures == 1:  # told when it begins
+            log.error("%s can't be started just now, and is tried again: %s", program.name, error)
+        return None
+    log.info("%s started, pid %d", program.name, process.pid)
+    return process
 
 
 async def _ended_before(process: Process, stop: asyncio.Event) -> bool:

@@ -58,12 +58,12 @@ async def _at_rest(paths: Iterable[Path]) -> None:
 
 async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, None]:
     """Yields when it is time to look: something has happened beside one of `paths`, or `poll_s` have passed."""
-    from watchfiles import awatch  # not everybody who takes marks also waits
-
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change, our own log's files included
     folders = _folders(paths)
     wait_ms = int(poll_s * 1000)
     try:
+        from watchfiles import awatch  # not everybody who takes marks also waits
+
         async for _ in awatch(
             *folders,
             watch_filter=None,
@@ -74,8 +74,8 @@ async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, N
             yield_on_timeout=True,
         ):
             yield
-    except (OSError, RuntimeError):
-        pass  # a folder is not there, or there are too many watches: looking suffices
+    except (OSError, ImportError, RuntimeError):
+        pass  # a folder is not there, or there are too many watches or open files: looking suffices
     while True:
         await asyncio.sleep(poll_s)
         yield
