@@ -91,7 +91,8 @@ async def keep_running(program: Program, stop: asyncio.Event, last: asyncio.Even
             log.warning("%s ended with status %s; starting it again", program.name, process.returncode)
             program = replace(program, command=program.again or program.command, ran=True)
         else:
-            return await _end(program, process)
+            await _end(program, process)
+            return
         await _sleep_unless(stop, backoff(failures))
 
 
@@ -102,7 +103,7 @@ async def _started(program: Program, failures: int) -> Process | None:
     except (OSError, RuntimeError) as error:  # the latter: no thread to wait for it
         if isinstance(error, FileNotFoundError | PermissionError) and not program.ran:
             raise
-        if not failures or program.ran and failures == 1:  # told when it begins
+        if failures <= program.ran:  # told when it begins: the first failure may be the death that went before
             log.error("%s can't be started just now, and is tried again: %s", program.name, error)
         return None
     log.info("%s started, pid %d", program.name, process.pid)

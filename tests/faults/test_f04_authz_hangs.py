@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import aiohttp
 import pytest
 
-from tests.faults.hogs import hogs
 from tests.fakes.fake_vllm import FakeVllm
+from tests.faults.hogs import hogs
 from tests.integration.conftest import LIMITED, MODEL, short_form
 from tests.running_gateway import RunningGateway, running_gateway
 

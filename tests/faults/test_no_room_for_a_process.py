@@ -1,4 +1,4 @@
-"""`fork` and `pipe` fail while a dead worker is to be replaced: the others serve, and it comes back when there is room."""
+"""`fork` and `pipe` fail while a dead worker is to be replaced: the others serve until there is room again."""
 
 import os
 import resource
