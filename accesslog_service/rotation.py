@@ -43,7 +43,7 @@ class Rotation:
         reopen: Reopen,
         furnish: Callable[[], None] = lambda: None,
     ) -> None:
-        """`furnish` is called for a directory that had to be made again."""
+        """`furnish` is called for a directory that was made again."""
         self._directory = directory
         self._retention = Retention(directory, DAILY_STEM, retention_days)
         self._reachable = reachable
@@ -51,6 +51,7 @@ class Rotation:
         self._furnish = furnish
         self._day = _day_of(directory / FILE_NAME)
         self._open: Files = {}
+        self._place: int | None = None
         self._failing = True  # Envoy is not there yet: nothing to tell
 
     @property
@@ -71,7 +72,7 @@ class Rotation:
     async def look(self, now: datetime) -> None:
         """Do what is due. What fails is told once, and tried again."""
         try:
-            self._make_directory()
+            self._find_directory()
             if (now - AFTER_MIDNIGHT).date() > self._day:
                 await self._rotate(now.date())
             elif self._moved():
@@ -105,11 +106,14 @@ class Rotation:
         await self._reopen()
         self._open = {**self._open, **found}
 
-    def _make_directory(self) -> None:
-        if not self._directory.exists():
-            self._directory.mkdir(parents=True)
+    def _find_directory(self) -> None:
+        """Make it, if it was removed. Any process that writes there may have done so before."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        found = _inode(self._directory)
+        if self._place not in (None, found):
             log.warning("%s/ was removed, and is made again", self._directory)
             self._furnish()
+        self._place = found
 
     def _moved(self) -> bool:
         """Whether a name leads elsewhere than when Envoy last opened its files, or nowhere."""
