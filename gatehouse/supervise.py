@@ -7,7 +7,7 @@ leaves nothing running.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -67,23 +67,33 @@ def backoff(failures: int) -> float:
     return min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures - 1, 10)) if failures else 0.0
 
 
-async def supervise(programs: Sequence[Program], stop: asyncio.Event) -> None:
+async def supervise(
+    programs: Sequence[Program], stop: asyncio.Event, running: MutableMapping[str, Process] | None = None
+) -> None:
     """Keep `programs` running until `stop` is set; return when the last of them has ended."""
     async with asyncio.TaskGroup() as tasks:
         for program in programs:
-            tasks.create_task(keep_running(program, stop))
+            tasks.create_task(keep_running(program, stop, running=running))
 
 
-async def keep_running(program: Program, stop: asyncio.Event, last: asyncio.Event | None = None) -> None:
+async def keep_running(
+    program: Program,
+    stop: asyncio.Event,
+    last: asyncio.Event | None = None,
+    running: MutableMapping[str, Process] | None = None,
+) -> None:
     """Run `program` again and again until `stop` is set, then end it: SIGTERM, and SIGKILL if it does not listen.
 
-    Once `last` is set, it is not started again. A machine that has no room for a process just now (EMFILE, EAGAIN,
-    ENOMEM) is asked again; raises `OSError` only for a program that can't be run at all, at its first start.
+    Once `last` is set, it is not started again. `running` has the process that runs, by the program's name. A machine
+    that has no room for a process just now (EMFILE, EAGAIN, ENOMEM) is asked again; raises `OSError` only for a program
+    that can't be run at all, at its first start.
     """
     failures = 0
     while not (stop.is_set() or (last and last.is_set())):
         started = time.monotonic()
         process = await _started(program, failures)
+        if process and running is not None:
+            running[program.name] = process
         if process is None:
             failures += 1
         elif await _ended_before(process, stop):

@@ -6,6 +6,7 @@ https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/hot_r
 import logging
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,13 @@ class Generation:
     def next(self) -> "Generation":
         return Generation(self.base_id, self.epoch + 1)
 
+    @property
+    def shared_memory(self) -> Path:
+        return _SHARED_MEMORY / f"envoy_shared_memory_{self.base_id}0"
+
     def forget(self) -> None:
         """Remove the shared memory, which Envoy leaves behind. For the last of the line, when it has ended."""
-        (_SHARED_MEMORY / f"envoy_shared_memory_{self.base_id}0").unlink(missing_ok=True)
+        self.shared_memory.unlink(missing_ok=True)
 
     def stand_in(self) -> socket.socket | None:
         """Receive in the place of this one, which has ended, what its successor has still to tell it: to end.
@@ -63,6 +68,31 @@ def first(base_id_file: Path) -> tuple[str, ...]:
     if not possible():
         return ("--disable-hot-restart",)
     return ("--use-dynamic-base-id", "--base-id-path", str(base_id_file))
+
+
+def forget_left(base_id_file: Path, started_as: Generation | None = None) -> bool:
+    """Remove what an Envoy that was killed has left of the line noted in `base_id_file`, or of the one it began in.
+
+    Whether nothing of it is left: another of the line may run. Raises `OSError`.
+    """
+    try:
+        line = current(base_id_file, started_as)
+    except (FileNotFoundError, ValueError):
+        return True
+    if line.shared_memory.exists() and _mapped(line.shared_memory):
+        return False
+    line.forget()
+    return True
+
+
+def _mapped(file: Path) -> bool:
+    """Whether a process has it in its memory (proc(5))."""
+    name = f" {file}\n".encode()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if name in maps.read_bytes():
+                return True
+    return False
 
 
 def current(base_id_file: Path, started_as: Generation | None) -> Generation:
