@@ -52,6 +52,7 @@ class Rotation:
         self._day = _day_of(directory / FILE_NAME)
         self._open: Files = {}
         self._place: int | None = None
+        self._due = True
         self._failing = True  # Envoy is not there yet: nothing to tell
 
     @property
@@ -75,11 +76,12 @@ class Rotation:
             self._find_directory()
             if (now - AFTER_MIDNIGHT).date() > self._day:
                 await self._rotate(now.date())
-            elif self._moved():
+            elif self._due or self._moved():
                 await self._reopened()
             self._day = min(self._day, now.date())  # a clock that was ahead is put back
             self._retention.look(now)
         except (OSError, aiohttp.ClientError) as error:
+            self._due = True
             self._tell(error)
         else:
             self._failing = False
@@ -104,7 +106,7 @@ class Rotation:
     async def _reopened(self) -> None:
         found = self._files()
         await self._reopen()
-        self._open = {**self._open, **found}
+        self._open, self._due = {**self._open, **found}, False
 
     def _find_directory(self) -> None:
         """Make it, if it was removed. Any process that writes there may have done so before."""
@@ -113,12 +115,15 @@ class Rotation:
         if self._place not in (None, found):
             log.warning("%s/ was removed, and is made again", self._directory)
             self._furnish()
+            self._due = True
         self._place = found
 
     def _moved(self) -> bool:
-        """Whether a name leads elsewhere than when Envoy last opened its files, or nowhere."""
-        found = self._files()
-        return found != self._open or None in found.values()
+        """Whether a name leads elsewhere than when Envoy was last told to open it, or nowhere now.
+
+        Envoy does so when it has something to write: until then there is no file, and nothing is lost.
+        """
+        return self._files() != self._open
 
     def _files(self) -> Files:
         """Those that Envoy writes here, by name; None: it did, and there is none."""

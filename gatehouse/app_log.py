@@ -30,8 +30,9 @@ class _JsonLine(logging.Formatter):
 
 
 class _DailyHandler(logging.Handler):
-    def __init__(self, file: DailyFile) -> None:
+    def __init__(self, file: DailyFile, process: str) -> None:
         super().__init__()
+        self._process = process
         self._file = file
         self._failing = False
 
@@ -49,7 +50,7 @@ class _DailyHandler(logging.Handler):
         if not self._failing and sys.stderr:
             with suppress(OSError):
                 reason = f"{type(error).__name__}: {error}"
-                print(f"WARNING: the log can't be written, and goes on when it can: {reason}", file=sys.stderr)
+                print(f"WARNING {self._process}: the log can't be written for now: {reason}", file=sys.stderr)
         self._failing = True
 
     def close(self) -> None:
@@ -63,7 +64,7 @@ def configure(settings: Logging, process: str) -> None:
 
     Call it again when they have changed.
     """
-    file = _DailyHandler(DailyFile(Path(settings.dir), "app", settings.retention_days))
+    file = _DailyHandler(DailyFile(Path(settings.dir), "app", settings.retention_days), process)
     file.setFormatter(_JsonLine(process))
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.WARNING)

@@ -56,7 +56,7 @@ class DailyFile:
         if self._removed():
             self._begin_anew(now.date())
             self._write(lines)
-        self._retention.look(now)
+        self._forget(now)
 
     def sync(self) -> None:
         """Return once everything appended is on the disk."""
@@ -92,11 +92,20 @@ class DailyFile:
         return os.fstat(self._descriptor).st_nlink == 0
 
     def _moved(self) -> bool:
-        """Whether its name no longer leads to the file that is open."""
+        """Whether its name no longer leads to the file that is open. What can't be seen is written on."""
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
+        except OSError:
+            return False
+
+    def _forget(self, now: datetime) -> None:
+        """What is written is written, whatever becomes of files of days gone by."""
+        try:
+            self._retention.look(now)
+        except OSError as error:
+            log.warning("old files stay in %s for now: %s", self._directory, error)
 
     def _write(self, lines: bytes) -> None:
         if self._torn:
