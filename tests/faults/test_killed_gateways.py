@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 from tests.fakes.fake_vllm import FakeVllm
@@ -21,10 +22,11 @@ def shared_memory(running: RunningGateway) -> Path:
 
 
 def test_what_killed_gateways_leave_is_swept_at_the_next_start(tmp_path: Path) -> None:
-    temporary = tmp_path / "t"
-    temporary.mkdir()
-    environment = {"TMPDIR": str(temporary)}
-    with FakeVllm((MODEL,)) as backend:
+    with (
+        tempfile.TemporaryDirectory(prefix="t-") as name,
+        FakeVllm((MODEL,)) as backend,
+    ):  # for sockets: a short path
+        temporary, environment = Path(name), {"TMPDIR": name}
         (tmp_path / "beside").mkdir()
         with running_gateway(tmp_path / "beside", short_form(backend), environment=environment) as beside:
             memories = []
