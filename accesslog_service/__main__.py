@@ -99,9 +99,10 @@ async def main(worker: Worker) -> None:
 async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> list[Days]:
     """What one receiver does for the whole gateway, until `stack` is left."""
     logging, run_dir = worker.config.logging, worker.run_dir
-    run_dir.leave_word(Path(logging.dir))
+    leave_word = partial(run_dir.leave_word, Path(logging.dir))
+    leave_word()
     admin = Admin(run_dir.admin_socket)
-    rotation = Rotation(Path(logging.dir), logging.retention_days, admin.ready, admin.reopen_logs)
+    rotation = Rotation(Path(logging.dir), logging.retention_days, admin.ready, admin.reopen_logs, leave_word)
     rotating = tasks.create_task(rotation.run())
     stack.callback(rotating.cancel)
     room = Room(Path(logging.dir), lambda: worker.config.logging.max_gb)

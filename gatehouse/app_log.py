@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,18 +30,32 @@ class _JsonLine(logging.Formatter):
 
 
 class _DailyHandler(logging.Handler):
-    def __init__(self, file: DailyFile) -> None:
+    def __init__(self, file: DailyFile, process: str) -> None:
         super().__init__()
+        self._process = process
         self._file = file
+        self._failing = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._file.append(self.format(record).encode() + b"\n", datetime.fromtimestamp(record.created, UTC))
+            self._failing = False
+        except OSError as error:
+            self._tell(error)
         except Exception:  # as every handler of the standard library: whoever logs must not fail for it
             self.handleError(record)
 
+    def _tell(self, error: OSError) -> None:
+        """Once for each time that the disk begins to fail, on the console: warnings go there, too."""
+        if not self._failing and sys.stderr:
+            with suppress(OSError):
+                reason = f"{type(error).__name__}: {error}"
+                print(f"WARNING {self._process}: the log can't be written for now: {reason}", file=sys.stderr)
+        self._failing = True
+
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
         super().close()
 
 
@@ -49,7 +64,7 @@ def configure(settings: Logging, process: str) -> None:
 
     Call it again when they have changed.
     """
-    file = _DailyHandler(DailyFile(Path(settings.dir), "app", settings.retention_days))
+    file = _DailyHandler(DailyFile(Path(settings.dir), "app", settings.retention_days), process)
     file.setFormatter(_JsonLine(process))
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.WARNING)

@@ -7,7 +7,6 @@ that has to start again while the file is bad finds the good one.
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from gatehouse.config.accepted import Accepted, accepted, forget_others
 from gatehouse.config.fixed import HINT, MESSAGE
-from gatehouse.config.follow import MOST_PROBLEMS
+from gatehouse.config.follow import MOST_PROBLEMS, either
 from gatehouse.config.key_table import KeyTable
 from gatehouse.config.load import Loaded, digest_of, text_of
 from gatehouse.config.model import Config
@@ -26,12 +25,16 @@ from gatehouse.config.whole import KeyFiles, load_whole
 from gatehouse.envoy import Rendered, merged, render
 from gatehouse.envoy.message import Message
 from gatehouse.metrics import Reloads
+from gatehouse.private_dir import private_directory
 from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import EnvoyRejectsError, validate, write
 from gatehouse.proxy.switch import Switch
 from gatehouse.run_dir import RunDir
 
 log = logging.getLogger(__name__)
+
+REFUSED_AGAIN_S = 30.0
+"""Envoy may have refused for want of something that it has by then, such as a directory it may write to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,11 @@ class Target:
 
     def check(self, config: Config) -> None:
         """Raises `EnvoyRejectsError` for what Envoy would not run."""
-        with tempfile.TemporaryDirectory(prefix="gatehouse-") as directory:
+        with private_directory() as directory:
             here = Path(self.access_log).parent.is_dir()  # where Envoy runs elsewhere, its log may be elsewhere, too
             access_log = self.access_log if here else f"{directory}/access.log"
             secrets = self.certificate() if self.certificate else None
-            validate(merged(config, self.run_dir, access_log, secrets), Path(directory))
+            validate(merged(config, self.run_dir, access_log, secrets), directory)
 
     def copy_of(self, loaded: Loaded) -> Accepted | None:
         """What services are to go by; nobody does as yet."""
@@ -80,7 +83,7 @@ async def _nothing(_old: Config, _new: Config) -> None:
 @dataclass(slots=True)
 class Following:
     """`config` is what is in force, `digest` that of its file's text, `copy` what services go by. `adopted` is told of
-    a change (the old, the new) once it is."""
+    a change (the old, the new) once it is. `asked`: set it, and all is read again, changed or not."""
 
     target: Target
     config: Config
@@ -89,29 +92,42 @@ class Following:
     switch: Switch
     reloads: Reloads
     adopted: Callable[[Config, Config], Awaitable[None]] = _nothing
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _told: tuple[tuple[str, ...], Fingerprint] | None = None
     _seen: Fingerprint = field(default_factory=dict)
     _key_files: KeyFiles = field(default_factory=KeyFiles)
 
     async def run(self) -> None:
-        """Follow until cancelled. Whatever fails, what is in force stays."""
+        """Follow until cancelled. Whatever fails, what is in force stays.
+
+        A change that fails for the machine's sake, such as a full disk, is tried again until it is taken up.
+        """
         self._look()
         await asyncio.to_thread(self._read_key_files)
-        first = await asyncio.to_thread(self._differs)  # the file may have changed while the gateway came up
+        again_s: float | None = None
+        if not await asyncio.to_thread(self._differs):  # it may have changed while the gateway came up
+            await either(self._something_to_do(), self.asked, None)
         while True:
-            if not first:
-                await self._something_to_do()
-            first = False
-            self._look()
-            try:
-                await self._take_up()
-            except ConfigError as error:
-                self._refuse(error.problems)
-                self._look_beside(error.problems)
-            except EnvoyRejectsError as error:
-                self._refuse([Problem(str(self.target.file), None, "", f"Envoy refuses what it becomes: {error}")])
-            except Exception as error:
-                self._refuse([f"{type(error).__name__}: {error}"])
-                await asyncio.sleep(POLL_S)
+            again_s = await self._attempt()
+            await either(self._something_to_do(), self.asked, again_s)
+
+    async def _attempt(self) -> float | None:
+        """Take up what there is; when to try that again, in seconds, if ever."""
+        self._look()
+        try:
+            await self._take_up()
+        except ConfigError as error:
+            self._refuse(error.problems)
+            self._look_beside(error.problems)
+            return POLL_S if any(problem.passing for problem in error.problems) else None
+        except EnvoyRejectsError as error:
+            self._refuse([Problem(str(self.target.file), None, "", f"Envoy refuses what it becomes: {error}")])
+            return REFUSED_AGAIN_S
+        except Exception as error:
+            self._refuse([f"{type(error).__name__}: {error}"])
+            return POLL_S
+        self._told = None
+        return None
 
     async def _something_to_do(self) -> None:
         """Returns when a file has changed; forgets clusters when it is time."""
@@ -146,7 +162,9 @@ class Following:
 
     async def _take_up(self) -> None:
         """Raises `ConfigError` and `EnvoyRejectsError`, with what was in force in force."""
-        if not await asyncio.to_thread(self._differs):
+        asked = self.asked.is_set()
+        self.asked.clear()
+        if not asked and not await asyncio.to_thread(self._differs):
             return  # what changed is a key file, which authz_service follows; or a bad change was taken back
         loaded, rendered, copy = await asyncio.to_thread(self._candidate)
         try:
@@ -173,8 +191,13 @@ class Following:
         return loaded, rendered, self.target.copy_of(loaded)
 
     def _refuse(self, problems: Sequence[object]) -> None:
+        """Told and counted once, however often it is tried."""
+        found = tuple(map(str, problems[:MOST_PROBLEMS])), dict(self._seen)
+        if found == self._told:
+            return
+        self._told = found
         self.reloads.rejected.inc()
-        for problem in problems[:MOST_PROBLEMS]:
+        for problem in found[0]:
             log.error("a change is not taken up: %s", problem)
 
 

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config, Server, Tls
 from gatehouse.envoy.access_log import FILE_NAME
 from gatehouse.following import Following, Target, started
+from gatehouse.private_dir import private_directory, sweep
 from gatehouse.proxy import generation
 from gatehouse.proxy.admin import Admin
 from gatehouse.proxy.binary import environment, envoy_path
@@ -28,7 +28,8 @@ from gatehouse.proxy.drain import drain, finish
 from gatehouse.proxy.generation import Generation
 from gatehouse.proxy.handover import CannotReplaceError, Predecessor, Succession, place
 from gatehouse.run_dir import SERVICES, RunDir, Service, workers
-from gatehouse.supervise import Program, Start, executed, keep_running, supervise
+from gatehouse.signals import handle
+from gatehouse.supervise import Process, Program, Start, executed, keep_running, supervise
 from gatehouse.worker import worker_program
 
 if TYPE_CHECKING:
@@ -79,12 +80,12 @@ def local_url(config: Config) -> str:
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first asks to stop, the second to stop at once."""
+    """The first SIGINT or SIGTERM asks to stop, the second to stop at once; others as `gatehouse.signals` says."""
 
     def __init__(self) -> None:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._received)
+        self.reread, self.reopen = asyncio.Event(), asyncio.Event()
+        handle(self._received, self.reread.set, self.reopen.set)
 
     def _received(self) -> None:
         (self.hurry if self.stop.is_set() else self.stop).set()
@@ -136,9 +137,10 @@ def reachable(url: str) -> bool:
 
 @contextmanager
 def run_directory() -> Iterator[RunDir]:
-    """A private directory for sockets and rendered files, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="gatehouse-", ignore_cleanup_errors=True) as path:
-        run_dir = RunDir(Path(path))
+    """A private directory for sockets and rendered files, gone afterwards; as is what killed gateways have left."""
+    sweep(Path(tempfile.gettempdir()), lambda left: generation.forget_left(RunDir(left).base_id))
+    with private_directory() as path:
+        run_dir = RunDir(path)
         run_dir.envoy.mkdir()
         yield run_dir
 
@@ -178,7 +180,9 @@ async def run(
                     meanwhile.append(tasks.create_task(before.outlive()))
                 if secrets:
                     meanwhile.append(tasks.create_task(secrets.follow(following.reloads)))
+                following.asked = signals.reread
                 changing = tasks.create_task(following.run())
+                meanwhile.append(tasks.create_task(_reopen_logs(admin, signals.reopen)))
                 ready.set()
                 await _either(signals.stop, succession.taken)
                 changing.cancel()
@@ -220,6 +224,17 @@ def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secret
     return following
 
 
+async def _reopen_logs(admin: Admin, asked: asyncio.Event) -> None:
+    """Envoy's, whenever somebody has asked. Those of the services need no asking (`gatehouse.daily_file`)."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await admin.reopen_logs()
+        except (aiohttp.ClientError, OSError) as error:
+            log.warning("Envoy did not open its logs again: %s", error or type(error).__name__)
+
+
 async def _prepare(admin: Admin, run_dir: RunDir, line: str | None, before: Predecessor | None) -> Generation | None:
     """Another gateway wants to take over. Not while this one still takes over itself: Envoy would end the oldest."""
     if line is None or (before and not before.gone.is_set()):
@@ -232,7 +247,8 @@ async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals
     """Let what runs finish. Where another has taken over, health goes on being good: its own."""
     if replaced:
         log.info("another gateway has taken over; running requests have %d s", server.drain_s)
-        run_dir.replaced.touch()
+        with suppress(OSError):  # a full disk: accesslog_service tells the old health for a while
+            run_dir.replaced.touch()
         await finish(admin, server.drain_s, signals.hurry)
     else:
         await drain(admin, run_dir, server, signals.hurry)
@@ -269,8 +285,15 @@ def _envoy(gateway: Gateway, run_dir: RunDir, line: str | None, following: Gener
     command += ["--log-path", str(Path(logging.dir) / "envoy.log"), "--log-level", _envoy_level(logging.level)]
     command += ["--component-log-level", "misc:error", "--file-flush-interval-msec", "1000"]
     first = (*command, *generation.first(run_dir.base_id, line))
-    start = partial(executed, environment=environment())
+    start = partial(_start_envoy, run_dir, following)
     return Program("envoy", (*command, *following.arguments) if following else first, again=first, start=start)
+
+
+async def _start_envoy(run_dir: RunDir, following: Generation | None, command: Sequence[str]) -> Process:
+    """With nothing left of one before it that was killed."""
+    if not following or following.arguments[0] not in command:
+        await asyncio.to_thread(generation.forget_left, run_dir.base_id, following)
+    return await executed(command, environment())
 
 
 def _envoy_level(level: str) -> str:

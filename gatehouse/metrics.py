@@ -20,11 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from gatehouse.sample_file import SampleFile
+
 
 def share(directory: Path, process: str) -> None:
     """Keep this process's samples in `directory` under the name `process`. Call it before any metric is made."""
     directory.mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    setattr(values, "MmapedDict", SampleFile)  # noqa: B010  # its own would end a process whose disk is full
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: process)  # type: ignore[no-untyped-call]
 
 

@@ -7,7 +7,7 @@ leaves nothing running.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -50,12 +50,16 @@ Start = Callable[[Sequence[str]], Awaitable[Process]]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command under supervision. `name` is what logs call it. `again`: how it is started but for the first time."""
+    """A command under supervision. `name` is what logs call it. `again`: how it is started but for the first time.
+
+    `ran`: it has been seen to run.
+    """
 
     name: str
     command: tuple[str, ...]
     again: tuple[str, ...] | None = None
     start: Start = executed
+    ran: bool = False
 
 
 def backoff(failures: int) -> float:
@@ -63,30 +67,57 @@ def backoff(failures: int) -> float:
     return min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures - 1, 10)) if failures else 0.0
 
 
-async def supervise(programs: Sequence[Program], stop: asyncio.Event) -> None:
+async def supervise(
+    programs: Sequence[Program], stop: asyncio.Event, running: MutableMapping[str, Process] | None = None
+) -> None:
     """Keep `programs` running until `stop` is set; return when the last of them has ended."""
     async with asyncio.TaskGroup() as tasks:
         for program in programs:
-            tasks.create_task(keep_running(program, stop))
+            tasks.create_task(keep_running(program, stop, running=running))
 
 
-async def keep_running(program: Program, stop: asyncio.Event, last: asyncio.Event | None = None) -> None:
+async def keep_running(
+    program: Program,
+    stop: asyncio.Event,
+    last: asyncio.Event | None = None,
+    running: MutableMapping[str, Process] | None = None,
+) -> None:
     """Run `program` again and again until `stop` is set, then end it: SIGTERM, and SIGKILL if it does not listen.
 
-    Once `last` is set, it is not started again.
+    Once `last` is set, it is not started again. `running` has the process that runs, by the program's name. A machine
+    that has no room for a process just now (EMFILE, EAGAIN, ENOMEM) is asked again; raises `OSError` only for a program
+    that can't be run at all, at its first start.
     """
     failures = 0
     while not (stop.is_set() or (last and last.is_set())):
         started = time.monotonic()
-        process = await program.start(program.command)
-        log.info("%s started, pid %d", program.name, process.pid)
-        if await _ended_before(process, stop):
+        process = await _started(program, failures)
+        if process and running is not None:
+            running[program.name] = process
+        if process is None:
+            failures += 1
+        elif await _ended_before(process, stop):
             failures = 0 if time.monotonic() - started >= STEADY_S else failures + 1
             log.warning("%s ended with status %s; starting it again", program.name, process.returncode)
-            await _sleep_unless(stop, backoff(failures))
-            program = replace(program, command=program.again or program.command)
+            program = replace(program, command=program.again or program.command, ran=True)
         else:
             await _end(program, process)
+            return
+        await _sleep_unless(stop, backoff(failures))
+
+
+async def _started(program: Program, failures: int) -> Process | None:
+    """None: not this time."""
+    try:
+        process = await program.start(program.command)
+    except (OSError, RuntimeError) as error:  # the latter: no thread to wait for it
+        if isinstance(error, FileNotFoundError | PermissionError) and not program.ran:
+            raise
+        if failures <= program.ran:  # told when it begins: the first failure may be the death that went before
+            log.error("%s can't be started just now, and is tried again: %s", program.name, error)
+        return None
+    log.info("%s started, pid %d", program.name, process.pid)
+    return process
 
 
 async def _ended_before(process: Process, stop: asyncio.Event) -> bool:

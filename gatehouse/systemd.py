@@ -4,9 +4,12 @@ Does nothing where systemd does not ask for it by `NOTIFY_SOCKET`.
 """
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
 
 
 async def report(ready: asyncio.Event, stop: asyncio.Event, environment: Mapping[str, str] = os.environ) -> None:
@@ -33,7 +36,10 @@ async def _live(address: str, pause_s: float) -> None:
 
 
 def _tell(address: str, state: str) -> None:
-    """A datagram; `@` stands for the first byte of an abstract address."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-        out.connect("\0" + address[1:] if address.startswith("@") else address)
-        out.send(state.encode())
+    """A datagram; `@` stands for the first byte of an abstract address. Nobody ends because systemd can't be told."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+            out.connect("\0" + address[1:] if address.startswith("@") else address)
+            out.send(state.encode())
+    except OSError as error:
+        log.warning("systemd can't be told %s: %s", state, error)

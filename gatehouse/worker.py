@@ -6,23 +6,24 @@ directory, and starts again what dies. With `--index` it is one of them.
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
-from gatehouse import app_log, metrics, permissions
+from gatehouse import app_log, metrics, permissions, signals
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.files import Files
 from gatehouse.config.follow import follow
 from gatehouse.config.key_table import Keep
 from gatehouse.metrics import Reloads
 from gatehouse.run_dir import DEFAULT_RUN_DIR, RunDir, Service, workers
-from gatehouse.supervise import Program, Start, executed, supervise
+from gatehouse.supervise import Process, Program, Start, executed, supervise
 from gatehouse.zygote import copying
 
 GRACE_S = 10.0
@@ -46,6 +47,8 @@ class Worker:
     run_dir: RunDir
     index: int
     stop: asyncio.Event
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """To read the files again, changed or not."""
 
     @property
     def config(self) -> Config:
@@ -65,7 +68,7 @@ class Worker:
                 app_log.configure(logging, self.name)
             adopt(self.config)
 
-        task = asyncio.create_task(follow(self.files, taken_up, Reloads()))
+        task = asyncio.create_task(follow(self.files, taken_up, Reloads(), self.asked))
         try:
             yield
         finally:
@@ -78,6 +81,7 @@ Main = Callable[[Worker], Awaitable[None]]
 def run(service: Service, main: Main, arguments: Sequence[str] | None = None) -> int:
     """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
     options = _parser(service).parse_args(arguments)
+    signals.bide()
     if options.index is not None:
         return _run_worker(service, main, options)
     with copying(loaded_by([service])) as start:
@@ -119,7 +123,8 @@ def _run_supervisor(service: Service, options: argparse.Namespace, start: Start)
 
 def _files(service: Service, options: argparse.Namespace) -> Files:
     """Only authz_service needs keys, and only where it runs need its key files be readable."""
-    return Files(options.config, Keep.RECORDS if service == "authz" else Keep.NOTHING)
+    accepted = options.config == RunDir(options.run_dir).accepted  # published by replacing it
+    return Files(options.config, Keep.RECORDS if service == "authz" else Keep.NOTHING, replaced=accepted)
 
 
 def _unusable(error: ConfigError) -> int:
@@ -144,16 +149,21 @@ def _parser(service: Service) -> argparse.ArgumentParser:
 
 
 async def _supervise(programs: Sequence[Program]) -> None:
-    stop = asyncio.Event()
-    _stop_on_signal(stop)
-    await supervise(programs, stop)
+    stop, running = asyncio.Event(), dict[str, Process]()
+
+    def reread() -> None:
+        for process in running.values():
+            if process.returncode is None:
+                os.kill(process.pid, signal.SIGHUP)
+
+    signals.handle(stop.set, reread, _nothing)
+    await supervise(programs, stop, running)
 
 
 async def _work(main: Main, worker: Worker) -> None:
-    _stop_on_signal(worker.stop)
+    signals.handle(worker.stop.set, worker.asked.set, _nothing)
     await main(worker)
 
 
-def _stop_on_signal(stop: asyncio.Event) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+def _nothing() -> None:
+    """Logs that have moved are opened again by themselves (`gatehouse.daily_file`)."""

@@ -10,6 +10,7 @@ behind is kept by nobody else. Workers that have to be started again later are e
 """
 
 import asyncio
+import errno
 import gc
 import importlib
 import json
@@ -92,9 +93,7 @@ class _Zygote:
                 self._stay()
                 try:
                     async with asyncio.timeout(PATIENCE_S):
-                        child = Child(await self._copy(command))
-                    self._lingers = asyncio.get_running_loop().call_later(LINGERS_S, self.end)
-                    return child
+                        pid = await self._copy(command)
                 except (OSError, EOFError, TimeoutError) as error:
                     reason = str(error) or type(error).__name__
                     log.warning("workers share no memory from now on, their zygote is gone: %s", reason)
@@ -102,6 +101,9 @@ class _Zygote:
                 except BaseException:
                     self.end()  # or its answer would be taken for the next one's
                     raise
+                else:
+                    self._lingers = asyncio.get_running_loop().call_later(LINGERS_S, self.end)
+                    return _watched(pid)
         return await executed(command)
 
     def _stay(self) -> None:
@@ -114,7 +116,7 @@ class _Zygote:
         answer = await loop.sock_recv(self._socket, _LONGEST)
         if not answer:
             raise EOFError("it ended")
-        return int(answer)
+        return int(answer)  # a process, or the errno that kept it from being made
 
     def end(self) -> None:
         """Its copies run on. One that is just being made finds nobody to report to, and ends."""
@@ -124,6 +126,18 @@ class _Zygote:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             prctl.adopt_orphans(False)
+
+
+def _watched(copy: int) -> Child:
+    """Raises `OSError` when there is no such copy, or it can't be watched; none runs then."""
+    if copy < 0:
+        raise OSError(-copy, os.strerror(-copy))
+    try:
+        return Child(copy)
+    except OSError:
+        os.kill(copy, signal.SIGKILL)
+        os.waitpid(copy, 0)
+        raise
 
 
 def _keep_shared() -> None:
@@ -145,11 +159,7 @@ def _serve(requests: socket.socket, modules: Sequence[str], supervisor: int) -> 
                 sys.modules.pop(module, None)  # each copy runs it as its own
         _keep_shared()
         while request := requests.recv(_LONGEST):
-            between = os.fork()
-            if between == 0:
-                _fork_again(requests, request, supervisor)
-            if os.waitpid(between, 0)[1] != 0:
-                break
+            _copy_for(requests, request, supervisor)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -162,15 +172,31 @@ def _close_all_but(kept: int) -> None:
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
+def _copy_for(requests: socket.socket, request: bytes, supervisor: int) -> None:
+    """Make a copy, which answers for itself; or answer what keeps it from being made."""
+    try:
+        between = os.fork()
+    except OSError as error:
+        requests.send(_refusal(error))
+        return
+    if between == 0:
+        _fork_again(requests, request, supervisor)
+    os.waitpid(between, 0)
+
+
+def _refusal(error: OSError) -> bytes:
+    return str(-(error.errno or errno.EAGAIN)).encode()
+
+
 def _fork_again(requests: socket.socket, request: bytes, supervisor: int) -> NoReturn:
-    status = 1
     try:
         between = os.getpid()
         if os.fork() == 0:
             _become(requests, request, between, supervisor)
-        status = 0
+    except OSError as error:
+        requests.send(_refusal(error))
     finally:
-        os._exit(status)
+        os._exit(0)
 
 
 def _become(requests: socket.socket, request: bytes, between: int, supervisor: int) -> NoReturn:

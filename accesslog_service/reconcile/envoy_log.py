@@ -1,17 +1,17 @@
 """Envoy's log as files: what it writes now, and the days before."""
 
-import gzip
 import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from accesslog_service.reconcile.envoy_line import Line, UnreadableLineError, ended
 from accesslog_service.reconcile.identity import identity, without_id
 from gatehouse.envoy.access_log import DAILY_STEM, FILE_NAME
+from gatehouse.retention import copies, opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,18 @@ def files(directory: Path) -> list[Path]:
     """Oldest first; the file that Envoy writes to is the last."""
     old = [path for pattern in (f"{DAILY_STEM}_*.log", f"{DAILY_STEM}_*.log.gz") for path in directory.glob(pattern)]
     current = directory / FILE_NAME
-    return [*sorted(old), *([current] if current.exists() else [])]
+    return [*sorted({*old, *copies(current)}), *([current] if current.exists() else [])]
 
 
 def accounts(path: Path, start: int = 0) -> Iterator[Account | Unreadable]:
     """What stands in a file from byte `start` on. A last line without an end is left for another time."""
-    with closing(_opened(path)) as file:
+    with closing(opened(path)) as file:
         file.seek(start)
         stop = start
         for raw in file:
             stop += len(raw)
             if raw.endswith(b"\n"):
                 yield _account(raw, stop)
-
-
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _account(raw: bytes, stop: int) -> Account | Unreadable:

@@ -1,12 +1,12 @@
 """Which requests the request log knows: read fast, without a look at more than it takes."""
 
-import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from accesslog_service.reconcile.identity import identity, without_id
+from gatehouse.retention import copies, opened
 
 _BEGIN = b'{"time":"'
 _HEAD = re.compile(rb'\{"time":"[^"]*","request_id":"([^"]*)"')
@@ -15,10 +15,10 @@ _HEAD = re.compile(rb'\{"time":"[^"]*","request_id":"([^"]*)"')
 
 def known(directory: Path, day: str) -> Iterator[bytes]:
     """The identities of the whole records in the files of a day; those that a crash has cut short are not known."""
-    for path in (directory / f"requests_{day}.log", directory / f"requests_{day}.log.gz"):
-        if path.exists():
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                yield from _identities(file)
+    current = directory / f"requests_{day}.log"
+    for path in (*([current] if current.exists() else []), *copies(current)):
+        with opened(path) as file:
+            yield from _identities(file)
 
 
 def _identities(lines: Iterable[bytes]) -> Iterator[bytes]:

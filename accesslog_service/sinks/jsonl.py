@@ -75,7 +75,10 @@ class RequestLog:
                 self._closing = True
                 self._arrived.set()
         await self._sync()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            self._note_failure(error)
 
     async def _sync_on(self) -> None:
         while True:

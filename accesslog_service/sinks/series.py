@@ -4,13 +4,22 @@ The receivers of a gateway agree on which series there are, and go on with them 
 in a file that they share.
 """
 
+import errno
 import fcntl
 import json
+import logging
+import os
+import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from accesslog_service.sinks.labels import NONE, OTHER
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 1.0
 
 Metric = TypeVar("Metric")
 Values = tuple[str, ...]
@@ -23,24 +32,41 @@ class Admission:
         self._most = most
         self._file = file
         self._admitted: set[Values] = set()
+        self._due = 0.0
 
     def admits(self, values: Values) -> bool:
-        """Whether `values` have a series, or get one now. Raises `OSError` when the file can't be had."""
-        if values not in self._admitted and len(self._admitted) < self._most:
-            self._admit(values)
+        """Whether `values` have a series, or get one now. None is given while the file can't be written."""
+        if values not in self._admitted and len(self._admitted) < self._most and time.monotonic() >= self._due:
+            try:
+                self._admit(values)
+            except OSError as error:
+                if not self._due:
+                    log.error("new series are counted under %r until %s can be written: %s", OTHER, self._file, error)
+                self._due = time.monotonic() + AGAIN_S
+            else:
+                self._due = 0.0
         return values in self._admitted
 
     def _admit(self, values: Values) -> None:
         if self._file is None:
             self._admitted.add(values)
             return
-        with self._file.open("a+", encoding="ascii") as file:
+        with self._file.open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            self._admitted = {tuple(json.loads(line)) for line in file}
-            if values not in self._admitted and len(self._admitted) < self._most:
-                self._admitted.add(values)
-                file.write(json.dumps(values) + "\n")
+            admitted = {tuple(json.loads(line)) for line in file.read().splitlines()}
+            if values not in admitted and len(admitted) < self._most:
+                _append(file, json.dumps(values).encode() + b"\n")
+                admitted.add(values)
+            self._admitted = admitted
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """All of `line`, or nothing. Raises `OSError`."""
+    end = file.tell()
+    if file.write(line) < len(line):
+        file.truncate(end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Series(dict[Values, Metric], Generic[Metric]):

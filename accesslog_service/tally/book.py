@@ -27,6 +27,7 @@ _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, inode INTEGER, position INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS heads (name TEXT PRIMARY KEY, head BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS days (
   file TEXT, day TEXT, user TEXT, key TEXT, requests INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
   cost_nano_usd INTEGER, team TEXT, tier TEXT, seen REAL, PRIMARY KEY (user, day, key, file)) WITHOUT ROWID;
@@ -70,6 +71,12 @@ class Book:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: sqlite3.Connection | None = None
+        self._inode: int | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether it is open, and its name still leads to the file that is. Raises `OSError`."""
+        return self._writer is not None and self._path.exists() and self._path.stat().st_ino == self._inode
 
     def open(self) -> None:
         """Make the file if there is none, readable for owner and group (it names people), and anew if it is damaged."""
@@ -122,6 +129,7 @@ class Book:
             book.close()
             raise
         book.execute("PRAGMA busy_timeout = 0")
+        self._inode = self._path.stat().st_ino
         return book
 
 
@@ -133,8 +141,13 @@ def add(book: sqlite3.Connection, file: str, sums: Counted) -> None:
 
 
 def forget(book: sqlite3.Connection, now: float) -> None:
-    """Drop what is too old to be shown. Which files were read is never forgotten: they would be read again."""
-    oldest = (datetime.fromtimestamp(now, UTC) - timedelta(days=KEPT_DAYS)).date().isoformat()
+    """Drop what is too old to be shown. Which files were read is never forgotten: they would be read again.
+
+    Days go only when the clock here and the one of the records, which is Envoy's, agree that it is time.
+    """
+    (seen,) = book.execute("SELECT max(seen) FROM days").fetchone()
+    agreed = min(now, seen or 0.0)
+    oldest = (datetime.fromtimestamp(agreed, UTC) - timedelta(days=KEPT_DAYS)).date().isoformat()
     book.execute("DELETE FROM days WHERE day < ?", (oldest,))
     book.execute("DELETE FROM steps WHERE start < ?", (now - KEPT_LIVE_S,))
     newest = "SELECT last FROM mistakes ORDER BY last DESC LIMIT 1 OFFSET ?"

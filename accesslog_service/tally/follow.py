@@ -1,6 +1,8 @@
 """Keeps the book up with the request log: reads what is new in every file of it, from where it was read up to.
 
-Each receiver does; who comes first reads for both.
+Each receiver does; who comes first reads for both. A file is known by its first line. Another file of the same name, or
+a shorter one, that begins as the old one did is the same file, edited: it is counted anew. One that begins otherwise
+was begun when the old one was moved or cut to nothing: what was counted stays, and what was not is read in the copy.
 """
 
 import asyncio
@@ -9,15 +11,18 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from accesslog_service.tally.book import KEPT_LIVE_S, Book, add, forget
 from accesslog_service.tally.counting import ModelLabel, counted
+from gatehouse.retention import copies, opened
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
 CHUNK_BYTES = 512 * 1024
 """About 800 lines, counted in some 5 ms."""
+HEAD_BYTES = 1024
 BREATH_S = 0.02
 """Between chunks, when there is much to read: receiving goes first."""
 
@@ -61,6 +66,9 @@ class Follower:
         if not self._opened:
             self._book.open()
             self._opened = True
+        elif not self._book.there:
+            log.warning("the tally was removed, and is made again from the request log that is left")
+            self._book.open()
         with self._book.reading() as book:
             if not self._unread(book):
                 return False
@@ -89,7 +97,10 @@ class Follower:
         known = {name: (inode, position) for name, inode, position in book.execute("SELECT * FROM files")}
         found = []
         for path in sorted(self._directory.glob("requests_????-??-??.log")):
-            status = path.stat()
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # it was moved or forgotten just now
             inode, position = known.get(path.name, (status.st_ino, 0))
             replaced = inode != status.st_ino or status.st_size < position
             if replaced or status.st_size > position:
@@ -97,20 +108,51 @@ class Follower:
         return found
 
     def _read(self, book: sqlite3.Connection, unread: Unread, now: float) -> bool:
-        """Whether the chunk was full. A file that is not the one that was read, or is shorter, is counted anew."""
+        """Whether the chunk was full."""
+        name, position = unread.path.name, unread.position
         with unread.path.open("rb") as file:
-            file.seek(unread.position)
-            chunk = file.read(CHUNK_BYTES)
-        end = chunk.rfind(b"\n") + 1 or (len(chunk) if len(chunk) == CHUNK_BYTES else 0)
-        if not end:
-            return False
+            head = file.readline(HEAD_BYTES)
+            if unread.replaced:
+                self._replaced(book, unread, head, now)
+            file.seek(position)
+            taken, full = self._count(book, name, file, now)
+        if taken or unread.replaced:
+            book.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, unread.inode, position + taken))
+            book.execute("REPLACE INTO heads VALUES (?, ?)", (name, head))
+        return full
+
+    def _replaced(self, book: sqlite3.Connection, unread: Unread, head: bytes, now: float) -> None:
+        """The file is not the one that was read, or is shorter."""
         name = unread.path.name
-        if unread.replaced:
+        known = book.execute("SELECT head, position FROM heads NATURAL JOIN files WHERE name = ?", (name,)).fetchone()
+        if known is None or known[0] == head:
             book.execute("DELETE FROM days WHERE file = ?", (name,))
-        sums = counted(chunk[:end].splitlines(), self._model, now - KEPT_LIVE_S)
-        add(book, name, sums)
-        forget(book, now)
-        book.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, unread.inode, unread.position + end))
-        if sums.unread:
-            log.warning("%s: %d lines are no records, and were not counted", name, sums.unread)
-        return len(chunk) == CHUNK_BYTES
+            return
+        self._read_copy(book, unread.path, known[0], known[1], now)
+        done = f"{name}#{time.time_ns()}"  # the sums of a file that is no more
+        book.execute("UPDATE days SET file = ? WHERE file = ?", (done, name))
+
+    def _read_copy(self, book: sqlite3.Connection, path: Path, head: bytes, position: int, now: float) -> None:
+        """What has come into the old file after it was last read, where that is still beside the new one."""
+        for copy in copies(path):
+            with opened(copy) as file:
+                if head and file.read(len(head)) == head:
+                    file.seek(position)
+                    while self._count(book, path.name, file, now)[0]:
+                        pass
+                    return
+
+    def _count(self, book: sqlite3.Connection, name: str, file: BinaryIO, now: float) -> tuple[int, bool]:
+        """The bytes of whole lines that were read, and whether there may be more."""
+        start = file.tell()
+        chunk = file.read(CHUNK_BYTES)
+        full = len(chunk) == CHUNK_BYTES
+        end = chunk.rfind(b"\n") + 1 or (len(chunk) if full else 0)
+        if end:
+            sums = counted(chunk[:end].splitlines(), self._model, now - KEPT_LIVE_S)
+            add(book, name, sums)
+            forget(book, now)
+            if sums.unread:
+                log.warning("%s: %d lines are no records, and were not counted", name, sums.unread)
+        file.seek(start + end)
+        return end, full

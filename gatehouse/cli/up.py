@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gatehouse import app_log, permissions, systemd
+from gatehouse import app_log, permissions, signals, systemd
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -48,6 +48,7 @@ def up(
     With --replace the gateway that runs at the same address hands over and ends when its last request has: no
     connection is refused, no stream is cut.
     """
+    signals.bide()
     with copying(loaded_by(SERVICES)) as start:  # first of all: with nothing of 100,000 keys in memory
         _up(config, or_demo, replace, as_json, start)
 
@@ -73,21 +74,21 @@ def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start)
 
 
 async def _run(gateway: Gateway, as_json: bool, replace: bool) -> None:
-    signals, ready = Signals(), asyncio.Event()
+    told, ready = Signals(), asyncio.Event()
     before = await predecessor(place(gateway.config.server)) if replace else None
     if before is None:
         check_ports(gateway.config)
     permissions.keep_from_others()
     with run_directory() as run_dir, closing(before) if before else nullcontext():
         async with asyncio.TaskGroup() as tasks:
-            talk = tasks.create_task(_talk(gateway, signals, ready, as_json))
-            reporting = tasks.create_task(systemd.report(ready, signals.stop))
-            await run(gateway, run_dir, signals, ready, before)
+            talk = tasks.create_task(_talk(gateway, told, ready, as_json))
+            reporting = tasks.create_task(systemd.report(ready, told.stop))
+            await run(gateway, run_dir, told, ready, before)
             talk.cancel()
             reporting.cancel()
 
 
-async def _talk(gateway: Gateway, signals: Signals, ready: asyncio.Event, as_json: bool) -> None:
+async def _talk(gateway: Gateway, told: Signals, ready: asyncio.Event, as_json: bool) -> None:
     """Tell whoever started the gateway what it is doing."""
     await ready.wait()
     facts = _facts(gateway)
@@ -95,7 +96,7 @@ async def _talk(gateway: Gateway, signals: Signals, ready: asyncio.Event, as_jso
         print_json(facts)
     else:
         _welcome(facts, gateway)
-    await signals.stop.wait()
+    await told.stop.wait()
     if not as_json:
         out.print(f"Stopping: running requests have {gateway.config.server.drain_s} s. Ctrl-C again stops at once.")
 

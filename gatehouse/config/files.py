@@ -56,8 +56,12 @@ class Files:
     when they were last read. `version` grows with every change that is taken up.
     """
 
-    def __init__(self, file: Path, keep: Keep, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, file: Path, keep: Keep, environment: Mapping[str, str] | None = None, *, replaced: bool = False
+    ) -> None:
+        """`replaced`: `file` never changes but by being replaced at once."""
         self.file = file
+        self.whole = frozenset([file] if replaced else [])
         self.seen: Fingerprint = {}
         self.version = 0
         self._keep = keep
@@ -79,9 +83,13 @@ class Files:
             raise ConfigError(problems)
         return self.config
 
-    def reload(self) -> list[Problem]:
-        """Read what has changed and take up what is good; the problems with the rest, which stays as it was."""
-        look = _Look(self.file, self._keep, self._environment, self._standing)
+    def reload(self, *, everything: bool = False) -> list[Problem]:
+        """Read what has changed and take up what is good; the problems with the rest, which stays as it was.
+
+        `everything`: read all of it, changed or not.
+        """
+        before = _unread(self._standing) if everything and self._standing else self._standing
+        look = _Look(self.file, self._keep, self._environment, before)
         with uncollected():
             standing = look.standing()
         self.seen = look.seen
@@ -94,6 +102,12 @@ class Files:
     def _in_force(self) -> _Standing:
         assert self._standing is not None, "not loaded yet"
         return self._standing
+
+
+def _unread(standing: _Standing) -> _Standing:
+    """The same, to be read again whatever the files look like."""
+    key_files = {path: replace(read_, mark=None) for path, read_ in standing.key_files.items()}
+    return replace(standing, main=replace(standing.main, mark=None), key_files=key_files)
 
 
 @dataclass(slots=True)

@@ -81,7 +81,7 @@ def text_of(file: FilePath) -> bytes:
     except UnicodeDecodeError:
         raise ConfigError([Problem(str(file), None, "", "not UTF-8 text")]) from None
     except OSError as error:
-        raise ConfigError([Problem(str(file), None, "", f"can't be read: {error.strerror}")]) from None
+        raise ConfigError([Problem(str(file), None, "", f"can't be read: {error.strerror}", passing=True)]) from None
     return text
 
 

@@ -9,13 +9,17 @@ VARIABLE = "environment variable "
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault or piece of advice. `origin` is a file name or `environment variable NAME`; `line` counts from 1."""
+    """One fault or piece of advice. `origin` is a file name or `environment variable NAME`; `line` counts from 1.
+
+    `passing`: what was written may be good; it could not be had, and is to be tried again.
+    """
 
     origin: str
     line: int | None
     path: str
     message: str
     hint: str | None = None
+    passing: bool = False
 
     def __str__(self) -> str:
         where = f"{self.origin}:{self.line}" if self.line else self.origin

@@ -47,7 +47,9 @@ def _file(path: str, field: str) -> bytes:
         return Path(path).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
     except OSError as error:
         hint = "create it, readable for the user the gateway runs as"
-        raise ConfigError([Problem(path, None, field, f"can't be read: {error.strerror}", hint)]) from None
+        raise ConfigError(
+            [Problem(path, None, field, f"can't be read: {error.strerror}", hint, passing=True)]
+        ) from None
 
 
 def _origin(kind: str, place: str) -> str:

@@ -7,17 +7,20 @@ nobody: what counts is where a path leads and what is there.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import time
+from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
 POLL_S = 1.0
-_REST_S = 0.05
-_LONGEST_UNREST = 10
-"""A file that is still being written after so many looks is read as it is; it will be read again."""
+_REST_S = 0.5
+"""A file that nobody has written to for so long is whole. Somebody may write it in pieces, each of them valid."""
+_LOOK_S = 0.05
+LONGEST_UNREST_S = 10.0
+"""A file that is still being written after that is read as it is; it will be read again."""
 
-Mark = tuple[str, int, int, int]
-"""Of a file: the path behind all links, its inode, time of change (ns) and size."""
+Mark = tuple[str, int, int, int, int]
+"""Of a file: the path behind all links, its inode, times (ns) of the last change of content and of anything, size."""
 
 Fingerprint = Mapping[Path, Mark | None]
 
@@ -26,7 +29,7 @@ def mark(path: Path) -> Mark | None:
     """Changes whenever the file at `path` does, or a link on the way to it. None: there is none."""
     try:
         found = path.stat()
-        return os.path.realpath(path), found.st_ino, found.st_mtime_ns, found.st_size
+        return os.path.realpath(path), found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
     except OSError:
         return None
 
@@ -36,34 +39,45 @@ def fingerprint(paths: Iterable[Path]) -> Fingerprint:
     return {path: mark(path) for path in paths}
 
 
-async def changed(seen: Fingerprint, poll_s: float = POLL_S) -> None:
-    """Waits until some file no longer looks as when it was `seen`, and all have come to rest."""
+async def changed(seen: Fingerprint, poll_s: float = POLL_S, whole: Container[Path] = ()) -> None:
+    """Waits until some file no longer looks as when it was `seen`, and all have come to rest.
+
+    Those in `whole` are replaced at once by who writes them, and need no rest.
+    """
     if fingerprint(seen) == seen:
         async with aclosing(_looks(seen, poll_s)) as looks:
             async for _ in looks:
                 if fingerprint(seen) != seen:
                     break
-    await _at_rest(seen)
+    await _at_rest([path for path in seen if path not in whole])
 
 
-async def _at_rest(paths: Iterable[Path]) -> None:
+async def _at_rest(paths: Sequence[Path]) -> None:
     """A file that is being written may be valid in the middle, with half its content."""
+    began = since = time.monotonic()
     now = fingerprint(paths)
-    for _ in range(_LONGEST_UNREST):
-        await asyncio.sleep(_REST_S)
+    while paths and time.monotonic() - began < LONGEST_UNREST_S:
+        await asyncio.sleep(_LOOK_S)
         before, now = now, fingerprint(paths)
-        if before == now:
+        if before != now:
+            since = time.monotonic()
+        elif time.monotonic() - since >= _REST_S or all(map(_rested, now.values())):
             break
+
+
+def _rested(mark: Mark | None) -> bool:
+    """By the file's own time: what was prepared elsewhere and put here may be old. What is gone may come back."""
+    return mark is not None and time.time_ns() - mark[2] >= _REST_S * 1e9
 
 
 async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, None]:
     """Yields when it is time to look: something has happened beside one of `paths`, or `poll_s` have passed."""
-    from watchfiles import awatch  # not everybody who takes marks also waits
-
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change, our own log's files included
     folders = _folders(paths)
     wait_ms = int(poll_s * 1000)
     try:
+        from watchfiles import awatch  # not everybody who takes marks also waits
+
         async for _ in awatch(
             *folders,
             watch_filter=None,
@@ -74,8 +88,8 @@ async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, N
             yield_on_timeout=True,
         ):
             yield
-    except (OSError, RuntimeError):
-        pass  # a folder is not there, or there are too many watches: looking suffices
+    except (OSError, ImportError, RuntimeError):
+        pass  # a folder is not there, or there are too many watches or open files: looking suffices
     while True:
         await asyncio.sleep(poll_s)
         yield

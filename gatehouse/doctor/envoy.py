@@ -1,11 +1,9 @@
 """Is Envoy there, new enough, and would it run what the configuration becomes?"""
 
-import tempfile
-from pathlib import Path
-
 from gatehouse.config.model import Config
 from gatehouse.doctor.finding import Finding, error, ok
 from gatehouse.envoy import merged
+from gatehouse.private_dir import private_directory
 from gatehouse.proxy.binary import (
     NEWER,
     EnvoyRejectsError,
@@ -41,5 +39,5 @@ def outdated(version: str) -> list[Finding]:
 
 def accepted_by_envoy(config: Config) -> None:
     """Raises `EnvoyRejectsError` when Envoy would not run what `config` becomes."""
-    with tempfile.TemporaryDirectory(prefix="gatehouse-") as directory:
-        validate(merged(config, RunDir(Path(directory)), f"{directory}/access.log"), Path(directory))
+    with private_directory() as directory:
+        validate(merged(config, RunDir(directory), f"{directory}/access.log"), directory)

@@ -8,8 +8,9 @@ from gatehouse.envoy.retries import OTHER_HOST, other_priority
 from gatehouse.run_dir import SERVICES, RunDir, first_rank, workers
 
 _RANKED = ("authz", "ratelimit")
-AUTHZ_TRY_TIMEOUT_S = 0.1
-"""A worker that hangs leaves the time for another (`gatehouse.envoy.filters.AUTHZ_TIMEOUT_S`)."""
+_PROOF_OF_LIFE_S = {"authz": 2.0}
+"""A worker may be that late with a word on its health, where not a second: longer than a check may take, so that on a
+starved machine one that is late is not taken for gone."""
 _MOST = 4096
 """Requests at a time. Envoy's defaults (1,024 requests, 3 retries) are for small services."""
 
@@ -37,7 +38,7 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
         "circuit_breakers": _breakers(),
         "outlier_detection": _ejection(1 if name == "accesslog" else 5),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        **({"health_checks": [_grpc_check()]} if grpc else {}),
+        **({"health_checks": [_grpc_check(_PROOF_OF_LIFE_S.get(name, 1.0))]} if grpc else {}),
     }
 
 
@@ -58,7 +59,6 @@ def _retries(name: str) -> Message:
     every = {
         "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
         "num_retries": 3,
-        "per_try_timeout": seconds(AUTHZ_TRY_TIMEOUT_S),
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
     }
     return {"retry_policy": {**every, **elsewhere}}
@@ -73,9 +73,9 @@ def _ranks(sockets: list[str], first: int) -> list[Message]:
     ]
 
 
-def _grpc_check() -> Message:
+def _grpc_check(timeout_s: float) -> Message:
     return {
-        "timeout": "1s",
+        "timeout": seconds(timeout_s),
         "interval": "0.5s",
         "no_traffic_interval": "0.5s",
         "unhealthy_interval": "0.25s",
@@ -115,5 +115,7 @@ def receiver(config: Config) -> list[Message]:
 
 
 def _breakers() -> Message:
-    most = {"max_connections": _MOST, "max_pending_requests": _MOST, "max_requests": _MOST, "max_retries": 1024}
-    return {"thresholds": [most]}
+    """Repetitions of what is late are at most as many as the requests themselves: they would make it later still."""
+    most = {"max_connections": _MOST, "max_pending_requests": _MOST, "max_requests": _MOST}
+    budget = {"budget_percent": {"value": 50}, "min_retry_concurrency": 128}
+    return {"thresholds": [{**most, "retry_budget": budget}]}

@@ -7,6 +7,7 @@ import glob
 import logging
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,10 +41,14 @@ class Generation:
     def next(self) -> "Generation":
         return replace(self, epoch=self.epoch + 1)
 
+    @property
+    def shared_memory(self) -> Path:
+        return _SHARED_MEMORY / f"envoy_shared_memory_{self.base_id}0"
+
     def forget(self) -> None:
         """Remove the shared memory and the sockets, which Envoy leaves behind. For the last of the line, when it has
         ended."""
-        (_SHARED_MEMORY / f"envoy_shared_memory_{self.base_id}0").unlink(missing_ok=True)
+        self.shared_memory.unlink(missing_ok=True)
         sweep(self.sockets)
 
     def stand_in(self) -> socket.socket | None:
@@ -77,6 +82,31 @@ def first(base_id_file: Path, sockets: str | None) -> tuple[str, ...]:
     if sockets is None or not possible(sockets):
         return ("--disable-hot-restart",)
     return ("--use-dynamic-base-id", "--base-id-path", str(base_id_file), *_speaking(sockets))
+
+
+def forget_left(base_id_file: Path, started_as: Generation | None = None) -> bool:
+    """Remove the shared memory that a killed Envoy has left of the line in `base_id_file`, or of the one it began in.
+
+    Whether nothing of it is left: another of the line may run. Raises `OSError`.
+    """
+    try:
+        line = current(base_id_file, "", started_as)
+    except (FileNotFoundError, ValueError):
+        return True
+    if line.shared_memory.exists() and _mapped(line.shared_memory):
+        return False
+    line.shared_memory.unlink(missing_ok=True)
+    return True
+
+
+def _mapped(file: Path) -> bool:
+    """Whether a process has it in its memory (proc(5))."""
+    name = f" {file}\n".encode()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if name in maps.read_bytes():
+                return True
+    return False
 
 
 def current(base_id_file: Path, sockets: str, started_as: Generation | None) -> Generation:

@@ -6,13 +6,14 @@ pointed at the files, it would meet the moment in which only one of them is new,
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gatehouse.certificate import Certificate, MismatchError, read, untimely
 from gatehouse.config.model import Tls
 from gatehouse.config.problem import ConfigError
-from gatehouse.config.watch import Fingerprint, changed, fingerprint
+from gatehouse.config.watch import POLL_S, Fingerprint, changed, fingerprint
 from gatehouse.envoy import tls as rendered
 from gatehouse.envoy.message import Message
 from gatehouse.metrics import Reloads
@@ -35,7 +36,10 @@ class Secrets:
 
     def hand_over(self) -> None:
         """Write what Envoy reads, for its owner alone."""
-        for name, secret in rendered.secret_files(*_inline(self._served)).items():
+        self._hand_over(self._served)
+
+    def _hand_over(self, certificate: Certificate) -> None:
+        for name, secret in rendered.secret_files(*_inline(certificate)).items():
             write(secret, self._directory / name)
 
     def context(self) -> Message:
@@ -44,22 +48,34 @@ class Secrets:
 
     async def follow(self, reloads: Reloads) -> None:
         """Take up what changes, for ever."""
+        told = ""
         while True:
-            await changed(self._seen)
+            with suppress(TimeoutError):  # what could not be written is tried again
+                await asyncio.wait_for(changed(self._seen), POLL_S if told else None)
             self._seen, before = self._look(), self._served
             try:
                 new = await self._new()
                 if new != before:
                     await asyncio.to_thread(self._try, new)
-                    self._served = new
-                    self.hand_over()
-            except (ConfigError, EnvoyRejectsError, OSError) as error:
-                reloads.rejected.inc()
-                log.error("the certificate stays as it was: %s", error)
+                    self._hand_over(new)
+            except (ConfigError, EnvoyRejectsError) as error:
+                told = ""
+                self._refuse(reloads, error)
                 continue
+            except OSError as error:
+                if str(error) != told:
+                    self._refuse(reloads, error)
+                told = str(error)
+                continue
+            told = ""
             if new != before:
+                self._served = new
                 reloads.applied.inc()
                 log.info("clients are shown the certificate of %s, good until %s", new.subject, new.ends)
+
+    def _refuse(self, reloads: Reloads, error: Exception) -> None:
+        reloads.rejected.inc()
+        log.error("the certificate stays as it was: %s", error)
 
     async def _new(self) -> Certificate:
         try:

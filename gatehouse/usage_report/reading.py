@@ -1,13 +1,13 @@
 """Runs statements over log files, in a DuckDB of its own that is gone afterwards."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatehouse.private_dir import private_directory
 from gatehouse.usage_report import sql
 from gatehouse.usage_report.answer import Row, Stray
 from gatehouse.usage_report.question import Question
@@ -72,11 +72,11 @@ def records_by_start(
 def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
     import duckdb  # who only serves need not load it
 
-    with tempfile.TemporaryDirectory(prefix="gatehouse-usage-", ignore_cleanup_errors=True) as spill:
+    with private_directory() as spill:
         settings: dict[str, Any] = {
             "memory_limit": MEMORY,
             "threads": str(min(os.cpu_count() or 1, _MAX_THREADS)),
-            "temp_directory": spill,
+            "temp_directory": str(spill),
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",

@@ -1,11 +1,12 @@
 """A file a day, whole lines of every process in it, and old days forgotten."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -135,58 +136,40 @@ def test_what_comes_together_is_written_together(tmp_path: Path, monkeypatch: py
     assert calls == [b"one\ntwo\n"]
 
 
-def kept_after(directory: Path, retention_days: int, *names: str) -> set[str]:
-    for name in names:
-        (directory / name).write_text("old\n")
-    daily(directory, retention_days).append(b"new\n", NOON)
-    return {path.name for path in directory.iterdir()} - {"requests_2026-11-01.log"}
+def test_what_is_renamed_or_removed_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, path = daily(tmp_path / "logs"), tmp_path / "logs" / "requests_2026-11-01.log"
+    file.append(b"one\n", NOON)
+    path.rename(path.with_suffix(".log.1"))
+    file.append(b"two\n", NOON)
+    assert (path.with_suffix(".log.1").read_bytes(), path.read_bytes()) == (b"one\n", b"two\n")
+    shutil.rmtree(tmp_path / "logs")
+    file.append(b"three\n", NOON)
+    assert path.read_bytes() == b"three\n"
+    assert [record.message for record in caplog.records] == [f"{path} was removed, and is begun anew"]
 
 
-def test_days_beyond_the_retention_are_forgotten(tmp_path: Path) -> None:
-    kept = kept_after(
-        tmp_path,
-        30,
-        "requests_2026-10-01.log",
-        "requests_2026-10-02.log",
-        "requests_2025-12-31.log.gz",
-        "requests_2025-12-30.log.zst",
-        "requests_2026-10-31.log.gz",
-    )
-    assert kept == {"requests_2026-10-02.log", "requests_2026-10-31.log.gz"}
+def test_what_is_cut_to_nothing_is_written_on(tmp_path: Path) -> None:
+    file, path = daily(tmp_path), tmp_path / "requests_2026-11-01.log"
+    file.append(b"one\n", NOON)
+    os.truncate(path, 0)
+    file.append(b"two\n", NOON)
+    assert path.read_bytes() == b"two\n"
 
 
-def test_only_our_own_files_are_forgotten(tmp_path: Path) -> None:
-    others = (
-        "app_2020-01-01.log",
-        "requests_2020-01-01.log.bak",
-        "requests_2020.log",
-        "my_requests_2020-01-01.log",
-        "envoy.log",
-    )
-    assert kept_after(tmp_path, 1, *others) == set(others)
+def test_what_is_removed_while_it_is_written_to_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, path, write = daily(tmp_path), tmp_path / "requests_2026-11-01.log", os.write
+    file.append(b"one\n", NOON)
 
+    def removed_meanwhile(descriptor: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", write)
+        path.unlink()
+        return write(descriptor, data)
 
-def test_retention_is_looked_at_every_day(tmp_path: Path) -> None:
-    file = daily(tmp_path, retention_days=2)
-    for days in range(6):
-        file.append(b"x\n", NOON + timedelta(days=days))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"requests_{date(2026, 11, day)}.log" for day in (4, 5, 6)
-    ]
-
-
-def test_a_file_that_another_process_forgot_first_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = tmp_path / "requests_2020-01-01.log"
-    old.write_text("old\n")
-    unlink = Path.unlink
-
-    def twice(path: Path, missing_ok: bool = False) -> None:
-        unlink(path)
-        unlink(path, missing_ok=missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", twice)
-    daily(tmp_path).append(b"new\n", NOON)
-    assert not old.exists()
+    monkeypatch.setattr(os, "write", removed_meanwhile)
+    file.append(b"two\n", NOON)
+    assert path.read_bytes() == b"two\n"
 
 
 def test_a_disk_that_refuses_is_an_error(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gatehouse.config import Config
 from gatehouse.envoy import access_log, model_access, names, render
-from gatehouse.envoy.clusters import AUTHZ_TRY_TIMEOUT_S, sidecars
-from gatehouse.envoy.filters import AUTHZ_TIMEOUT_S, chain
+from gatehouse.envoy.clusters import sidecars
+from gatehouse.envoy.filters import AUTHZ_PATIENCE_S, AUTHZ_TIMEOUT_S, chain
 from gatehouse.envoy.message import seconds
 from gatehouse.run_dir import RunDir
 from tests.envoy_configs import CONFIGS, LONG, SHORT
@@ -80,11 +80,16 @@ def test_authz_is_shown_the_two_headers_a_key_may_be_in() -> None:
 
 
 def test_a_hung_authz_worker_leaves_time_to_ask_another() -> None:
-    assert FILTERS[names.AUTHZ]["grpc_service"]["timeout"] == seconds(AUTHZ_TIMEOUT_S)
+    call = FILTERS[names.AUTHZ]["grpc_service"]
+    assert call["timeout"] == seconds(AUTHZ_TIMEOUT_S)
+    assert {each["key"]: each["value"] for each in call["initial_metadata"]} == {
+        "x-envoy-hedge-on-per-try-timeout": "true",
+        "x-envoy-upstream-rq-per-try-timeout-ms": "150",
+    }
+    assert AUTHZ_PATIENCE_S * 4 <= AUTHZ_TIMEOUT_S < 2
     authz = next(cluster for cluster in sidecars(CONFIGS["short"], RUN_DIR) if cluster["name"] == "authz")
     (options,) = authz["typed_extension_protocol_options"].values()
-    assert options["retry_policy"]["per_try_timeout"] == seconds(AUTHZ_TRY_TIMEOUT_S)
-    assert AUTHZ_TRY_TIMEOUT_S * 2 <= AUTHZ_TIMEOUT_S
+    assert float(authz["health_checks"][0]["timeout"].rstrip("s")) > AUTHZ_TIMEOUT_S
     assert "previous_hosts" in options["retry_policy"]["retry_host_predicate"][0]["name"]
 
 

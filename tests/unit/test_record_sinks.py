@@ -18,11 +18,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from accesslog_service.record import Record
-from accesslog_service.sinks import jsonl
+from accesslog_service.sinks import jsonl, series
 from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import ENDPOINTS, MAX_MODELS, MAX_USERS, Labels, Names
 from accesslog_service.sinks.prometheus import LOST_WHERE, RequestMetrics
+from accesslog_service.sinks.series import Admission
 from gatehouse import metrics
 from gatehouse.config import Config
 from gatehouse.daily_file import DailyFile
@@ -392,3 +393,22 @@ def test_who_scrapes_openmetrics_is_shown_a_trace_for_each_bucket(
         ("api_time_to_first_token_seconds_bucket", "0.5"): ({"trace_id": TRACE}, 0.3),
     }
     assert "trace_id" not in metrics.exposition(tmp_path).decode()
+
+
+def test_a_full_disk_costs_no_count_but_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is new is `other` meanwhile; half a line would be nobody's."""
+    monkeypatch.setattr(series, "AGAIN_S", 0.0)
+    admission = Admission(10, tmp_path / "a.series")
+    assert admission.admits(("one",))
+    with monkeypatch.context() as full:
+        full.setattr(series, "_append", refuse)
+        assert [admission.admits(values) for values in (("one",), ("two",), ("two",))] == [True, False, False]
+    assert admission.admits(("two",))
+    assert Admission(10, tmp_path / "a.series").admits(("two",))
+    assert len(caplog.records) == 1
+
+
+def refuse(*_: object) -> None:
+    raise OSError(28, "No space left on device")

@@ -1,6 +1,7 @@
 """Envoy's log gets a file a day, and never one that Envoy does not know of."""
 
 import os
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -15,8 +16,10 @@ class Envoy:
     """Writes to the file it has open, until it is told to open it anew."""
 
     def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
         self.file = directory / "envoy_access.log"
         self.answers = True
+        self.told = 0
         self._open = self.file.open("a")
 
     def write(self, line: str) -> None:
@@ -27,6 +30,7 @@ class Envoy:
             raise ConnectionRefusedError
 
     async def reopen_logs(self) -> None:
+        self.told += 1
         self._open.close()
         self._open = self.file.open("a")
 
@@ -73,14 +77,69 @@ async def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"envoy_access_2026-11-02.log": "older\n", "envoy_access.log": "old\n"}
 
 
+def at_noon(day: date = TODAY) -> datetime:
+    return datetime.combine(day, datetime.min.time(), UTC) + timedelta(hours=12)
+
+
 @pytest.mark.asyncio
-async def test_days_beyond_the_retention_are_forgotten(tmp_path: Path) -> None:
+async def test_what_somebody_else_renames_or_removes_envoy_is_told_of(tmp_path: Path) -> None:
+    envoy = Envoy(tmp_path / "logs")
+    furnished: list[int] = []
+    noon = at_noon()
+    under_test = Rotation(
+        tmp_path / "logs", 2, envoy.ready, envoy.reopen_logs, lambda: furnished.append(len(furnished))
+    )
+    under_test._day = TODAY
+    await under_test.look(noon)
+    envoy.write("one")
+    envoy.file.rename(envoy.file.with_suffix(".log.1"))
+    await under_test.look(noon)
+    envoy.write("two")
+    assert envoy.file.read_text() == "two\n"
+    shutil.rmtree(tmp_path / "logs")
+    await under_test.look(noon)
+    envoy.write("three")
+    assert contents(tmp_path / "logs") == {"envoy_access.log": "three\n"}
+    assert furnished == [0]
+
+
+@pytest.mark.asyncio
+async def test_while_nothing_moves_envoy_is_told_nothing(tmp_path: Path) -> None:
     envoy = Envoy(tmp_path)
-    for day in ("2026-10-30", "2026-10-31", "2026-11-01"):
-        (tmp_path / f"envoy_access_{day}.log").write_text("x\n")
-    assert await rotation(tmp_path, envoy).rotated(TODAY)
-    assert contents(tmp_path).keys() == {
-        "envoy_access.log",
-        "envoy_access_2026-11-01.log",
-        "envoy_access_2026-11-02.log",
-    }
+    under_test = rotation(tmp_path, envoy, TODAY)
+    await under_test.look(at_noon())
+    told = envoy.told
+    for _ in range(5):
+        await under_test.look(at_noon())
+    assert envoy.told == told
+
+
+@pytest.mark.asyncio
+async def test_a_clock_that_was_ahead_does_not_put_off_the_next_midnight(tmp_path: Path) -> None:
+    envoy = Envoy(tmp_path)
+    under_test = rotation(tmp_path, envoy, TODAY)
+    await under_test.look(at_noon(TODAY + timedelta(days=40)))
+    await under_test.look(at_noon())
+    envoy.write("new")
+    await under_test.look(at_noon(TODAY + timedelta(days=1)))
+    assert "new\n" in contents(tmp_path).values()
+    assert under_test._day == TODAY + timedelta(days=1)
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_can_not_be_seen_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envoy = Envoy(tmp_path)
+    under_test = rotation(tmp_path, envoy, TODAY)
+    await under_test.look(at_noon())
+
+    def unreadable(_: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", unreadable)
+        for _ in range(3):
+            await under_test.look(at_noon())
+    await under_test.look(at_noon())
+    assert len(caplog.records) == 1

@@ -1,12 +1,14 @@
 """What dies is started again, ever more slowly while it keeps dying; what is told to stop stops, one way or another."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,30 @@ async def test_what_dies_is_started_again(tmp_path: Path, waits: list[int]) -> N
         await until_async(lambda: len(waits) >= 3)
     assert waits[:3] == [1, 2, 3]
     assert len(lines(tmp_path / "log")) >= 3
+
+
+@pytest.mark.asyncio
+async def test_a_machine_without_room_for_a_process_is_asked_again(
+    tmp_path: Path, waits: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    log, refusals = tmp_path / "log", [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    async def start(command: Sequence[str]) -> supervise.Process:
+        if refusals:
+            raise refusals.pop()
+        return await supervise.executed(command)
+
+    async with running(replace(until_told(log), start=start), until_told(tmp_path / "other")):
+        await until_async(lambda: len(lines(log)) == 1)
+    assert waits == [1, 2, 3]
+    assert lines(tmp_path / "other")[1:] == ["term"]
+    assert [record.levelname for record in caplog.records if "Too many open files" in record.message] == ["ERROR"]
+
+
+@pytest.mark.asyncio
+async def test_what_is_not_there_at_all_is_said_at_once() -> None:
+    with pytest.raises(FileNotFoundError):
+        await keep_running(Program("none", ("/nowhere/program",)), asyncio.Event())
 
 
 @pytest.mark.asyncio

@@ -1,6 +1,8 @@
 """The tally: sums of the request log, exact whatever happens to who keeps them."""
 
+import gzip
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -150,6 +152,81 @@ def test_a_file_that_was_replaced_is_counted_anew(tmp_path: Path, lines: int) ->
     reader.catch_up()
     if lines:
         assert used(tmp_path)["today"]["requests"] == lines
+
+
+TWO = replace(ONE, request_id="another")
+
+
+@pytest.mark.parametrize("how", ["rename", "compress", "copytruncate"])
+def test_a_log_that_is_rotated_keeps_its_sums_and_what_was_not_read_of_it_is(tmp_path: Path, how: str) -> None:
+    write(tmp_path, ONE, ONE)
+    reader, log, copy = follower(tmp_path), log_file(tmp_path), tmp_path / f"{log_file(tmp_path).name}.1"
+    reader.catch_up()
+    write(tmp_path, ONE, ONE, ONE)
+    if how == "copytruncate":
+        shutil.copyfile(log, copy)
+        os.truncate(log, 0)
+    else:
+        log.rename(copy)
+    if how == "compress":
+        copy.with_suffix(".1.gz").write_bytes(gzip.compress(copy.read_bytes()))
+        copy.unlink()
+    write(tmp_path, TWO)
+    reader.catch_up()
+    assert used(tmp_path)["today"]["requests"] == 6
+    write(tmp_path, TWO)
+    reader.catch_up()
+    assert used(tmp_path)["today"]["requests"] == 7
+
+
+def test_an_edited_file_after_a_rotation_is_counted_anew_by_itself(tmp_path: Path) -> None:
+    write(tmp_path, ONE, ONE)
+    reader, log = follower(tmp_path), log_file(tmp_path)
+    reader.catch_up()
+    log.rename(tmp_path / f"{log.name}.1")
+    write(tmp_path, TWO, TWO, TWO)
+    reader.catch_up()
+    log.unlink()
+    write(tmp_path, TWO)
+    reader.catch_up()
+    assert used(tmp_path)["today"]["requests"] == 3
+
+
+def test_a_removed_log_keeps_its_sums(tmp_path: Path) -> None:
+    write(tmp_path, ONE, ONE)
+    reader = follower(tmp_path)
+    reader.catch_up()
+    log_file(tmp_path).unlink()
+    write(tmp_path, TWO)
+    reader.catch_up()
+    assert used(tmp_path)["today"]["requests"] == 3
+
+
+def test_a_removed_book_is_made_again_by_whichever_receiver(tmp_path: Path) -> None:
+    write(tmp_path, ONE)
+    readers = follower(tmp_path), follower(tmp_path)
+    for reader in readers:
+        reader.catch_up()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    write(tmp_path, TWO)
+    readers[0].catch_up()
+    write(tmp_path, TWO)
+    readers[1].catch_up()
+    assert used(tmp_path)["today"]["requests"] == 2
+
+
+def test_a_clock_that_is_ahead_costs_no_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    early = replace(ONE, time=NOON - timedelta(days=23))
+    write(tmp_path, early, day=early.time.date())
+    write(tmp_path, ONE)
+    now_is(monkeypatch)
+    reader = follower(tmp_path)
+    reader.catch_up()
+    now_is(monkeypatch, NOON + timedelta(days=40))
+    write(tmp_path, ONE)
+    reader.catch_up()
+    assert used(tmp_path)["month"]["requests"] == 3
 
 
 def test_what_was_counted_stays_when_its_log_file_is_gone(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Files of days gone by: what they are called, which of them are deleted, and when.
+
+The oldest go first, and never many for one reading of a clock.
+
+A clock that is wrong by weeks makes today's log look old. So a file goes only when its name and its own time both say
+that it is too old, one day's file an hour (by the clock that nobody sets) and the oldest first: a wrong clock would
+have to stay wrong for as many hours as there are files before it costs the last of them.
+"""
+
+import gzip
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, cast
+
+BETWEEN_S = 3600.0
+FIRST_AFTER_S = 60.0
+"""A clock that is set when a machine starts is set by then."""
+
+_COPY = r"(\.\d+|-\d{8}\d*)?(\.(gz|zst|xz|bz2))?"
+"""What tools that rotate and compress add to a name."""
+
+
+def copies(file: Path) -> Iterator[Path]:
+    """What a tool has made of `file`, beside it: renamed or copied, with a number or a date, compressed or not."""
+    made = re.compile(re.escape(file.name) + _COPY)
+    for path in sorted(file.parent.glob(f"{file.name}?*")):
+        if made.fullmatch(path.name):
+            yield path
+
+
+def opened(path: Path) -> BinaryIO:
+    """For reading; as it was before gzip, if that has compressed it."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+class Retention:
+    """The files `<stem>_<day>.log` in `directory`, compressed or not, of which `days` days are kept."""
+
+    def __init__(self, directory: Path, stem: str, days: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`days` may change."""
+        self.days = days
+        self._directory = directory
+        self._dated = re.compile(rf"{re.escape(stem)}_(\d{{4}}-\d{{2}}-\d{{2}})\.log{_COPY}")
+        self._monotonic = monotonic
+        self._due = monotonic() + FIRST_AFTER_S
+
+    def look(self, now: datetime) -> None:
+        """Delete one day's files, if it is time and there are some. Raises `OSError`."""
+        if self._monotonic() >= self._due:
+            self._due = self._monotonic() + BETWEEN_S
+            too_old = self._too_old((now - timedelta(days=self.days)).date())
+            for path in too_old.get(min(too_old, default=""), ()):
+                path.unlink(missing_ok=True)
+
+    def _too_old(self, before: date) -> dict[str, list[Path]]:
+        """By day."""
+        found: dict[str, list[Path]] = {}
+        for path in self._directory.iterdir():
+            match = self._dated.fullmatch(path.name)
+            if match and match[1] < str(before) and _day_of(path) < before:
+                found.setdefault(match[1], []).append(path)
+        return found
+
+
+def _day_of(path: Path) -> date:
+    """The day it was last written to; one that another process has deleted by now is of today."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
+    except FileNotFoundError:
+        return date.max
