@@ -1,7 +1,6 @@
 """A real Envoy with only the filters under test, between a client and a server that do what a test says."""
 
 import http.client
-import json
 import socket
 import subprocess
 import threading
@@ -21,11 +20,11 @@ GAP_S = 0.001
 """Between two pieces of an answer: long enough that Envoy reads them apart."""
 START_TIMEOUT_S = 30
 _METADATA = "x-test-metadata"
+_SAID = ("refused", "param", "stream", "hide", "asks")
 
 
 class Backend(ThreadingHTTPServer):
-    """Answers every POST with `pieces`, and keeps the body it got in `received`, and in `metadata` what the reader of
-    requests said of it."""
+    """Answers every POST with `pieces`, and keeps the body it got in `received`."""
 
     daemon_threads = True
 
@@ -35,7 +34,6 @@ class Backend(ThreadingHTTPServer):
         self.pieces: Sequence[bytes] = ()
         self.with_length = False
         self.received = b""
-        self.metadata: dict[str, object] = {}
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -45,7 +43,6 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.server.received = self._body()
-        self.server.metadata = json.loads(self.headers.get(_METADATA, "{}"))
         self.send_response(200)
         self.send_header("content-type", self.server.content_type)
         if self.server.with_length:
@@ -79,13 +76,16 @@ class BareEnvoy:
     def __init__(self, port: int, backend: Backend) -> None:
         self.port = port
         self.backend = backend
+        self.said = ""
+        """What the reader said of the last request: `refused/param/stream/hide/asks`, empty where it said nothing."""
 
     def exchange(self, body: bytes | Iterator[bytes], path: str) -> tuple[bytes, bytes]:
         """What the backend got, and what came back. A body in pieces is sent chunked."""
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         with closing(client):
             client.request("POST", path, body, {"content-type": "application/json"})
-            answer = client.getresponse().read()
+            response = client.getresponse()
+            self.said, answer = response.headers.get(_METADATA, ""), response.read()
         return self.backend.received, answer
 
 
@@ -113,8 +113,9 @@ def _configuration(port: int, backend_port: int, filters: Sequence[Message]) -> 
     everything: Message = {"match": {"prefix": "/"}, "route": {"cluster": "backend", "timeout": "0s"}}
     everything["request_headers_to_add"] = [
         header("content-length", f"%DYNAMIC_METADATA({names.LLM}:bytes)%"),
-        header(_METADATA, f"%DYNAMIC_METADATA({names.LLM})%"),
     ]
+    said = "/".join(f"%DYNAMIC_METADATA({names.LLM}:{field})%" for field in _SAID)
+    everything["response_headers_to_add"] = [header(_METADATA, said)]
     manager = extension(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",

@@ -107,17 +107,13 @@ def test_what_envoy_reads_of_any_body_is_what_the_script_does(
 ) -> None:
     envoy.backend.pieces = [DONE]
     received, _ = envoy.exchange(iter(cut(body, size)) if body else body, path)
-    said, script = envoy.backend.metadata, read_request(cut(body, size), path)
+    script = read_request(cut(body, size), path)
     if isinstance(script, Refused):
-        assert (said["refused"], said.get("param")) == (script.code, script.param)
-        return
-    assert (said["model"], said["asks"], said.get("stream", False), said.get("hide")) == (
-        script.model,
-        script.asks,
-        script.stream,
-        script.hide,
-    )
-    assert received == script.body
+        assert envoy.said == f"{script.code}/{script.param or ''}///"
+    else:
+        stream = "true" if script.stream else ""
+        assert envoy.said == f"//{stream}/{script.hide or ''}/{script.asks}"
+        assert received == script.body
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", f"{CHAT}?a=b"])
