@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter as Counts
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 from ratelimit_service.store import Decision, FailureKind
+
+Clock = Literal["redis", "machine"]
 
 FLUSH_S = 0.05
 """How far the counts of decisions may lag behind: a sample that all workers share takes 2 µs to write, a decision has
@@ -31,6 +33,12 @@ class Metrics:
         self._lost = Counter(
             "api_rate_limit_events_lost_total", "Ends of requests that the store never heard of.", registry=registry
         )
+        self._restored = Counter(
+            "api_rate_limit_restored_total", "Times that Redis came back empty and was told.", registry=registry
+        )
+        self._steps = Counter("api_clock_steps_total", "Steps of a clock.", ["clock"], registry=registry)
+        for clock in get_args(Clock):
+            self._steps.labels(clock)
         self._unreadable = Counter(
             "api_key_limits_unreadable_total",
             "Limits of keys that could not be read: they don't count.",
@@ -63,6 +71,12 @@ class Metrics:
 
     def on_lost(self, events: int) -> None:
         self._lost.inc(events)
+
+    def on_restored(self, _limits: int) -> None:
+        self._restored.inc()
+
+    def on_clock_step(self, clock: Clock) -> None:
+        self._steps.labels(clock).inc()
 
     def on_unreadable_limits(self) -> None:
         self._unreadable.inc()

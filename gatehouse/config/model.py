@@ -431,7 +431,7 @@ class Redis(Strict):
     url: Annotated[str, AfterValidator(_redis_url)] | None = None
     on_failure: Literal["local", "allow", "deny"] = "local"
     gateways: int = Field(1, ge=1, le=10_000)
-    timeout_ms: int = Field(10, ge=1, le=250)
+    timeout_ms: int = Field(250, ge=1, le=2_000)
 
 
 class Tracing(Strict):
