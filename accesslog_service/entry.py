@@ -116,6 +116,7 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         aborted=bool(flags) and _aborted(status, flags),
         key_limits=_text(authz, "key_limits"),
         key_family=_text(authz, "key_family"),
+        leased_by=_count(limits, "leased_by"),
     )
 
 

@@ -23,7 +23,7 @@ async def main(worker: Worker) -> None:
     metrics = Metrics()
     store = await _store(worker, metrics)
     key_rules = KeyRules(metrics.on_unreadable_limits)
-    limits = RateLimits(Plans(worker.config, key_rules), store, metrics)
+    limits = RateLimits(Plans(worker.config, key_rules), store, metrics, worker.index)
     try:
         async with worker.following(lambda config: limits.adopt(Plans(config, key_rules))):
             await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)

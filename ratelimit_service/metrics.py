@@ -39,6 +39,14 @@ class Metrics:
         self._steps = Counter("api_clock_steps_total", "Steps of a clock.", ["clock"], registry=registry)
         for clock in get_args(Clock):
             self._steps.labels(clock)
+        self._unidentified = Counter(
+            "api_rate_limit_unidentified_total",
+            "Calls that did not say whose limits to apply: refused.",
+            registry=registry,
+        )
+        self._overrun = Counter(
+            "api_rate_limit_overrun_total", "Calls refused because too many waited.", registry=registry
+        )
         self._unreadable = Counter(
             "api_key_limits_unreadable_total",
             "Limits of keys that could not be read: they don't count.",
@@ -77,6 +85,12 @@ class Metrics:
 
     def on_clock_step(self, clock: Clock) -> None:
         self._steps.labels(clock).inc()
+
+    def on_unidentified(self) -> None:
+        self._unidentified.inc()
+
+    def on_overrun(self) -> None:
+        self._overrun.inc()
 
     def on_unreadable_limits(self) -> None:
         self._unreadable.inc()

@@ -73,6 +73,7 @@ class Plans:
 
     def __init__(self, config: Config, key_rules: KeyRules | None = None, *, lease_ttl_ms: int = LEASE_TTL_MS) -> None:
         self._lease_ttl_ms = lease_ttl_ms
+        self._known_tiers = frozenset(config.rate_limits)
         self._default_model = config.the_default_model or ""
         self._model_of = {alias: name for name, model in config.models.items() for alias in model.aliases}
         self._prices = prices(config)
@@ -86,6 +87,11 @@ class Plans:
         self._teams = {name: rule_set(team.limits, "team") for name, team in config.teams.items() if team.limits}
         self._keys = key_rules or KeyRules()
         self._remembered = lru_cache(REMEMBERED)(self._stands)
+
+    def identifies(self, caller: Caller) -> bool:
+        """Whether it is said who asks, and by which limits. Where no tier has limits, every tier is known."""
+        named = caller.user and caller.tier and caller.key_id
+        return bool(named) and (caller.tier in self._known_tiers or not self._known_tiers)
 
     def plan(self, caller: Caller) -> Plan:
         """Everything that `caller`'s request must pass, with guesses for what only its end will tell."""

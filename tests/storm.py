@@ -71,6 +71,7 @@ class Heard:
     left: list[int] = field(default_factory=list)
     refused: int = 0
     unknown: int = 0
+    degraded: int = 0  # of those that were answered
 
     @property
     def admitted(self) -> int:
@@ -87,7 +88,7 @@ class Heard:
 
     @property
     def facts(self) -> str:
-        counts = f"{self.admitted} admitted, {self.refused} refused, {self.unknown} unknown"
+        counts = f"{self.admitted} admitted, {self.refused} refused, {self.unknown} unknown, {self.degraded} degraded"
         return f"{counts}, {self.given_twice} places given twice"
 
     async def ask(self, call: Any, user: str) -> bool:
@@ -99,8 +100,9 @@ class Heard:
                 raise
             self.unknown += 1
             return False
+        headers = {header.key: header.value for header in answer.response_headers_to_add}
+        self.degraded += "x-ratelimit-degraded" in headers
         if answer.overall_code == RateLimitResponse.OK:
-            headers = {header.key: header.value for header in answer.response_headers_to_add}
             self.left.append(int(headers["x-ratelimit-remaining-hour"]))
         elif "limited_by" in answer.dynamic_metadata.fields:
             assert answer.dynamic_metadata["limited_by"] == "requests_per_hour"

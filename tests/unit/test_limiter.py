@@ -41,7 +41,7 @@ LIMITED = replace(ENDED, request_id="r-2", key_limits='{"tokens_per_day":5}', ke
 
 
 def told(limiter: Limiter) -> list[str]:
-    return [entry.request_id for entry in limiter._pending]
+    return [entry.request_id for _, entry in limiter._pending]
 
 
 def limiter(**options: Any) -> Limiter:

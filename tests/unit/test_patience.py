@@ -83,7 +83,9 @@ async def test_a_busy_event_loop_is_no_silent_store() -> None:
 
 async def test_a_process_that_had_no_cpu_counts_one_look() -> None:
     impatient = Impatient(after=1)
-    waiting = asyncio.create_task(impatient.wait_for(asyncio.sleep(9.3 * TIMEOUT_S, "found")))
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(9.3 * TIMEOUT_S, answer.set_result, "found")
+    waiting = asyncio.create_task(impatient.wait_for(answer))
     await asyncio.sleep(0)
     time.sleep(9 * TIMEOUT_S)  # noqa: ASYNC251 - the event loop is to stand still
     assert await waiting == "found"
