@@ -21,7 +21,9 @@ from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 0.2
 """All tries together; one may take half of it (`gatehouse.envoy.clusters`)."""
-LIMITS_TIMEOUT_S = 0.3
+LIMITS_TIMEOUT_S = 2.0
+"""All tries together. A service that is busy is waited for, and one that is away is known to be, by its health checks
+and by connections that are refused; so to be late is no way past the limits."""
 
 
 def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
@@ -127,7 +129,8 @@ def _limits() -> Message:
         "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
         domain=names.DOMAIN,
         timeout=seconds(LIMITS_TIMEOUT_S),
-        failure_mode_deny=False,
+        failure_mode_deny=True,
+        status_on_error={"code": "ServiceUnavailable"},
         rate_limit_service={"grpc_service": _called("ratelimit"), "transport_api_version": "V3"},
         rate_limits=[{"actions": actions}],
     )

@@ -88,8 +88,10 @@ def test_a_hung_authz_worker_leaves_time_to_ask_another() -> None:
     assert "previous_hosts" in options["retry_policy"]["retry_host_predicate"][0]["name"]
 
 
-def test_without_an_answer_from_ratelimit_traffic_passes() -> None:
-    assert FILTERS[names.LIMITS]["failure_mode_deny"] is False
+def test_a_late_answer_from_ratelimit_is_no_way_past_the_limits() -> None:
+    """Who answers when ratelimit is away is in its cluster."""
+    assert FILTERS[names.LIMITS]["failure_mode_deny"] is True
+    assert FILTERS[names.LIMITS]["status_on_error"] == {"code": "ServiceUnavailable"}
 
 
 def test_every_request_has_a_descriptor() -> None:
