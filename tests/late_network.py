@@ -34,6 +34,12 @@ def late(port: int, delay_s: Callable[[], float]) -> Iterator[int]:
     def run() -> None:
         loop.create_task(serve())
         loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        loop.close()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
