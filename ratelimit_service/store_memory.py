@@ -71,6 +71,7 @@ class MemoryStore:
 
     async def decide(self, ask: Ask) -> Decision:
         now = self._clock()
+        self._heal(ask.charges, now)
         weighed = self._weigh(ask, now)
         if weighed.allows(ask) and not self._settled_already(ask, now):
             self._keep(ask, weighed, now)
@@ -179,6 +180,13 @@ class MemoryStore:
     def _state(self, charge: Charge, now: int) -> State:
         state = self._states.get(charge.bucket, now)
         return EMPTY[charge.limit.algorithm] if state is None else healed(state, charge.limit, now)
+
+    def _heal(self, charges: Sequence[Charge], now: int) -> None:
+        """Keep what a step of the clock has made of a count: else it would be charged at each later `now` anew."""
+        for charge in charges:
+            before = self._states.get(charge.bucket, now)
+            if before is not None and (state := healed(before, charge.limit, now)) is not before:
+                self._put_state(charge, state, now)
 
     def _put_state(self, charge: Charge, state: State, now: int) -> None:
         ends_in = state.reset_after(charge.limit, now)
