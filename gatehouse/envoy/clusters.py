@@ -10,8 +10,6 @@ from gatehouse.run_dir import SERVICES, RunDir, Service, first_rank, workers
 _RANKED = ("authz", "ratelimit")
 AUTHZ_TRY_TIMEOUT_S = 0.1
 """A worker that hangs leaves the time for another (`gatehouse.envoy.filters.AUTHZ_TIMEOUT_S`)."""
-LIMITS_TRY_TIMEOUT_S = 1.0
-"""Longer than a worker waits for a late Redis (three of `redis.timeout_ms`): one that takes longer than this hangs."""
 _SOON: Message = {"retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"}}
 _ANY_ONE_WILL_DO = 100_000
 """Percent: how many times its part of the calls a host can take."""
@@ -56,8 +54,8 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
 
 
 def _policy(name: str) -> Message:
-    """One worker of a rank is enough for all calls: else a dead one would send its part of them to the next rank, and at
-    last past the limits. For the same reason no worker is ejected for being late."""
+    """One worker of a rank is enough for all calls: else a dead one would send its part of them to the next rank, and
+    the last rank counts nothing. For the same reason no worker is ejected for being late."""
     return {"policy": {"overprovisioning_factor": _ANY_ONE_WILL_DO}} if name == "ratelimit" else {}
 
 
@@ -75,9 +73,8 @@ def _retries(name: str, count: int) -> Message:
         "host_selection_retry_max_attempts": 3,
     }
     if name == "ratelimit":
-        hung = {"per_try_timeout": seconds(LIMITS_TRY_TIMEOUT_S)} if count > 1 else {}
         when = "connect-failure,refused-stream" + (",reset" if count > 1 else "")
-        return {"retry_policy": {"retry_on": when, "num_retries": 3, **hung, **_SOON, **elsewhere}}
+        return {"retry_policy": {"retry_on": when, "num_retries": 3, **_SOON, **elsewhere}}
     every = {
         "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
         "num_retries": 3,

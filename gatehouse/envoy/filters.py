@@ -26,8 +26,14 @@ LIMITS_TIMEOUT_S = 2.0
 and by connections that are refused; so to be late is no way past the limits."""
 
 
-def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
-    """Every HTTP filter; `wanted` are those between ratelimit and usage that not every configuration asks for.
+LIMITS_TRY_TIMEOUT_S = 1.0
+"""Longer than a worker waits for a late Redis (three of `redis.timeout_ms`): one that takes longer than this hangs, and
+another is asked, if there is one that counts the same."""
+
+
+def chain(max_body_bytes: int, wanted: Sequence[Message] = (), *, limiters: int = 1) -> list[Message]:
+    """Every HTTP filter; `wanted` are those between ratelimit and usage that not every configuration asks for, and
+    `limiters` is how many workers of ratelimit share their counts.
 
     Nothing in it depends on models or keys, so that changing those leaves the listener alone.
     """
@@ -42,7 +48,7 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
         _body(),
         model_lookup.name_filter(),
         model_access.by_requested_name(),
-        _limits(),
+        _limits(limiters),
         *wanted,
         usage.request_filter(),
         usage.event_filter(),
@@ -110,7 +116,7 @@ def _from_body(key: str, path: str, type_: str = "PROTOBUF_VALUE") -> Message:
     return {"selectors": [{"key": part} for part in path.split(".")], "on_present": on_present}
 
 
-def _limits() -> Message:
+def _limits(limiters: int) -> Message:
     # An action without a value would drop the whole descriptor, and with it the call: hence the defaults.
     actions = [
         _metadata_entry("user", names.AUTHZ, "user"),
@@ -131,9 +137,20 @@ def _limits() -> Message:
         timeout=seconds(LIMITS_TIMEOUT_S),
         failure_mode_deny=True,
         status_on_error={"code": "ServiceUnavailable"},
-        rate_limit_service={"grpc_service": _called("ratelimit"), "transport_api_version": "V3"},
+        rate_limit_service={
+            "grpc_service": {**_called("ratelimit"), **(_TRIES if limiters > 1 else {})},
+            "transport_api_version": "V3",
+        },
         rate_limits=[{"actions": actions}],
     )
+
+
+_TRIES: Message = {
+    "initial_metadata": [
+        {"key": "x-envoy-upstream-rq-per-try-timeout-ms", "value": str(int(LIMITS_TRY_TIMEOUT_S * 1000))}
+    ]
+}
+"""The time of one try of a sidecar's call is set by this header only, which Envoy's router takes off again."""
 
 
 def _called(service: str) -> Message:

@@ -4,7 +4,7 @@ from gatehouse import __version__
 from gatehouse.config.model import Config
 from gatehouse.envoy import access_log, bodies, cutting, filters, local_replies, names, tls, tracing
 from gatehouse.envoy.message import Message, extension, seconds
-from gatehouse.run_dir import RunDir
+from gatehouse.run_dir import RunDir, workers
 
 CONNECTION_BUFFER_BYTES = 1024 * 1024
 """What a slow reader can make Envoy hold of an answer. Request bodies have a limit of their own, in the routes."""
@@ -35,7 +35,9 @@ def listener(
         access_log=access_log.loggers(config, access_log_file),
         access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
         local_reply_config=local_replies.config(),
-        http_filters=filters.chain(config.server.max_body_bytes, _wanted(config, run_dir)),
+        http_filters=filters.chain(
+            config.server.max_body_bytes, _wanted(config, run_dir), limiters=workers(config, "ratelimit")
+        ),
         **route_specifier,
     )
     return {

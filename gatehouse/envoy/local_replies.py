@@ -69,7 +69,7 @@ _TABLE: tuple[tuple[Message, ClientError], ...] = (
 
 
 def _undecided() -> Message:
-    """ratelimit_service can only refuse with a 429. Where it decided nothing, only the status of its answer is amiss."""
+    """ratelimit_service can only refuse with a 429. Where it decided nothing, its answer lacks only the status."""
     codes = "|".join(error.code for error in (errors.LIMITS_UNAVAILABLE, errors.OVERLOADED, errors.AUTH_UNAVAILABLE))
     matcher = {
         "filter": names.LIMITS,

@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 from gatehouse.config import Config, ConfigError, load
 from gatehouse.config.upstream_keys import check_upstream_keys
 from gatehouse.envoy import names, render
-from gatehouse.envoy.clusters import LIMITS_TRY_TIMEOUT_S
 from gatehouse.envoy.endpoints import SYSTEM_AUTHORITIES
-from gatehouse.envoy.filters import LIMITS_TIMEOUT_S
-from gatehouse.envoy.message import seconds
 from gatehouse.envoy.saturation import divided
 from gatehouse.run_dir import ACCESSLOG_RECEIVERS, RunDir
 from tests.envoy_configs import CONFIGS, SHORT
@@ -83,17 +80,6 @@ def test_one_worker_that_lives_keeps_all_calls_of_its_rank() -> None:
     ratelimit = clusters(Config.model_validate({**SHORT, "redis": {"url": "redis://r"}}))["ratelimit"]
     assert ratelimit["load_assignment"]["policy"]["overprovisioning_factor"] / 256 > 100
     assert "outlier_detection" not in ratelimit
-
-
-def test_a_single_worker_of_ratelimit_is_waited_for() -> None:
-    """There is nobody to ask instead who would count."""
-    for workers, tries in ((1, None), (2, seconds(LIMITS_TRY_TIMEOUT_S))):
-        found = clusters(
-            Config.model_validate({**SHORT, "server": {"workers": workers}, "redis": {"url": "redis://r"}})
-        )
-        (options,) = found["ratelimit"]["typed_extension_protocol_options"].values()
-        assert options["retry_policy"].get("per_try_timeout") == tries
-    assert LIMITS_TRY_TIMEOUT_S * 2 <= LIMITS_TIMEOUT_S
 
 
 def test_failover_stands_behind_the_others_whatever_its_number() -> None:
