@@ -53,7 +53,8 @@ class Patience:
             await waiter
         finally:
             self._waiting.pop(waiter, None)
-            answer.remove_done_callback(wake)
+            if not answer.done():
+                answer.remove_done_callback(wake)
         self._waited_for += 1
         return answer.result()
 

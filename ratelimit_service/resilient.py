@@ -135,7 +135,7 @@ class Resilient:
     async def decide(self, ask: Ask) -> Decision:
         if not self._breaker.closed:
             return await self._decide_without(ask)
-        began, answer = self._clock(), _begun(self._store.decide(ask))
+        began, answer = self._clock(), asyncio.ensure_future(self._store.decide(ask))
         try:
             decision = await self._patience.wait_for(answer)
         except TimeoutError:
@@ -238,14 +238,14 @@ class Resilient:
         """Ask, unless the breaker is open. Giving up leaves other questions of a batch alone."""
         if not self._breaker.closed:
             raise StoreUnavailable(self._reason, "left alone until it answers a probe")
-        began, answer = self._clock(), _begun(question(self._store))
+        began, answer = self._clock(), asyncio.ensure_future(question(self._store))
         try:
             found = await self._patience.wait_for(answer)
         except TimeoutError:
-            answer.cancel()
+            _drop(answer)
             raise StoreUnavailable("timeout", "no answer in time") from None
         except asyncio.CancelledError:
-            answer.cancel()
+            _drop(answer)
             raise
         except StoreUnavailable as error:
             self._failed(error, began)
@@ -347,11 +347,10 @@ class Resilient:
             await _within(self._store.decide(Ask(_RESTORED, (_unrefusing(used._replace(hits=missing)),))))
 
 
-def _begun(answer: Awaitable[T]) -> "asyncio.Future[T]":
-    """It goes on whoever waits for it."""
-    future = asyncio.ensure_future(answer)
-    future.add_done_callback(_retrieved)
-    return future
+def _drop(answer: "asyncio.Future[T]") -> None:
+    """What it was asked for is asked for again, or nobody wants it any more."""
+    answer.cancel()
+    answer.add_done_callback(_retrieved)
 
 
 def _retrieved(answer: "asyncio.Future[T]") -> None:
