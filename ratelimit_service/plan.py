@@ -5,7 +5,7 @@ its key; all must pass. Counters belong to users, teams and keys, so changing a 
 key come with its requests; keys that rotation made of each other share their counters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -100,6 +100,16 @@ class Plans:
         charges = tuple([counter.capped(hits) for counter in standing.counters])
         ask = Ask(caller.request_id, charges, standing.leases)
         return Plan(ask, standing.rules, standing.concurrency, standing.shown)
+
+    def rules(self) -> Iterator[Rule]:
+        """Every rule of a tier, a user or a team."""
+        for rules in (*self._tiers.values(), *self._users.values(), *self._teams.values()):
+            yield from rules.rules
+
+    def counters(self, caller: Caller) -> list[tuple[Rule, str]]:
+        """Every rule that `caller` meets, and the key of what it counts."""
+        standing = self._standing(caller)
+        return [(rule, counter.key) for rule, counter in zip(standing.rules, standing.counters, strict=True)]
 
     def settlement(self, caller: Caller, true: Tokens | None, *, late: bool = False) -> Settlement:
         """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""

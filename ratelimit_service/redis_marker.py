@@ -32,6 +32,10 @@ class RedisMarker:
             return False
         return await self._value() != self._known
 
+    async def missing(self) -> bool:
+        """Whether there is no key: Redis knows nothing, and never did, or has forgotten."""
+        return await self._value() is None
+
     async def renew(self) -> bool:
         """Take note of the key, and set it if there is none; True if this process has set it."""
         mark = secrets.token_hex(8)

@@ -15,7 +15,6 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Protocol, TypeVar
@@ -24,13 +23,13 @@ from ratelimit_service.backlog import Admission, Backlog, Event, Refund
 from ratelimit_service.breaker import Breaker
 from ratelimit_service.fallback import Fallback
 from ratelimit_service.patience import Patience
+from ratelimit_service.restoring import raise_to, unrefusing, unrefusing_lease
 from ratelimit_service.seen import Seen
 from ratelimit_service.store import (
     Ask,
     Charge,
     Decision,
     FailureKind,
-    LeaseAsk,
     Renewal,
     Settlement,
     Store,
@@ -52,7 +51,7 @@ _SAID_SO: frozenset[FailureKind] = frozenset({"oom", "readonly", "loading", "clu
 _PROBE = Settlement("probe", leases=("probe",))
 """Gives back a lease that nobody holds: changes nothing, and fails whenever Redis can't or won't write."""
 
-_RESTORED = "restored"  # whose request it was, nobody knows
+_RESTORED_S = 8.0
 
 T = TypeVar("T")
 
@@ -89,6 +88,13 @@ class Marker(Protocol):
         ...
 
 
+Remembered = Callable[[], Awaitable[Sequence[Charge]]]
+
+
+async def _nothing() -> Sequence[Charge]:
+    return ()
+
+
 class Resilient:
     """`Store` over one that may fail, without failing itself, unless `fallback` is None.
 
@@ -100,7 +106,8 @@ class Resilient:
     chunks between which decisions go on. Until then the fallback is told, and leases count as held.
 
     Failures are logged when the breaker opens and closes, and not in between. `answers` is for `Patience`; `seen` is
-    told what `store` decides; `clock` is monotonic, in seconds.
+    told what `store` decides, and `remembered` says what else must have been counted, if the store has forgotten;
+    `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class Resilient:
         answers: Callable[[], int] | None = None,
         seen: Seen | None = None,
         marker: Marker | None = None,
+        remembered: Remembered = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -125,6 +133,7 @@ class Resilient:
         self._backlog = Backlog(backlog)
         self._seen = Seen() if seen is None else seen
         self._marker = marker
+        self._remembered = remembered
         self._clock = clock
         self._reason: FailureKind = "other"
         self._patience = Patience(timeout_s, self._timed_out, answers)
@@ -334,17 +343,10 @@ class Resilient:
     async def _restore(self, marker: Marker) -> None:
         """Charge again what the store had counted, as far as this process knows; others may have been here before."""
         async with marker.restoring():
-            used = list(self._seen.used())
-            for first in range(0, len(used), _CHUNK):
-                await asyncio.gather(*map(self._raise_to, used[first : first + _CHUNK]))
+            used = [*self._seen.used(), *await self._remembered()]
+            await _within(raise_to(self._store, used), _RESTORED_S)
         self._observer.on_restored(len(used))
-        log.error("Redis came back empty: %d limits were charged again with what this process has seen used", len(used))
-
-    async def _raise_to(self, used: Charge) -> None:
-        now = await _within(self._store.peek(Ask(_RESTORED, (used._replace(hits=0),))))
-        missing = used.hits - (used.limit.capacity - now.outcomes[0].remaining)
-        if missing > 0:
-            await _within(self._store.decide(Ask(_RESTORED, (_unrefusing(used._replace(hits=missing)),))))
+        log.error("Redis came back empty: %d limits were charged again with what is known to be used", len(used))
 
 
 def _drop(answer: "asyncio.Future[T]") -> None:
@@ -359,13 +361,13 @@ def _retrieved(answer: "asyncio.Future[T]") -> None:
         answer.exception()
 
 
-async def _within(answer: Awaitable[T]) -> T:
+async def _within(answer: Awaitable[T], most_s: float = _PROBE_S) -> T:
     """For what no request waits for."""
     try:
-        async with asyncio.timeout(_PROBE_S):
+        async with asyncio.timeout(most_s):
             return await answer
     except TimeoutError:
-        raise StoreUnavailable("timeout", f"no answer in {_PROBE_S} s") from None
+        raise StoreUnavailable("timeout", f"no answer in {most_s} s") from None
 
 
 def _charged(answer: "asyncio.Future[Decision]") -> bool:
@@ -397,16 +399,8 @@ async def _charge(store: Store, admission: Admission) -> None:
     in full what never was."""
     ask = admission.ask
     plain = tuple(charge for charge in ask.charges if not charge.reserve and charge.hits)
-    reserved = tuple(_unrefusing(c) for c in ask.charges if c.reserve and not admission.unsure)
+    reserved = tuple(unrefusing(c) for c in ask.charges if c.reserve and not admission.unsure)
     if plain:
         await store.settle([Settlement(f"{ask.request_id}~{admission.name}", plain)])
     if reserved or ask.leases:
-        await store.decide(Ask(ask.request_id, reserved, tuple(map(_unrefusing_lease, ask.leases))))
-
-
-def _unrefusing(charge: Charge) -> Charge:
-    return charge._replace(limit=replace(charge.limit, shadow=True))
-
-
-def _unrefusing_lease(lease: LeaseAsk) -> LeaseAsk:
-    return replace(lease, shadow=True)
+        await store.decide(Ask(ask.request_id, reserved, tuple(map(unrefusing_lease, ask.leases))))
