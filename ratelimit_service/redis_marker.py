@@ -26,11 +26,12 @@ class RedisMarker:
         self._known: str | None = None
 
     async def forgotten(self) -> bool:
-        """Whether the key is another than this process has known. The first time it only takes note."""
-        if self._known is None:
-            await self.renew()
-            return False
-        return await self._value() != self._known
+        """Whether there is no key, or another than this process has known. The first that it meets it takes note of."""
+        value = await self._value()
+        if value is None:
+            return True
+        self._known = self._known or value
+        return value != self._known
 
     async def missing(self) -> bool:
         """Whether there is no key: Redis knows nothing, and never did, or has forgotten."""

@@ -307,9 +307,9 @@ async def test_f11_paused_redis_costs_three_timeouts_and_then_little_and_is_shar
             connections = server.client().info("clients")["connected_clients"]
             tasks = len(asyncio.all_tasks())
             with paused(server):
-                waited = await latencies_s(store, 4 * TIMEOUT_S)
-                assert 2 * TIMEOUT_S < waited[-1] < 4 * TIMEOUT_S
-                durations = await latencies_s(store, pause_s - 4 * TIMEOUT_S)
+                waited = await latencies_s(store, 5 * TIMEOUT_S)
+                assert 2 * TIMEOUT_S < waited[-1] < 6 * TIMEOUT_S, "three, and some room for a busy machine"
+                durations = await latencies_s(store, pause_s - 5 * TIMEOUT_S)
                 assert len(asyncio.all_tasks()) <= tasks + len(waited) + 10, "one for each answer that is still due"
             assert await recovery_s(store) < RECOVERY_S
             assert durations[len(durations) * 99 // 100] < ADDED_P99_S
@@ -397,6 +397,23 @@ async def test_redis_that_is_emptied_is_told_what_was_used() -> None:
                 assert await recovery_s(store) < RECOVERY_S
                 assert await remaining(store, ask()) == [2]
             assert counts.restored == [1, 1]
+
+
+async def test_service_that_starts_without_redis_and_finds_an_empty_one_tells_it_what_is_remembered() -> None:
+    async def remembered() -> list[Charge]:
+        return [Charge("{u:alice}r", HOUR, 5)]
+
+    with redis_server() as server:
+        server.stop()
+        client = connect(server.url, timeout_s=PATIENT_S)
+        store = Resilient(
+            RedisStore(client), fallback("local", 2), Counts(), marker=RedisMarker(client), remembered=remembered
+        )
+        assert (await store.decide(ask("r1"))).degraded
+        with restarted(server):
+            assert await recovery_s(store) < RECOVERY_S
+            assert await remaining(store, ask()) == [0], "five by the tally, and the one that was admitted meanwhile"
+        await store.close()
 
 
 async def test_several_processes_restore_as_much_as_was_used_and_no_more() -> None:
