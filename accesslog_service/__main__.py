@@ -21,6 +21,7 @@ from accesslog_service.sinks.jsonl import RequestLog
 from accesslog_service.sinks.labels import MAX_MODELS, Labels, Names
 from accesslog_service.sinks.otlp import sender
 from accesslog_service.sinks.prometheus import RequestMetrics
+from accesslog_service.stand_in import StandIn
 from accesslog_service.strangers import Strangers
 from accesslog_service.tally.book import Book
 from accesslog_service.tally.follow import Follower
@@ -91,7 +92,12 @@ async def main(worker: Worker) -> None:
             serves(changed)
 
         await stack.enter_async_context(worker.following(adopt))
-        await serve(receiver.service(health), run_dir.socket("accesslog", worker.index), departure.over, GRACE_S)
+        await serve(
+            receiver.service(health, StandIn(limiters).methods),
+            run_dir.socket("accesslog", worker.index),
+            departure.over,
+            GRACE_S,
+        )
         following.cancel()
         telling.cancel()
 

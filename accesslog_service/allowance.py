@@ -55,7 +55,7 @@ def _plain(response: UsageResponse) -> dict[str, Any]:
         {"name": r.name, "scope": r.scope, "limit": r.limit, "used": r.in_use, "remaining": max(0, r.limit - r.in_use)}
         for r in response.running
     ]
-    return {"limits": limits, "refusal": refusal}
+    return {"limits": limits, "refusal": refusal, "degraded": response.degraded}
 
 
 def _window(window: UsageResponse.Window) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def record(entry: Any, default_model: str | None, prices: Prices = MappingProxyT
         key_limits=_text(authz, "key_limits"),
         key_family=_text(authz, "key_family"),
         asks=asks,
+        leased_by=_count(limits, "leased_by"),
     )
 
 

@@ -65,6 +65,7 @@ class Limiter:
     """A sink of records. `sockets` are those of the ratelimit workers, the first `deciding` of which decide while all
     is well: batches go round these, so that each learns how long answers are. `lost` is told how many were given up.
 
+    Any worker will do, but for the end of a request that one has admitted without Redis: it alone knows of that lease.
     Unless `everyone` is to be settled, which may change, only those are whose key brings limits of its own: any of them
     may need it.
     """
@@ -76,21 +77,22 @@ class Limiter:
         self._deciding = deciding
         self._lost = lost
         self.everyone = everyone
-        self._pending: deque[Settlement] = deque()
-        self._batch: list[Settlement] = []
+        self._pending: deque[tuple[int | None, Settlement]] = deque()
+        self._batch: list[tuple[int | None, Settlement]] = []
         self._arrived = asyncio.Event()
         self._closing = False
 
     def ended(self, records: Sequence[Record]) -> None:
         """These requests have ended. Never waits."""
-        self._take(settlement(record) for record in records if self.everyone or record.key_limits)
+        self._take((record.leased_by, settlement(record)) for record in records if self.everyone or record.key_limits)
 
     def running(self, records: Sequence[Record]) -> None:
         """These requests still run. Never waits."""
-        self._take(settlement(record, running=True) for record in records if self.everyone or record.key_limits)
+        mine = (record for record in records if self.everyone or record.key_limits)
+        self._take((record.leased_by, settlement(record, running=True)) for record in mine)
 
-    def _take(self, settlements: Iterable[Settlement | None]) -> None:
-        self._pending.extend(entry for entry in settlements if entry is not None)
+    def _take(self, settlements: Iterable[tuple[int | None, Settlement | None]]) -> None:
+        self._pending.extend((worker, entry) for worker, entry in settlements if entry is not None)
         if (excess := len(self._pending) - MAX_PENDING) > 0:
             for _ in range(excess):
                 self._pending.popleft()
@@ -112,19 +114,22 @@ class Limiter:
                 self._lost(left)
 
     async def _tell_on(self) -> None:
-        workers = [Client(socket) for socket in self._sockets]
-        turns = Turns(workers, self._deciding)
+        clients = [Client(socket) for socket in self._sockets]
+        turns = Turns(clients, self._deciding)
         try:
             while self._pending or not self._closing:
                 await self._arrived.wait()
                 self._arrived.clear()
                 while self._pending:
                     self._batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
-                    await _until_told(turns, SettleRequest(settlements=self._batch).SerializeToString())
+                    for worker in dict.fromkeys(worker for worker, _ in self._batch):
+                        first = turns if worker is None else Turns(clients[worker:] + clients[:worker], 1)
+                        entries = [entry for whose, entry in self._batch if whose == worker]
+                        await _until_told(first, SettleRequest(settlements=entries).SerializeToString())
                     self._batch = []
         finally:
-            for worker in workers:
-                worker.close()
+            for client in clients:
+                client.close()
 
 
 async def _until_told(turns: Turns[Client], request: bytes) -> None:

@@ -13,8 +13,9 @@ _UNWRITTEN = {"written": False}
 
 @dataclass(slots=True)  # not frozen: that would take 3 of the 40 microseconds that an entry costs
 class Record:
-    """What happened to one request; the fields are those of a line, in its order. `key_limits`, `key_family` and `asks`
-    are in no line: they are the limiter's, to whom the request's end is told.
+    """What happened to one request; the fields are those of a line, in its order. `key_limits`, `key_family`, `asks`
+    and `leased_by` are in no line: they are the limiter's, to whom the request's end is told; the last is the one of
+    its workers that admitted the request on its own, without Redis.
 
     `_ms` are milliseconds from the start of the request, `bytes_` count bodies. What is not known, or does not apply,
     is None; `model` is "" when the endpoint takes a model and the request named none that could be read. `status` is 0
@@ -58,6 +59,7 @@ class Record:
     key_limits: str | None = field(default=None, metadata=_UNWRITTEN)
     key_family: str | None = field(default=None, metadata=_UNWRITTEN)
     asks: str | None = field(default=None, metadata=_UNWRITTEN)
+    leased_by: int | None = field(default=None, metadata=_UNWRITTEN)
 
     @property
     def tpot_ms(self) -> float | None:

@@ -38,7 +38,8 @@ _DETAILS = (
 """How the details begin -> the error. What follows names a policy or a filter."""
 
 _FLAGS = (
-    ({"UO", "RLSE"}, errors.OVERLOADED),
+    ({"RLSE"}, errors.LIMITS_UNAVAILABLE),
+    ({"UO"}, errors.OVERLOADED),
     ({"UH", "UF", "URX", "UC", "UR", "LH", "NC"}, errors.BACKEND_UNAVAILABLE),
     ({"UT", "SI", "DT", "UMSDR"}, errors.TIMED_OUT),
     ({"OM"}, errors.OVERLOADED),

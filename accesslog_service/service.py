@@ -13,7 +13,7 @@ from accesslog_service.entry import is_final
 from accesslog_service.record import Record
 from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
-from gatehouse.rpc import ClientStream, Code, Context, Health, Service
+from gatehouse.rpc import ClientStream, Code, Context, Health, Methods, Service
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,10 @@ class Receiver:
         self._under_way: list[Record] = []
         self._handing_on = False
 
-    def service(self, health: Health) -> Service:
+    def service(self, health: Health, more: Methods) -> Service:
+        """What the gRPC shell serves, `more` beside the log."""
         method = ClientStream(self._stream_access_logs, self._decode, StreamAccessLogsResponse.SerializeToString)
-        return Service({"envoy.service.accesslog.v3.AccessLogService": {"StreamAccessLogs": method}}, health)
+        return Service({"envoy.service.accesslog.v3.AccessLogService": {"StreamAccessLogs": method}, **more}, health)
 
     def _decode(self, message: bytes) -> StreamAccessLogsMessage:
         try:

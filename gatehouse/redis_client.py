@@ -1,5 +1,6 @@
 """A redis-py client for a URL: one server, a cluster, or a master that sentinels know."""
 
+import socket
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -12,6 +13,15 @@ from redis.backoff import NoBackoff
 from gatehouse.config.secret import resolve
 
 Client = Redis | RedisCluster
+
+_UNACKNOWLEDGED_MS = 5_000
+_KEPT_ALIVE: dict[str, Any] = (
+    {"socket_keepalive": True, "socket_keepalive_options": {socket.TCP_USER_TIMEOUT: _UNACKNOWLEDGED_MS}}
+    if hasattr(socket, "TCP_USER_TIMEOUT")
+    else {}
+)
+"""A connection lives as long as the host at its other end acknowledges what is sent (RFC 5482): a Redis that is merely
+slow is not taken for a host that is gone."""
 
 _SINGLE = ("redis", "rediss", "unix")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
@@ -29,12 +39,14 @@ def connect(url: str, *, timeout_s: float = 0.01, connect_timeout_s: float = 0.1
     if url.startswith(("env:", "file:")):
         url = resolve(url, "redis.url").decode()
     parts = urlsplit(url)
+    alive = {} if parts.scheme == "unix" else _KEPT_ALIVE
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": connect_timeout_s,
         "max_connections": connections,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # spares the HELLO exchange; the scripts answer integers, which are the same in RESP3
+        **alive,
     }
     if parts.scheme in _SINGLE:
         return Redis.from_url(url, **options)

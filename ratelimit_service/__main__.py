@@ -6,14 +6,18 @@ With `-c gatehouse.yaml` it is a sidecar of the gateway, with `--runtime-root DI
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 from gatehouse.rpc import Service
 from gatehouse.server import serve
 from gatehouse.worker import GRACE_S, Worker, run
+from ratelimit_service.from_tally import restored
 from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.lengths import Lengths
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
+from ratelimit_service.restoring import raise_to
 from ratelimit_service.service import RateLimits
 from ratelimit_service.store import Store
 from ratelimit_service.store_memory import MemoryStore
@@ -22,9 +26,10 @@ from ratelimit_service.store_memory import MemoryStore
 async def main(worker: Worker) -> None:
     """One worker, until it is told to stop."""
     metrics = Metrics()
-    store = await _store(worker, metrics)
     key_rules, lengths = KeyRules(metrics.on_unreadable_limits), Lengths()
-    limits = RateLimits(Plans(worker.config, key_rules, lengths), store, metrics)
+    plans = Plans(worker.config, key_rules, lengths)
+    store = await _store(worker, metrics, plans)
+    limits = RateLimits(plans, store, metrics, worker.index)
     try:
         async with worker.following(lambda config: limits.adopt(Plans(config, key_rules, lengths))):
             await serve(Service(limits.methods), worker.run_dir.socket("ratelimit", worker.index), worker.stop, GRACE_S)
@@ -33,14 +38,18 @@ async def main(worker: Worker) -> None:
         await store.close()
 
 
-async def _store(worker: Worker, metrics: Metrics) -> Store:
-    """Redis, shared by every worker and gateway, or the memory of this one process."""
+async def _store(worker: Worker, metrics: Metrics, plans: Plans) -> Store:
+    """Redis, shared by every worker and gateway, or the memory of this one process. Either may know nothing: then
+    limits of a day and more begin with what the tally of the request log has."""
+    remembered = partial(restored, plans, Path(worker.config.logging.dir))
     url = worker.config.redis.url
     if url is None:
-        return MemoryStore()
+        store = MemoryStore()
+        await raise_to(store, await remembered())
+        return store
     from ratelimit_service.shared import shared_store  # brings a Redis client
 
-    return await shared_store(url, worker.config, metrics)
+    return await shared_store(url, worker.config, metrics, remembered)
 
 
 def drops_in(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:

@@ -3,10 +3,28 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
+from typing import NamedTuple
 
-from ratelimit_service.store import Renewal, Settlement
+from ratelimit_service.store import Ask, Charge, Renewal, Settlement
 
-Event = Settlement | Renewal
+
+class Admission(NamedTuple):
+    """A request that was admitted without the store, to be charged there. `name` is its own, however often it is told;
+    `unsure`: it has been told before, and nobody knows whether the store has heard."""
+
+    name: str
+    ask: Ask
+    unsure: bool = False
+
+
+class Refund(NamedTuple):
+    """Charges that the store holds for a request that was never let through."""
+
+    name: str
+    charges: tuple[Charge, ...]
+
+
+Event = Admission | Refund | Settlement | Renewal
 
 
 class Backlog:
@@ -37,3 +55,10 @@ class Backlog:
 
     def remove(self, event: Event) -> None:
         self._events.pop(event, None)
+
+    def unsure(self, event: Event) -> None:
+        """The event was told, and nobody knows whether the store has heard. An admission stays as one that is unsure,
+        at the end of the queue."""
+        if isinstance(event, Admission) and not event.unsure:
+            self.remove(event)
+            self.add([event._replace(unsure=True)])

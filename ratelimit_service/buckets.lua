@@ -37,8 +37,26 @@ local function read_charges(values, first_key, count, first_argument)
   return charges
 end
 
+-- The twin of clock_steps.py: a state that has seen a time well after `now` (the clock has stepped back) keeps its hits,
+-- charged at `now`, so that it is whole again within a period. Whoever may write is to save it: else it would be charged
+-- at each later `now` anew.
+local function healed(state, charge, now)
+  local latest = state.at or max(state.index * charge.period, state.current and state.current.last or 0)
+  if latest - now <= STEP_MS then
+    return state
+  end
+  state.now = latest
+  local boundless = { amount = MAX_AMOUNT, capacity = MAX_AMOUNT, period = charge.period }
+  local used = MAX_AMOUNT - charge.algorithm.remaining(state, boundless)
+  charge.stepped = true
+  local fresh = charge.algorithm.load(nil, charge, now)
+  charge.algorithm.charge(fresh, charge, used)
+  return fresh
+end
+
 local function open(charge, now)
-  return charge.algorithm.load(charge.packed, charge, now)
+  local state = charge.algorithm.load(charge.packed, charge, now)
+  return charge.packed and healed(state, charge, now) or state
 end
 
 -- What is saved is not changed any more: how long it says anything is kept with the charge.

@@ -41,7 +41,7 @@ end
 
 local function keep_charges()
   for _, charge in ipairs(charges) do
-    if charge.hits > 0 then
+    if charge.hits > 0 or charge.stepped then
       save(charge, states[charge.key])
     end
   end
@@ -96,6 +96,12 @@ if consumed then
   keep_leases()
   if reservations_key then
     keep_reservations()
+  end
+elseif CONSUME then
+  for _, charge in ipairs(charges) do
+    if charge.stepped then
+      save(charge, open(charge, now))
+    end
   end
 end
 return answer(allowed, consumed)

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter as Counts
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 from ratelimit_service.store import Decision, FailureKind
+
+Clock = Literal["redis", "machine"]
 
 FLUSH_S = 0.05
 """How far the counts of decisions may lag behind: a sample that all workers share takes 2 µs to write, a decision has
@@ -30,6 +32,20 @@ class Metrics:
         )
         self._lost = Counter(
             "api_rate_limit_events_lost_total", "Ends of requests that the store never heard of.", registry=registry
+        )
+        self._restored = Counter(
+            "api_rate_limit_restored_total", "Times that Redis came back empty and was told.", registry=registry
+        )
+        self._steps = Counter("api_clock_steps_total", "Steps of a clock.", ["clock"], registry=registry)
+        for clock in get_args(Clock):
+            self._steps.labels(clock)
+        self._unidentified = Counter(
+            "api_rate_limit_unidentified_total",
+            "Calls that did not say whose limits to apply: refused.",
+            registry=registry,
+        )
+        self._overrun = Counter(
+            "api_rate_limit_overrun_total", "Calls refused because too many waited.", registry=registry
         )
         self._unreadable = Counter(
             "api_key_limits_unreadable_total",
@@ -63,6 +79,18 @@ class Metrics:
 
     def on_lost(self, events: int) -> None:
         self._lost.inc(events)
+
+    def on_restored(self, _limits: int) -> None:
+        self._restored.inc()
+
+    def on_clock_step(self, clock: Clock) -> None:
+        self._steps.labels(clock).inc()
+
+    def on_unidentified(self) -> None:
+        self._unidentified.inc()
+
+    def on_overrun(self) -> None:
+        self._overrun.inc()
 
     def on_unreadable_limits(self) -> None:
         self._unreadable.inc()

@@ -5,7 +5,7 @@ its key; all must pass. Counters belong to users, teams and keys, so changing a 
 key come with its requests; keys that rotation made of each other share their counters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -104,6 +104,7 @@ class Plans:
     ) -> None:
         self._lease_ttl_ms = lease_ttl_ms
         self._lengths = Lengths() if lengths is None else lengths
+        self._known_tiers = frozenset(config.rate_limits)
         self._default_model = config.the_default_model or ""
         self._model_of = {alias: name for name, model in config.models.items() for alias in model.aliases}
         self._prices = prices(config)
@@ -117,6 +118,11 @@ class Plans:
         self._teams = {name: rule_set(team.limits, "team") for name, team in config.teams.items() if team.limits}
         self._keys = key_rules or KeyRules()
         self._remembered = lru_cache(REMEMBERED)(self._stands)
+
+    def identifies(self, caller: Caller) -> bool:
+        """Whether it is said who asks, and by which limits. Where no tier has limits, every tier is known."""
+        named = caller.user and caller.tier and caller.key_id
+        return bool(named) and (caller.tier in self._known_tiers or not self._known_tiers)
 
     def plan(self, caller: Caller) -> Plan:
         """Everything that `caller`'s request must pass, with guesses for what only its end will tell."""
@@ -137,6 +143,16 @@ class Plans:
         if caller.asks.max_tokens is None:
             choices = max(1, caller.asks.choices)
             self._lengths.learn(caller.user, self._model(caller.model), -(-true.output // choices))
+
+    def rules(self) -> Iterator[Rule]:
+        """Every rule of a tier, a user or a team."""
+        for rules in (*self._tiers.values(), *self._users.values(), *self._teams.values()):
+            yield from rules.rules
+
+    def counters(self, caller: Caller) -> list[tuple[Rule, str]]:
+        """Every rule that `caller` meets, and the key of what it counts."""
+        standing = self._standing(caller)
+        return [(rule, counter.key) for rule, counter in zip(standing.rules, standing.counters, strict=True)]
 
     def settlement(self, caller: Caller, true: Tokens | None, *, late: bool = False) -> Settlement:
         """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""

@@ -18,6 +18,10 @@ from ratelimit_service.redis_line import Line, Reply
 IN_FLIGHT = 24
 """Commands sent and not yet answered. Redis answers once it has done all that it has read, so what is sent at once is
 also answered at once: with many, the first answer is late. What waits behind them can still be taken back."""
+_MOST_IN_FLIGHT = 1024
+_WIDEN_S = 0.01
+"""Where the network is what is slow, or Redis has not read anything yet, waiting to send helps nobody: after so long
+without an answer, twice as many may be in flight."""
 
 _MOST_UNUSED = 2
 """Connections in a row that were closed before anything was sent."""
@@ -40,6 +44,8 @@ class Pipe:
         self._sent: deque[asyncio.Future[Reply]] = deque()
         self._line: Line | None = None
         self._flushing = False
+        self._room = IN_FLIGHT
+        self._widening: asyncio.TimerHandle | None = None
         self._used = False
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -55,6 +61,8 @@ class Pipe:
         return future
 
     async def close(self) -> None:
+        if self._widening is not None:
+            self._widening.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -121,7 +129,7 @@ class Pipe:
         if self._line is None or self._line.over:
             return  # it is sent once there is a connection
         commands = []
-        while self._unsent and len(self._sent) < IN_FLIGHT:
+        while self._unsent and len(self._sent) < self._room:
             words, future = self._unsent.popleft()
             if not future.done():
                 commands.append(words)
@@ -129,10 +137,21 @@ class Pipe:
         if commands:
             self._used = True
             self._line.send(commands)
+        if self._unsent and self._widening is None:
+            self._widening = self._loop.call_later(_WIDEN_S, self._widen, self.answers)
+
+    def _widen(self, answers: int) -> None:
+        self._widening = None
+        if self.answers == answers:
+            self._room = min(2 * self._room, _MOST_IN_FLIGHT)
+        if self._unsent:
+            self._flush()
 
     def _replied(self, reply: Reply) -> None:
         future = self._sent.popleft()
         self.answers += 1
+        if len(self._sent) < IN_FLIGHT:
+            self._room = IN_FLIGHT
         if self._unsent:
             self._flush_soon()  # there is room for what waits
         if future.done():

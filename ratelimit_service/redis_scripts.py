@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ratelimit_service.clock_steps import STEP_MS
 from ratelimit_service.store import GRACE_MS, RESERVATION_TTL_MS, SETTLED_TTL_MS
 
 _FOLDER = Path(__file__).parent
@@ -17,6 +18,7 @@ _CONSTANTS = "".join(
         "GRACE_MS": GRACE_MS,
         "RESERVATION_TTL_MS": RESERVATION_TTL_MS,
         "SETTLED_TTL_MS": SETTLED_TTL_MS,
+        "STEP_MS": STEP_MS,
     }.items()
 )
 

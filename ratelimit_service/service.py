@@ -2,11 +2,12 @@
 requests ended. Protobuf in, protobuf out."""
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 from gatehouse.asks import NOTHING_SAID, Asks, parsed
 from gatehouse.envoy.names import DOMAIN
-from gatehouse.errors import LIMITS_UNAVAILABLE
+from gatehouse.errors import AUTH_UNAVAILABLE, LIMITS_UNAVAILABLE, OVERLOADED, ClientError
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement as Settled
@@ -19,6 +20,7 @@ from ratelimit_service.estimate import Tokens, uncounted
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.passed import passed
 from ratelimit_service.plan import Plan, Plans
+from ratelimit_service.room import Room
 from ratelimit_service.store import Ask, Decision, Settlement, Store, StoreUnavailable
 
 GHOST_S = 0.15
@@ -29,19 +31,29 @@ not be refused because of the one before: a request that only a lease refuses wa
 DEGRADED = ("x-ratelimit-degraded", "true")
 """The limits in this answer were not those that all gateways share."""
 
+SETTLED_AT_ONCE = 32
+"""Between two slices of a batch of settlements decisions have their turn: no request waits for hundreds of ends."""
+
+TOLD_EVERY_S = 60.0
+
 _ANYONE = passed(())
 
 _SMALL = Asks(max_tokens=1)
 """What somebody asks for who only wants to know whether anything would pass."""
 
+log = logging.getLogger(__name__)
+
 
 class RateLimits:
-    """Answers for the gateway's own domain; other domains have no limits here."""
+    """Answers for the gateway's own domain; other domains have no limits here. `index` says which worker this is."""
 
-    def __init__(self, plans: Plans, store: Store, metrics: Metrics) -> None:
+    def __init__(self, plans: Plans, store: Store, metrics: Metrics, index: int = 0, room: Room | None = None) -> None:
         self._plans = plans
         self._store = store
         self._metrics = metrics
+        self._index = index
+        self._room = room or Room()
+        self._silent_until = 0.0
 
     def adopt(self, plans: Plans) -> None:
         """Put other limits in force. What was counted stays: buckets are named by who is limited, what is counted, the
@@ -61,35 +73,49 @@ class RateLimits:
         }
 
     async def should_rate_limit(self, request: RateLimitRequest, _context: Context) -> bytes:
-        """One decision over every limit of the request. Where nobody can decide, and that is to be denied, a 429.
+        """One decision over every limit of the request.
 
-        The answer is a serialized `RateLimitResponse`.
+        Answers that are no decision are refusals as well, and Envoy makes a 503 of them
+        (`gatehouse.envoy.local_replies`): nobody can decide, and that is to be denied; too many wait; or it is not said
+        who asks. The answer is a serialized `RateLimitResponse`.
         """
         if request.domain != DOMAIN or not request.descriptors:
             return _ANYONE
         who = caller(request.descriptors[0].entries)
+        if not self._plans.identifies(who):
+            return self._unidentified()
         plan = self._plans.plan(who)
         if not plan.rules and not plan.concurrency:
             return _ANYONE
+        if not self._room.enter(who.user):
+            self._metrics.on_overrun()
+            return _OVERRUN
         try:
             decision = await self._decide(plan.ask)
         except StoreUnavailable:
             return _UNDECIDED
+        finally:
+            self._room.leave(who.user)
         self._metrics.decided(decision)
-        return _allowed(plan, decision) if decision.allowed else _refused(plan, decision, who)
+        return self._allowed(plan, decision) if decision.allowed else _refused(plan, decision, who)
 
     async def settle(self, request: SettleRequest, context: Context) -> SettleResponse:
         """Take a batch of ends and signs of life. UNAVAILABLE means: send all of it again; that is harmless."""
-        done = [entry for entry in request.settlements if entry.kind == Settled.DONE]
-        running = [entry for entry in request.settlements if entry.kind == Settled.RENEW]
         try:
-            if done:
-                await self._store.settle([self._settlement(entry) for entry in done])
-            if running:
-                await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
+            for entries in _slices(request.settlements):
+                await self._settle(entries)
+                await asyncio.sleep(0)
         except StoreUnavailable as error:
             await context.abort(Code.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
         return SettleResponse()
+
+    async def _settle(self, entries: Sequence[Settled]) -> None:
+        done = [entry for entry in entries if entry.kind == Settled.DONE]
+        running = [entry for entry in entries if entry.kind == Settled.RENEW]
+        if done:
+            await self._store.settle([self._settlement(entry) for entry in done])
+        if running:
+            await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
 
     async def report(self, request: UsageRequest, context: Context) -> UsageResponse:
         """What is left for a caller, and whether a small request would pass now. Consumes nothing."""
@@ -134,6 +160,30 @@ class RateLimits:
             decision = await self._store.decide(ask)
         return decision
 
+    def _unidentified(self) -> bytes:
+        self._metrics.on_unidentified()
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until:
+            self._silent_until = now + TOLD_EVERY_S
+            log.error("requests come without user, tier or key, or of a tier that is not configured: they are refused")
+        return _UNIDENTIFIED
+
+    def _allowed(self, plan: Plan, decision: Decision) -> bytes:
+        if not decision.degraded:
+            return passed(headers(plan, decision))
+        if not plan.concurrency:
+            return passed([*headers(plan, decision), DEGRADED])
+        response = RateLimitResponse(
+            overall_code=RateLimitResponse.OK, response_headers_to_add=_pairs([*headers(plan, decision), DEGRADED])
+        )
+        response.dynamic_metadata.update({"leased_by": self._index})  # who is to hear of the end
+        return response.SerializeToString()
+
+
+def _slices(entries: Sequence[Settled]) -> Iterator[Sequence[Settled]]:
+    for begin in range(0, len(entries), SETTLED_AT_ONCE):
+        yield entries[begin : begin + SETTLED_AT_ONCE]
+
 
 def _ended(entry: Settled) -> Caller:
     return Caller(
@@ -147,10 +197,6 @@ def _ended(entry: Settled) -> Caller:
         key_limits=entry.key_limits,
         key_family=entry.key_family,
     )
-
-
-def _allowed(plan: Plan, decision: Decision) -> bytes:
-    return passed(headers(plan, decision) + ([DEGRADED] if decision.degraded else []))
 
 
 def _refused(plan: Plan, decision: Decision, who: Caller) -> bytes:
@@ -168,23 +214,25 @@ def _pairs(pairs: Headers) -> list[HeaderValue]:
     return [HeaderValue(key=name, value=value) for name, value in pairs]
 
 
-def _undecided() -> bytes:
-    retry = ("retry-after", str(LIMITS_UNAVAILABLE.retry_after_s))
+def _no_decision(error: ClientError, *more: tuple[str, str]) -> bytes:
+    retry = ("retry-after", str(error.retry_after_s))
     response = RateLimitResponse(
         overall_code=RateLimitResponse.OVER_LIMIT,
-        response_headers_to_add=_pairs([retry, ("content-type", "application/json"), DEGRADED]),
-        raw_body=LIMITS_UNAVAILABLE.json(),
+        response_headers_to_add=_pairs([retry, ("content-type", "application/json"), *more]),
+        raw_body=error.json(),
     )
-    response.dynamic_metadata.update({"error_code": LIMITS_UNAVAILABLE.code})
+    response.dynamic_metadata.update({"error_code": error.code})
     return response.SerializeToString()
 
 
-_UNDECIDED = _undecided()
+_UNDECIDED = _no_decision(LIMITS_UNAVAILABLE, DEGRADED)
+_OVERRUN = _no_decision(OVERLOADED)
+_UNIDENTIFIED = _no_decision(AUTH_UNAVAILABLE)
 
 
 def _report(plan: Plan, decision: Decision, who: Caller) -> UsageResponse:
     """Without the store there may be no outcomes: then there is nothing to tell of any limit."""
-    response = UsageResponse()
+    response = UsageResponse(degraded=decision.degraded)
     for rule, outcome in zip(plan.rules, decision.outcomes, strict=False):
         response.windows.add(
             name=rule.limit.name,

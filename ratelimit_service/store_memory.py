@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ratelimit_service.algorithms import EMPTY, State
+from ratelimit_service.clock_steps import healed
 from ratelimit_service.expiring import Expiring
 from ratelimit_service.store import (
     GRACE_MS,
@@ -43,8 +44,13 @@ class _Weighed(NamedTuple):
         return charges and all(room or lease.shadow for lease, room in zip(ask.leases, self.rooms, strict=True))
 
 
+_BORN_NS = time.time_ns() - time.monotonic_ns()
+
+
 def epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
+    """Milliseconds since the epoch, as this process knew it when it began: a step of the machine's clock gives nobody
+    anything, and takes nothing from anybody."""
+    return (_BORN_NS + time.monotonic_ns()) // 1_000_000
 
 
 class MemoryStore:
@@ -65,6 +71,7 @@ class MemoryStore:
 
     async def decide(self, ask: Ask) -> Decision:
         now = self._clock()
+        self._heal(ask.charges, now)
         weighed = self._weigh(ask, now)
         if weighed.allows(ask) and not self._settled_already(ask, now):
             self._keep(ask, weighed, now)
@@ -96,6 +103,15 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Nothing to release."""
+
+    def put_in_place(self, charge: Charge, at: int) -> None:
+        """Let the bucket of `charge` hold its hits and nothing else, as if they had come at the time `at`."""
+        state = EMPTY[charge.limit.algorithm].charge(charge.limit, charge.hits, at)
+        self._put_state(charge, state, max(at, self._clock()))
+
+    def forget_requests(self) -> None:
+        """Let go of all reservations and leases. What was charged stays charged."""
+        self._reservations, self._leases = Expiring(), Expiring()
 
     def _settled_already(self, ask: Ask, now: int) -> bool:
         """A decision may come after its request: the caller gave up on it, went on, ended and was settled."""
@@ -162,7 +178,15 @@ class MemoryStore:
         return held
 
     def _state(self, charge: Charge, now: int) -> State:
-        return self._states.get(charge.bucket, now) or EMPTY[charge.limit.algorithm]
+        state = self._states.get(charge.bucket, now)
+        return EMPTY[charge.limit.algorithm] if state is None else healed(state, charge.limit, now)
+
+    def _heal(self, charges: Sequence[Charge], now: int) -> None:
+        """Keep what a step of the clock has made of a count: else it would be charged at each later `now` anew."""
+        for charge in charges:
+            before = self._states.get(charge.bucket, now)
+            if before is not None and (state := healed(before, charge.limit, now)) is not before:
+                self._put_state(charge, state, now)
 
     def _put_state(self, charge: Charge, state: State, now: int) -> None:
         ends_in = state.reset_after(charge.limit, now)

@@ -39,7 +39,7 @@ _BY_MODEL = (
     ),
     Told("upstream_rq_retry", "api_backend_retries", "Requests sent to a second replica.", CounterMetricFamily),
     Told("upstream_cx_connect_fail", "api_backend_connect_failures", "Connections refused.", CounterMetricFamily),
-    Told("ratelimit.error", "api_rate_limit_bypassed", "Requests passed without a decision.", CounterMetricFamily),
+    Told("ratelimit.error", "api_rate_limit_unanswered", "Requests nobody decided on in time.", CounterMetricFamily),
 )
 _OF_GATEWAY = (
     Told("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),

@@ -31,6 +31,7 @@ FIXED: tuple[Path, ...] = (
     ("keys", "peppers"),
     ("key_store",),
     ("redis",),
+    ("limits",),
     ("tracing",),
 )
 """Fields and whole sections."""

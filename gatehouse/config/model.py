@@ -456,7 +456,13 @@ class Redis(Strict):
     url: Annotated[str, AfterValidator(_redis_url)] | None = None
     on_failure: Literal["local", "allow", "deny"] = "local"
     gateways: int = Field(1, ge=1, le=10_000)
-    timeout_ms: int = Field(10, ge=1, le=250)
+    timeout_ms: int = Field(250, ge=1, le=300)
+
+
+class LimitsPolicy(Strict):
+    """What happens while no worker of ratelimit_service takes calls."""
+
+    on_failure: Literal["allow", "deny"] = "allow"
 
 
 class Tracing(Strict):
@@ -491,6 +497,7 @@ class Config(Strict):
     key_store: KeyStore = KeyStore()
     jwt: Annotated[tuple[JwtIssuer, ...], Listed] = ()
     redis: Redis = Redis()
+    limits: LimitsPolicy = LimitsPolicy()
     tracing: Tracing = Tracing()
 
     @property

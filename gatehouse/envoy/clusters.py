@@ -5,24 +5,36 @@ from gatehouse.envoy import names
 from gatehouse.envoy.endpoints import assignment, encrypted, endpoint, options, tls
 from gatehouse.envoy.message import Message, seconds
 from gatehouse.envoy.retries import OTHER_HOST, other_priority
-from gatehouse.run_dir import SERVICES, RunDir, first_rank, workers
+from gatehouse.run_dir import SERVICES, RunDir, Service, first_rank, workers
 
 _RANKED = ("authz", "ratelimit")
 _PROOF_OF_LIFE_S = {"authz": 2.0}
 """A worker may be that late with a word on its health, where not a second: longer than a check may take, so that on a
 starved machine one that is late is not taken for gone."""
+_SOON: Message = {"retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"}}
+_ANY_ONE_WILL_DO = 100_000
+"""Percent: how many times its part of the calls a host can take."""
 _MOST = 4096
 """Requests at a time. Envoy's defaults (1,024 requests, 3 retries) are for small services."""
 
 
 def sidecars(config: Config, run_dir: RunDir) -> list[Message]:
     """One cluster a service, and one for the pages that accesslog_service answers."""
-    grpc = [
-        _sidecar(service, [str(run_dir.socket(service, i)) for i in range(workers(config, service))], grpc=True)
-        for service in SERVICES
-    ]
+    grpc = [_sidecar(service, _sockets(config, run_dir, service), grpc=True) for service in SERVICES]
+    if config.limits.on_failure == "allow":
+        _stand_in(next(each for each in grpc if each["name"] == "ratelimit"), _sockets(config, run_dir, "accesslog"))
     pages = [str(run_dir.http_socket(i)) for i in range(workers(config, "accesslog"))]
     return [*grpc, _sidecar(names.GATEWAY, pages, grpc=False)]
+
+
+def _sockets(config: Config, run_dir: RunDir, service: Service) -> list[str]:
+    return [str(run_dir.socket(service, i)) for i in range(workers(config, service))]
+
+
+def _stand_in(ratelimit: Message, sockets: list[str]) -> None:
+    """Behind all workers of ratelimit stands accesslog, for when none takes calls (`accesslog_service.stand_in`)."""
+    groups = ratelimit["load_assignment"]["endpoints"]
+    groups.append({**_ranks(sockets, len(sockets))[0], "priority": len(groups)})
 
 
 def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
@@ -33,19 +45,26 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
         "type": "STATIC",
         "connect_timeout": "0.25s",
         "lb_policy": "ROUND_ROBIN" if name == "accesslog" else "LEAST_REQUEST",
-        "load_assignment": {"cluster_name": name, "endpoints": _ranks(sockets, first)},
-        **options(explicit_http_config=protocol, **_retries(name)),
+        "load_assignment": {"cluster_name": name, "endpoints": _ranks(sockets, first), **_policy(name)},
+        **options(explicit_http_config=protocol, **_retries(name, len(sockets))),
         "circuit_breakers": _breakers(),
-        "outlier_detection": _ejection(1 if name == "accesslog" else 5),
+        **({} if name == "ratelimit" else {"outlier_detection": _ejection(1 if name == "accesslog" else 5)}),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         **({"health_checks": [_grpc_check(_PROOF_OF_LIFE_S.get(name, 1.0))]} if grpc else {}),
     }
 
 
-def _retries(name: str) -> Message:
+def _policy(name: str) -> Message:
+    """One worker of a rank is enough for all calls: else a dead one would send its part of them to the next rank, and
+    the last rank counts nothing. For the same reason no worker is ejected for being late."""
+    return {"policy": {"overprovisioning_factor": _ANY_ONE_WILL_DO}} if name == "ratelimit" else {}
+
+
+def _retries(name: str, count: int) -> Message:
     """When a call is made again, of a host and a rank of hosts that was not asked yet.
 
-    A check is safe to repeat; a decision on limits is only where it was not begun.
+    A check is safe to repeat. So is a decision on limits: a worker gives back what it charges for a call that was
+    reset.
     """
     if name not in _RANKED:
         return {}
@@ -55,11 +74,12 @@ def _retries(name: str) -> Message:
         "host_selection_retry_max_attempts": 3,
     }
     if name == "ratelimit":
-        return {"retry_policy": {"retry_on": "connect-failure", "num_retries": 2, **elsewhere}}
+        when = "connect-failure,refused-stream" + (",reset" if count > 1 else "")
+        return {"retry_policy": {"retry_on": when, "num_retries": 3, **_SOON, **elsewhere}}
     every = {
         "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
         "num_retries": 3,
-        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+        **_SOON,
     }
     return {"retry_policy": {**every, **elsewhere}}
 

@@ -24,11 +24,19 @@ AUTHZ_TIMEOUT_S = 1.6
 """A busy machine makes a check wait, and its request with it; who waits in vain is told within two seconds."""
 AUTHZ_PATIENCE_S = 0.15
 """A worker that has not answered by then is slow, or hangs: another is asked as well, and the first answer counts."""
-LIMITS_TIMEOUT_S = 0.3
+LIMITS_TIMEOUT_S = 2.0
+"""All tries together. A service that is busy is waited for, and one that is away is known to be, by its health checks
+and by connections that are refused; so to be late is no way past the limits."""
 
 
-def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
-    """Every HTTP filter; `wanted` are those behind ratelimit that not every configuration asks for.
+LIMITS_TRY_TIMEOUT_S = 1.0
+"""Longer than a worker waits for a late Redis (three of `redis.timeout_ms`): one that takes longer than this hangs, and
+another is asked, if there is one that counts the same."""
+
+
+def chain(max_body_bytes: int, wanted: Sequence[Message] = (), *, limiters: int = 1) -> list[Message]:
+    """Every HTTP filter; `wanted` are those behind ratelimit that not every configuration asks for, and
+    `limiters` is how many workers of ratelimit share their counts.
 
     Nothing in it depends on models or keys, so that changing those leaves the listener alone.
     """
@@ -44,7 +52,7 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = ()) -> list[Message]:
         *request_reader.filters(max_body_bytes),
         model_lookup.name_filter(),
         model_access.by_requested_name(),
-        _limits(),
+        _limits(limiters),
         *wanted,
         answer_reader.filter_(),
         extension(
@@ -91,7 +99,7 @@ def _authz() -> Message:
     )
 
 
-def _limits() -> Message:
+def _limits(limiters: int) -> Message:
     # An action without a value would drop the whole descriptor, and with it the call: hence the defaults.
     actions = [
         _metadata_entry("user", names.AUTHZ, "user"),
@@ -109,10 +117,22 @@ def _limits() -> Message:
         "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
         domain=names.DOMAIN,
         timeout=seconds(LIMITS_TIMEOUT_S),
-        failure_mode_deny=False,
-        rate_limit_service={"grpc_service": _called("ratelimit"), "transport_api_version": "V3"},
+        failure_mode_deny=True,
+        status_on_error={"code": "ServiceUnavailable"},
+        rate_limit_service={
+            "grpc_service": {**_called("ratelimit"), **(_TRIES if limiters > 1 else {})},
+            "transport_api_version": "V3",
+        },
         rate_limits=[{"actions": actions}],
     )
+
+
+_TRIES: Message = {
+    "initial_metadata": [
+        {"key": "x-envoy-upstream-rq-per-try-timeout-ms", "value": str(int(LIMITS_TRY_TIMEOUT_S * 1000))}
+    ]
+}
+"""The time of one try of a sidecar's call is set by this header only, which Envoy's router takes off again."""
 
 
 def _called(service: str) -> Message:

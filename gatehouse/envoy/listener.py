@@ -4,7 +4,7 @@ from gatehouse import __version__
 from gatehouse.config.model import Config
 from gatehouse.envoy import access_log, bodies, cors, cutting, filters, local_replies, names, tls, tracing
 from gatehouse.envoy.message import Message, extension, header, seconds
-from gatehouse.run_dir import RunDir
+from gatehouse.run_dir import RunDir, workers
 
 CONNECTION_BUFFER_BYTES = 256 * 1024
 """What a slow reader can make Envoy hold of an answer, beside what is under way from the model server
@@ -41,7 +41,9 @@ def listener(
         local_reply_config=local_replies.config(),
         http_filters=[
             *cors.filters(config.server),
-            *filters.chain(config.server.max_body_bytes, _wanted(config, run_dir)),
+            *filters.chain(
+                config.server.max_body_bytes, _wanted(config, run_dir), limiters=workers(config, "ratelimit")
+            ),
         ],
         **route_specifier,
     )

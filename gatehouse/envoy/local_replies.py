@@ -5,6 +5,7 @@ are left alone by the guard, and answers of model servers are no local replies a
 """
 
 from gatehouse import errors
+from gatehouse.envoy import names
 from gatehouse.envoy.message import Message, extension, header, literal
 from gatehouse.errors import ClientError
 
@@ -16,7 +17,8 @@ _OURS = '["direct_response", "ext_authz_denied", "request_rate_limited"]'
 
 def config() -> Message:
     """`local_reply_config` of the connection manager."""
-    return {"mappers": [_mapper(when, error) for when, error in _TABLE] + [_anything_else(4), _anything_else(5)]}
+    rows = [_mapper(when, error) for when, error in _TABLE]
+    return {"mappers": [_UNDECIDED, *rows, _anything_else(4), _anything_else(5)]}
 
 
 def _details_start(prefix: str) -> Message:
@@ -53,7 +55,7 @@ _TABLE: tuple[tuple[Message, ClientError], ...] = (
     (_details_start("local_rate_limited"), errors.ASKED_TOO_OFTEN),
     (_details_start("upgrade_failed"), errors.NO_UPGRADE),
     (_both(_flags("UAEX"), _status(503)), errors.AUTH_UNAVAILABLE),
-    (_flags("RLSE"), errors.OVERLOADED),
+    (_flags("RLSE"), errors.LIMITS_UNAVAILABLE),
     (_flags("UO"), errors.OVERLOADED),
     (_flags("UH", "UF", "URX", "UC", "UR", "LH", "NC"), errors.BACKEND_UNAVAILABLE),
     (_status(408), errors.REQUEST_TIMEOUT),
@@ -66,6 +68,21 @@ _TABLE: tuple[tuple[Message, ClientError], ...] = (
     (_status(501), errors.BAD_REQUEST),  # a Transfer-Encoding that Envoy does not know
     (_status(503), errors.BACKEND_UNAVAILABLE),
 )
+
+
+def _undecided() -> Message:
+    """ratelimit_service can only refuse with a 429. Where it decided nothing, its answer lacks only the status."""
+    codes = "|".join(error.code for error in (errors.LIMITS_UNAVAILABLE, errors.OVERLOADED, errors.AUTH_UNAVAILABLE))
+    matcher = {
+        "filter": names.LIMITS,
+        "path": [{"key": "error_code"}],
+        "value": {"string_match": {"safe_regex": {"regex": codes}}},
+    }
+    when = {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
+    return {"filter": when, "status_code": 503}
+
+
+_UNDECIDED = _undecided()
 
 
 def _mapper(when: Message, error: ClientError) -> Message:

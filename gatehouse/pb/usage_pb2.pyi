@@ -25,7 +25,7 @@ class UsageRequest(_message.Message):
     def __init__(self, user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ...) -> None: ...
 
 class UsageResponse(_message.Message):
-    __slots__ = ("windows", "running", "refusal", "refusal_code")
+    __slots__ = ("windows", "running", "refusal", "refusal_code", "degraded")
     class Window(_message.Message):
         __slots__ = ("name", "scope", "measure", "limit", "remaining", "reset_after_ms", "shadow")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -60,8 +60,10 @@ class UsageResponse(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_CODE_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
     windows: _containers.RepeatedCompositeFieldContainer[UsageResponse.Window]
     running: _containers.RepeatedCompositeFieldContainer[UsageResponse.Running]
     refusal: str
     refusal_code: str
-    def __init__(self, windows: _Optional[_Iterable[_Union[UsageResponse.Window, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[UsageResponse.Running, _Mapping]]] = ..., refusal: _Optional[str] = ..., refusal_code: _Optional[str] = ...) -> None: ...
+    degraded: bool
+    def __init__(self, windows: _Optional[_Iterable[_Union[UsageResponse.Window, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[UsageResponse.Running, _Mapping]]] = ..., refusal: _Optional[str] = ..., refusal_code: _Optional[str] = ..., degraded: _Optional[bool] = ...) -> None: ...

@@ -6,25 +6,16 @@ unknown, and it is exact when nothing is unknown. What stands in Redis is exact 
 """
 
 import asyncio
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 import yaml
-from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from gatehouse.config import load
-from gatehouse.envoy.names import DOMAIN
-from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.redis_client import connect
 from ratelimit_service.caller import Caller
 from ratelimit_service.limits import Algorithm
@@ -32,128 +23,10 @@ from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.store_redis import RedisStore
 from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
+from tests.storm import CLIENTS, DEADLINE_S, HOUR_S, Heard, clear_of_the_end_of_an_hour, limiter, settings, storm
 from tests.waiting import until
 
-ROOT = Path(__file__).parents[2]
-METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
-WORKERS, CHANNELS, CLIENTS = 2, 8, 200
-HOUR_S = 3600
-DEADLINE_S = 60.0
-
 pytestmark = pytest.mark.asyncio
-
-
-def settings(url: str, limit: int, algorithm: Algorithm = Algorithm.SLIDING_WINDOW) -> dict[str, Any]:
-    """One tier with one limit; without Redis nobody is admitted, so that every admission stands in Redis."""
-    return {
-        "vllm": {"base_url": "http://127.0.0.1:1/v1"},
-        "api_keys": {"sk-limits-exact-0001": {"user_id": "alice", "tier": "paid"}},
-        "rate_limits": {"paid": {"algorithm": algorithm.value, "requests_per_hour": limit}},
-        "redis": {"url": url, "on_failure": "deny", "timeout_ms": 250},  # 10 by default, which a storm exceeds
-    }
-
-
-@asynccontextmanager
-async def limiter(config: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
-    """`python -m ratelimit_service` with two workers; yields ShouldRateLimit over a few connections to each."""
-    # The path of a unix socket has 100 bytes; the temporary directories of pytest are longer than most.
-    directory = Path(tempfile.mkdtemp(prefix="gh-limits-"))
-    file, run_dir = directory / "gatehouse.yaml", directory / "run"
-    file.write_text(yaml.safe_dump({**config, "logging": {"dir": str(directory / "logs")}}))
-    command = [sys.executable, "-m", "ratelimit_service", "-c", str(file), "--run-dir", str(run_dir)]
-    process = await asyncio.create_subprocess_exec(*command, "--workers", str(WORKERS), cwd=ROOT)
-    try:
-        async with AsyncExitStack() as channels:
-            options = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one address share a connection
-            calls = []
-            for i in range(CHANNELS):
-                target = f"unix:{run_dir / f'ratelimit-{i % WORKERS}.sock'}"
-                channel = await channels.enter_async_context(aio.insecure_channel(target, options))
-                await asyncio.wait_for(channel.channel_ready(), DEADLINE_S)
-                calls.append(
-                    channel.unary_unary(METHOD, RateLimitRequest.SerializeToString, RateLimitResponse.FromString)
-                )
-            yield calls
-    finally:
-        process.terminate()
-        await asyncio.wait_for(process.wait(), 30)
-        shutil.rmtree(directory)
-
-
-@dataclass
-class Heard:
-    """What the clients of one user heard: the places left after each admission, refusals, and errors."""
-
-    left: list[int] = field(default_factory=list)
-    refused: int = 0
-    unknown: int = 0
-
-    @property
-    def admitted(self) -> int:
-        return len(self.left)
-
-    @property
-    def answered(self) -> int:
-        return self.admitted + self.refused
-
-    @property
-    def given_twice(self) -> int:
-        """How many admissions took a place that another one had taken."""
-        return self.admitted - len(set(self.left))
-
-    @property
-    def facts(self) -> str:
-        counts = f"{self.admitted} admitted, {self.refused} refused, {self.unknown} unknown"
-        return f"{counts}, {self.given_twice} places given twice"
-
-    async def ask(self, call: Any, user: str) -> bool:
-        """Make one call; whether it was answered. A refusal that names no limit comes from a limiter without Redis."""
-        try:
-            answer = await call(request(user), timeout=DEADLINE_S)
-        except aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                raise
-            self.unknown += 1
-            return False
-        if answer.overall_code == RateLimitResponse.OK:
-            headers = {header.key: header.value for header in answer.response_headers_to_add}
-            self.left.append(int(headers["x-ratelimit-remaining-hour"]))
-        elif "limited_by" in answer.dynamic_metadata.fields:
-            assert answer.dynamic_metadata["limited_by"] == "requests_per_hour"
-            self.refused += 1
-        else:
-            self.unknown += 1
-            return False
-        return True
-
-
-def request(user: str) -> RateLimitRequest:
-    message = RateLimitRequest(domain=DOMAIN)
-    entries = message.descriptors.add().entries
-    for key, value in (("user", user), ("team", "-"), ("tier", "paid"), ("key_id", "k"), ("model", "-")):
-        entries.add(key=key, value=value)
-    return message
-
-
-async def storm(calls: Sequence[Any], heard: Mapping[str, Heard], enough: Callable[[Heard], bool]) -> None:
-    """200 clients at once, spread over the users of `heard`, until each of these has heard enough."""
-
-    async def client(number: int) -> None:
-        user, call = users[number % len(users)], calls[number % len(calls)]
-        while not enough(heard[user]):
-            if not await heard[user].ask(call, user):
-                await asyncio.sleep(0.05)
-
-    users = list(heard)
-    async with asyncio.timeout(DEADLINE_S):
-        await asyncio.gather(*map(client, range(CLIENTS)))
-
-
-async def clear_of_the_end_of_an_hour() -> None:
-    """A fixed window is exact within its hour, so a test must not straddle two."""
-    rest_s = HOUR_S - time.time() % HOUR_S
-    if rest_s < DEADLINE_S / 4:
-        await asyncio.sleep(rest_s)
 
 
 def assert_exact(heard: Heard, limit: int, refilled: int = 0) -> None:
@@ -185,7 +58,7 @@ async def test_exactly_the_limit_of_every_user_is_admitted_on_a_cluster() -> Non
         async with limiter(settings(f"redis+cluster://{hosts}", limit)) as calls:
             await storm(calls, heard, lambda heard: heard.answered >= 2 * limit)
         keys = [node.client().dbsize() for node in nodes]
-    assert sum(keys) == len(heard)
+    assert sum(keys) == len(heard) + 1, "and the key that says that Redis remembers"
     assert all(keys), "every node counts for some of the users"
     for user in heard.values():
         assert_exact(user, limit)
@@ -221,7 +94,9 @@ async def test_a_failover_admits_beyond_the_limit_only_what_its_replica_had_not_
     """
     limit, heard = 1000, Heard()
     with watched_pair("gatehouse") as (master, replica, url):
-        async with limiter(settings(url, limit)) as calls:
+        config = settings(url, limit)
+        config["redis"]["on_failure"] = "deny"  # so that every admission stands in Redis
+        async with limiter(config) as calls:
             load = asyncio.create_task(storm(calls, {"alice": heard}, lambda heard: heard.refused >= CLIENTS))
             while heard.admitted < limit // 4:
                 await asyncio.sleep(0.001)

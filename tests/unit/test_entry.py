@@ -231,7 +231,7 @@ def test_the_gateways_own_pages_have_no_backend() -> None:
         ({"status": 504, "details": "stream_idle_timeout", "flags": ("stream_idle_timeout",)}, "timeout"),
         (
             {"status": 503, "details": "rate_limiter_error", "flags": ("rate_limit_service_error",)},
-            "server_is_overloaded",
+            "limits_unavailable",
         ),
         ({"status": 503, "details": "overload"}, "server_is_overloaded"),
         (

@@ -11,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.config import Config
+from gatehouse.config.model import Redis
 from gatehouse.envoy import access_log, model_access, names, render
 from gatehouse.envoy.clusters import sidecars
-from gatehouse.envoy.filters import AUTHZ_PATIENCE_S, AUTHZ_TIMEOUT_S, chain
+from gatehouse.envoy.filters import (
+    AUTHZ_PATIENCE_S,
+    AUTHZ_TIMEOUT_S,
+    LIMITS_TIMEOUT_S,
+    LIMITS_TRY_TIMEOUT_S,
+    chain,
+)
 from gatehouse.envoy.message import seconds
 from gatehouse.run_dir import RunDir
 from tests.envoy_configs import CONFIGS, LONG, SHORT
@@ -93,8 +100,19 @@ def test_a_hung_authz_worker_leaves_time_to_ask_another() -> None:
     assert "previous_hosts" in options["retry_policy"]["retry_host_predicate"][0]["name"]
 
 
-def test_without_an_answer_from_ratelimit_traffic_passes() -> None:
-    assert FILTERS[names.LIMITS]["failure_mode_deny"] is False
+def test_a_late_answer_from_ratelimit_is_no_way_past_the_limits() -> None:
+    """Who answers when ratelimit is away is in its cluster."""
+    assert FILTERS[names.LIMITS]["failure_mode_deny"] is True
+    assert FILTERS[names.LIMITS]["status_on_error"] == {"code": "ServiceUnavailable"}
+
+
+def test_another_worker_of_ratelimit_is_asked_where_one_hangs_and_a_single_one_is_waited_for() -> None:
+    for limiters, tries in ((1, []), (2, [f"{LIMITS_TRY_TIMEOUT_S * 1000:.0f}"])):
+        (limits,) = (each for each in chain(MAX_BODY, limiters=limiters) if each["name"] == names.LIMITS)
+        service = limits["typed_config"]["rate_limit_service"]["grpc_service"]
+        assert [each["value"] for each in service.get("initial_metadata", ())] == tries
+    assert LIMITS_TRY_TIMEOUT_S * 2 <= LIMITS_TIMEOUT_S
+    assert 3 * Redis.model_fields["timeout_ms"].metadata[1].le / 1000 < LIMITS_TRY_TIMEOUT_S
 
 
 def test_every_request_has_a_descriptor() -> None:

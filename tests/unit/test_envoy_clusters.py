@@ -42,14 +42,15 @@ def test_every_worker_of_every_service_is_called() -> None:
     config = Config.model_validate({**SHORT, "server": {"workers": 3}, "redis": {"url": "redis://r"}})
     found = clusters(config)
     for service, count in (("authz", 3), ("ratelimit", 3), ("accesslog", ACCESSLOG_RECEIVERS)):
-        assert sockets(found[service]) == [f"/run/gatehouse/{service}-{index}.sock" for index in range(count)]
+        own = [path for path in sockets(found[service]) if f"/{service}-" in path]
+        assert own == [f"/run/gatehouse/{service}-{index}.sock" for index in range(count)]
     assert sockets(found[names.GATEWAY]) == [f"/run/gatehouse/accesslog-{i}.http.sock" for i in range(2)]
 
 
 @pytest.mark.parametrize(("workers", "first"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
 def test_half_of_the_workers_are_called_and_the_others_stand_by(workers: int, first: int) -> None:
-    config = Config.model_validate({**SHORT, "server": {"workers": workers}, "redis": {"url": "redis://r"}})
-    found = clusters(config)
+    options = {"server": {"workers": workers}, "redis": {"url": "redis://r"}, "limits": {"on_failure": "deny"}}
+    found = clusters(Config.model_validate({**SHORT, **options}))
     for service in ("authz", "ratelimit"):
         groups = found[service]["load_assignment"]["endpoints"]
         ranks = [(group["priority"], len(group["lb_endpoints"])) for group in groups]
@@ -60,7 +61,25 @@ def test_half_of_the_workers_are_called_and_the_others_stand_by(workers: int, fi
 
 def test_counters_in_memory_are_in_one_process() -> None:
     found = clusters(Config.model_validate({**SHORT, "server": {"workers": 3}}))
-    assert sockets(found["ratelimit"]) == ["/run/gatehouse/ratelimit-0.sock"]
+    assert [path for path in sockets(found["ratelimit"]) if "/ratelimit-" in path] == [
+        "/run/gatehouse/ratelimit-0.sock"
+    ]
+
+
+def test_behind_all_workers_of_ratelimit_stands_accesslog_unless_that_is_denied() -> None:
+    for on_failure, last in (("allow", "accesslog"), ("deny", "ratelimit")):
+        options = {"server": {"workers": 4}, "redis": {"url": "redis://r"}, "limits": {"on_failure": on_failure}}
+        groups = clusters(Config.model_validate({**SHORT, **options}))["ratelimit"]["load_assignment"]["endpoints"]
+        assert [group["priority"] for group in groups] == list(range(len(groups)))
+        behind = [each["endpoint"]["address"]["pipe"]["path"] for each in groups[-1]["lb_endpoints"]]
+        assert all(f"/{last}-" in path for path in behind)
+
+
+def test_one_worker_that_lives_keeps_all_calls_of_its_rank() -> None:
+    """Envoy sends part of the calls to the next rank when the healthy part times this factor is below 100 %."""
+    ratelimit = clusters(Config.model_validate({**SHORT, "redis": {"url": "redis://r"}}))["ratelimit"]
+    assert ratelimit["load_assignment"]["policy"]["overprovisioning_factor"] / 256 > 100
+    assert "outlier_detection" not in ratelimit
 
 
 def test_failover_stands_behind_the_others_whatever_its_number() -> None:

@@ -44,6 +44,7 @@ CHANGES: Mapping[str, Any] = {
     "redis.on_failure": "deny",
     "redis.gateways": 2,
     "redis.timeout_ms": 11,
+    "limits.on_failure": "deny",
     "tracing.otlp_endpoint": "http://other:4317",
     "tracing.sample": 1,
     "tracing.metrics_interval_s": 1,

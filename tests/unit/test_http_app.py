@@ -418,7 +418,7 @@ async def test_envoys_counts_come_under_our_names_from_0_on() -> None:
         'api_backends{model="a:b",state="healthy"} 1.0',
         'api_backends{model="a:b",state="unhealthy"} 2.0',
         'api_backend_retries_total{model="a:b"} 4.0',
-        'api_rate_limit_bypassed_total{model="a:b"} 0.0',
+        'api_rate_limit_unanswered_total{model="a:b"} 0.0',
         "api_auth_unavailable_total 5.0",
     ):
         assert line in text.splitlines()

@@ -46,7 +46,7 @@ LIMITED = replace(ENDED, request_id="r-2", key_limits='{"tokens_per_day":5}', ke
 
 
 def told(limiter: Limiter) -> list[str]:
-    return [entry.request_id for entry in limiter._pending]
+    return [entry.request_id for _, entry in limiter._pending]
 
 
 def limiter(**options: Any) -> Limiter:
@@ -123,3 +123,9 @@ def test_where_only_keys_have_limits_only_theirs_are_settled() -> None:
         each.running([ENDED, LIMITED])
     assert told(some) == ["r-2", "r-2"]
     assert told(everyone) == ["r-1", "r-2"] * 2
+
+
+def test_the_worker_that_admitted_a_request_without_redis_is_told_of_its_end() -> None:
+    each = limiter()
+    each.ended([ENDED, replace(LIMITED, leased_by=1)])
+    assert [worker for worker, _ in each._pending] == [None, 1]

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
 
-from ratelimit_service.backlog import Backlog
 from ratelimit_service.breaker import Breaker
+from ratelimit_service.expiring import Expiring
 from ratelimit_service.fallback import OnFailure, fallback
 from ratelimit_service.limits import Limit
 from ratelimit_service.resilient import Resilient
+from ratelimit_service.seen import Seen
 from ratelimit_service.store import (
     Ask,
     Charge,
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.asyncio
 LIMIT = Limit("requests_per_minute", 4, 60)
 TOKENS = Limit("tokens_per_minute", 1_000, 60)
 PATIENCE_S = 10
+TIMEOUT_S = 0.02
 
 
 def clock() -> int:
@@ -43,7 +46,11 @@ class FaultyStore(MemoryStore):
         super().__init__(clock)
         self.failure: FailureKind | None = None
         self.silent = False
+        self.late_s = 0.0
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.refuses = ""
+        self.breaks_after_acting = 0  # so many times
         self.asked = 0
         self.settled: list[Settlement] = []
         self.renewed: list[Renewal] = []
@@ -51,7 +58,9 @@ class FaultyStore(MemoryStore):
 
     async def decide(self, ask: Ask) -> Decision:
         await self._fail(ask.request_id)
-        return await super().decide(ask)
+        decision = await super().decide(ask)
+        self._break()
+        return decision
 
     async def peek(self, ask: Ask) -> Decision:
         await self._fail(ask.request_id)
@@ -62,6 +71,8 @@ class FaultyStore(MemoryStore):
             await self._fail(settlement.request_id)
         self.settled += [s for s in settlements if s.request_id != "probe"]
         await super().settle(settlements)
+        if settlements[0].request_id != "probe":
+            self._break()
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         await self._fail(renewals[0].request_id)
@@ -71,10 +82,22 @@ class FaultyStore(MemoryStore):
     async def close(self) -> None:
         self.is_open = False
 
+    def forget(self) -> None:
+        """As after FLUSHALL."""
+        self._states = Expiring()
+
+    def _break(self) -> None:
+        if self.breaks_after_acting:
+            self.breaks_after_acting -= 1
+            raise StoreUnavailable("connection", "after it has acted")
+
     async def _fail(self, request_id: str) -> None:
         self.asked += 1
         if self.silent:
             await asyncio.Event().wait()
+        if self.late_s:
+            await asyncio.sleep(self.late_s)
+        await self.answering.wait()
         if self.failure:
             raise StoreUnavailable(self.failure)
         if self.refuses == request_id:
@@ -88,6 +111,7 @@ class Counts:
         self.failures: list[FailureKind] = []
         self.degraded = 0
         self.lost = 0
+        self.restored: list[int] = []
 
     def on_failure(self, kind: FailureKind) -> None:
         self.failures.append(kind)
@@ -97,6 +121,9 @@ class Counts:
 
     def on_lost(self, events: int) -> None:
         self.lost += events
+
+    def on_restored(self, limits: int) -> None:
+        self.restored.append(limits)
 
 
 @pytest.fixture
@@ -112,7 +139,9 @@ def counts() -> Counts:
 def resilient(faulty: FaultyStore, counts: Counts, on_failure: OnFailure = "local", backlog: int = 9) -> Resilient:
     """Two processes share; the breaker is so quick that no test has to wait."""
     breaker = Breaker(first_wait_s=0.001, longest_wait_s=0.001)
-    return Resilient(faulty, fallback(on_failure, 2, clock), counts, breaker=breaker, backlog=Backlog(backlog))
+    seen = Seen(clock)
+    local = fallback(on_failure, 2, clock, seen)
+    return Resilient(faulty, local, counts, timeout_s=TIMEOUT_S, breaker=breaker, backlog=backlog, seen=seen)
 
 
 @pytest_asyncio.fixture
@@ -137,6 +166,13 @@ async def recovered(store: Resilient) -> None:
             await asyncio.sleep(0.001)
 
 
+async def told(store: Resilient) -> None:
+    """Returns when the store has been told everything."""
+    async with asyncio.timeout(PATIENCE_S):
+        while store._admitted or store._backlog or store._late:
+            await asyncio.sleep(0.001)
+
+
 async def heard(faulty: FaultyStore, settlements: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while len(faulty.settled) < settlements:
@@ -150,10 +186,19 @@ async def test_store_that_works_decides(store: Resilient, faulty: FaultyStore, c
     assert counts.degraded == 0
 
 
-async def test_silence_is_a_timeout(store: Resilient, faulty: FaultyStore, counts: Counts) -> None:
+async def test_silence_is_given_up_at_the_third_timeout(store: Resilient, faulty: FaultyStore, counts: Counts) -> None:
     faulty.silent = True
     assert (await store.decide(ask())).degraded
-    assert counts.failures == ["timeout"]
+    assert counts.failures == ["timeout"] * 3
+
+
+async def test_late_is_not_gone(store: Resilient, faulty: FaultyStore, counts: Counts) -> None:
+    """Each answer takes longer than a time-out, and there are many in a row."""
+    faulty.late_s = 2 * TIMEOUT_S
+    decisions = [await store.decide(ask(f"r{i}")) for i in range(5)]
+    assert not any(decision.degraded for decision in decisions)
+    assert [decision.allowed for decision in decisions] == [True] * 4 + [False]
+    assert counts.degraded == 0
 
 
 async def test_peek_is_degraded_as_well(store: Resilient, faulty: FaultyStore, counts: Counts) -> None:
@@ -164,7 +209,7 @@ async def test_peek_is_degraded_as_well(store: Resilient, faulty: FaultyStore, c
     assert counts.degraded == 1
 
 
-@pytest.mark.parametrize("kind", ["oom", "readonly", "loading", "clusterdown"])
+@pytest.mark.parametrize("kind", ["oom", "readonly", "loading", "clusterdown", "connection"])
 async def test_redis_that_says_it_cannot_is_believed_at_once(
     store: Resilient, faulty: FaultyStore, counts: Counts, kind: FailureKind
 ) -> None:
@@ -174,7 +219,7 @@ async def test_redis_that_says_it_cannot_is_believed_at_once(
     assert (faulty.asked, counts.failures, counts.degraded) == (1, [kind], 2)
 
 
-@pytest.mark.parametrize("kind", ["timeout", "connection", "noscript", "other"])
+@pytest.mark.parametrize("kind", ["timeout", "noscript", "other"])
 async def test_what_may_be_an_accident_is_believed_at_the_third_time(
     store: Resilient, faulty: FaultyStore, counts: Counts, kind: FailureKind
 ) -> None:
@@ -184,11 +229,13 @@ async def test_what_may_be_an_accident_is_believed_at_the_third_time(
     assert (faulty.asked, counts.failures, counts.degraded) == (3, [kind] * 3, 5)
 
 
-async def test_requests_that_wait_together_do_not_open_the_breaker(store: Resilient, faulty: FaultyStore) -> None:
+async def test_requests_that_wait_together_are_given_up_together(
+    store: Resilient, faulty: FaultyStore, counts: Counts
+) -> None:
     faulty.silent = True
-    await asyncio.gather(*(store.decide(ask(f"r{i}")) for i in range(20)))
-    faulty.silent = False
-    assert not (await store.decide(ask())).degraded
+    decisions = await asyncio.gather(*(store.decide(ask(f"r{i}")) for i in range(20)))
+    assert sum(decision.allowed for decision in decisions) == 2
+    assert counts.failures == ["timeout"] * 3
 
 
 async def test_local_policy_enforces_this_process_share(store: Resilient, faulty: FaultyStore) -> None:
@@ -374,3 +421,142 @@ async def test_outage_is_logged_once_at_each_end(
         ("ERROR", True),
         ("WARNING", False),
     ]
+
+
+def lease(limit: int = 2) -> LeaseAsk:
+    return LeaseAsk("{u:alice}", "concurrent_requests", limit, 60_000)
+
+
+async def without_answers(store: Resilient, faulty: FaultyStore, asks: Sequence[Ask]) -> list[Decision]:
+    """What is decided about `asks` while the store is silent; afterwards it does all that it was asked."""
+    faulty.answering.clear()
+    decisions = await asyncio.gather(*map(store.decide, asks))
+    assert all(decision.degraded for decision in decisions)
+    faulty.answering.set()
+    await recovered(store)
+    return list(decisions)
+
+
+async def test_what_the_store_decided_late_is_not_charged_twice(store: Resilient, faulty: FaultyStore) -> None:
+    [decision] = await without_answers(store, faulty, [ask("r1")])
+    assert decision.allowed
+    assert (await faulty.peek(ask())).outcomes[0].remaining == 3
+
+
+async def test_what_the_store_admits_late_and_the_fallback_refused_is_given_back(
+    store: Resilient, faulty: FaultyStore
+) -> None:
+    asks = [
+        Ask(f"r{i}", (*ask().charges, Charge("{u:alice}t", TOKENS, 9, reserve=True)), (lease(9),)) for i in range(4)
+    ]
+    decisions = await without_answers(store, faulty, asks)
+    assert [decision.allowed for decision in decisions] == [True, True, False, False]
+    await told(store)
+    seen = await faulty.peek(Ask("x", (*ask().charges, Charge("{u:alice}t", TOKENS, 0)), (lease(9),)))
+    assert [outcome.remaining for outcome in seen.outcomes] == [2, 1_000 - 2 * 9]
+    assert seen.leases[0].in_use == 2
+
+
+async def test_what_was_admitted_without_the_store_is_charged_before_it_decides_again(
+    store: Resilient, faulty: FaultyStore
+) -> None:
+    faulty.failure = "connection"
+    assert [(await store.decide(ask(f"r{i}"))).allowed for i in range(3)] == [True, True, False]
+    faulty.failure = None
+    await recovered(store)
+    decisions = [await store.decide(ask(f"s{i}")) for i in range(3)]
+    assert [decision.allowed for decision in decisions] == [True, True, False]
+    assert not any(decision.degraded for decision in decisions)
+
+
+async def test_flapping_costs_one_share_once(store: Resilient, faulty: FaultyStore) -> None:
+    admitted = 0
+    for i in range(5):
+        faulty.failure = "connection"
+        admitted += sum([(await store.decide(ask(f"r{i}-{k}"))).allowed for k in range(3)])
+        faulty.failure = None
+        await recovered(store)
+    assert admitted == 2
+    assert (await faulty.peek(ask())).outcomes[0].remaining == 2
+
+
+async def test_share_is_of_what_was_left(store: Resilient, faulty: FaultyStore) -> None:
+    assert [(await store.decide(ask(f"r{i}"))).allowed for i in range(3)] == [True] * 3
+    faulty.failure = "connection"
+    assert [(await store.decide(ask(f"s{i}"))).allowed for i in range(2)] == [True, False]
+
+
+async def test_spent_limit_stays_spent_without_the_store(store: Resilient, faulty: FaultyStore) -> None:
+    for i in range(4):
+        await store.decide(ask(f"r{i}"))
+    faulty.failure = "connection"
+    assert not (await store.decide(ask("s"))).allowed
+
+
+async def test_lease_taken_in_the_fallback_is_given_back_when_the_end_is_told_to_the_store(
+    store: Resilient, faulty: FaultyStore
+) -> None:
+    for i in range(5):
+        faulty.failure = "connection"
+        assert (await store.decide(Ask(f"r{i}", (), (lease(2),)))).allowed
+        faulty.failure = None
+        await recovered(store)
+        await store.settle([Settlement(f"r{i}", (), ("{u:alice}",))])
+    assert (await faulty.peek(Ask("x", (), (lease(2),)))).leases[0].in_use == 0
+
+
+async def test_request_whose_caller_left_is_not_charged(store: Resilient, faulty: FaultyStore) -> None:
+    faulty.answering.clear()
+    request = asyncio.create_task(store.decide(Ask("r1", ask().charges, (lease(2),))))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    faulty.answering.set()
+    await told(store)
+    seen = await faulty.peek(Ask("x", ask().charges, (lease(2),)))
+    assert (seen.outcomes[0].remaining, seen.leases[0].in_use) == (4, 0)
+
+
+async def test_admission_is_told_once_however_often_the_telling_fails(store: Resilient, faulty: FaultyStore) -> None:
+    faulty.failure = "connection"
+    tokens = Charge("{u:alice}t", TOKENS, 100, reserve=True)
+    assert (await store.decide(Ask("r1", (*ask().charges, tokens)))).allowed
+    faulty.failure, faulty.breaks_after_acting = None, 2
+    await recovered(store)
+    await store.settle([Settlement("r1", (tokens._replace(hits=30),))])
+    await told(store)
+    seen = await faulty.peek(Ask("x", (*ask().charges, tokens._replace(hits=0))))
+    assert [outcome.remaining for outcome in seen.outcomes] == [3, 970]
+
+
+class Mark:
+    """Says that the store has forgotten, once it has."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    async def forgotten(self) -> bool:
+        return self.lost
+
+    @asynccontextmanager
+    async def restoring(self) -> AsyncIterator[None]:
+        yield
+        self.lost = False
+
+
+async def test_store_that_comes_back_empty_is_told_what_was_used(counts: Counts) -> None:
+    faulty, mark, seen = FaultyStore(), Mark(), Seen(clock)
+    breaker = Breaker(first_wait_s=0.001, longest_wait_s=0.001)
+    store = Resilient(faulty, fallback("local", 2, clock, seen), counts, breaker=breaker, seen=seen, marker=mark)
+    for i in range(3):
+        await store.decide(ask(f"r{i}"))
+    faulty.forget()
+    mark.lost = True
+    store.forgot()
+    assert [(await store.decide(ask(f"s{i}"))).allowed for i in range(2)] == [True, False]
+    await recovered(store)
+    assert not (await store.decide(ask("t"))).allowed
+    assert counts.restored == [1]
+    await store.close()

@@ -1,0 +1,36 @@
+"""The tally of the request log (`accesslog_service.tally` writes it), for other services: who used how much, by day."""
+
+import sqlite3
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+NAME = "tally.sqlite"
+"""In the directory of the logs."""
+
+
+class Used(NamedTuple):
+    """What one key of a user used on one day (UTC), under the team and tier that it had last. The cost is in billionths
+    of a US dollar, None where no price is known."""
+
+    day: date
+    user: str
+    team: str
+    tier: str
+    key: str
+    input_tokens: int
+    output_tokens: int
+    cost_nano_usd: int | None
+
+
+_QUERY = """
+SELECT day, user, team, tier, key, sum(prompt_tokens), sum(completion_tokens), sum(cost_nano_usd)
+FROM days WHERE day >= ? GROUP BY day, user, key
+"""
+
+
+def used_since(path: Path, day: date) -> list[Used]:
+    """All that is known since the beginning of `day`. Blocks; raises `sqlite3.Error` when there is no tally."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as book:
+        return [Used(date.fromisoformat(row[0]), *row[1:]) for row in book.execute(_QUERY, (day.isoformat(),))]
