@@ -1,5 +1,6 @@
 """A file a day, whole lines of every process in it, and old days forgotten."""
 
+import logging
 import os
 import shutil
 import stat
@@ -137,6 +138,7 @@ def test_what_comes_together_is_written_together(tmp_path: Path, monkeypatch: py
 
 
 def test_what_is_renamed_or_removed_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
     file, path = daily(tmp_path / "logs"), tmp_path / "logs" / "requests_2026-11-01.log"
     file.append(b"one\n", NOON)
     path.rename(path.with_suffix(".log.1"))

@@ -1,6 +1,7 @@
 """Samples outlive a full disk: in memory meanwhile, in the file before and after."""
 
 import errno
+import logging
 import os
 import time
 from pathlib import Path
@@ -62,6 +63,7 @@ def test_a_disk_that_is_full_at_the_start_is_used_when_it_has_room(tmp_path: Pat
 def test_a_disk_that_fills_later_costs_no_sample(
     tmp_path: Path, full: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     file = SampleFile(str(tmp_path / "a.db"))
     file.write_value("first", 1.0, 0.0)
     full.append(True)
