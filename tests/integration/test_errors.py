@@ -308,5 +308,5 @@ def test_authz_down_is_503_auth_unavailable_and_never_an_answer(tmp_path: Any, b
                 os.kill(pid, signal.SIGCONT)
         assert_error(answer, 503, "service_unavailable_error", "auth_unavailable")
         assert int(answer.headers["retry-after"]) >= 1
-        assert took < 1
+        assert took < 2
         assert len(backend.requests) == before
