@@ -153,7 +153,7 @@ ALLOWED = {
     "demo": {"200", "503 backend_unavailable", CUT},
     "envoy": {"200", CUT},
 }
-"""What callers may see while one container is restarted (product.md §6)."""
+"""What callers may see while one container is restarted."""
 
 
 @pytest.mark.parametrize("service", list(ALLOWED))

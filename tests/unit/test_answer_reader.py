@@ -195,6 +195,13 @@ def test_usage_on_the_finishing_chunk_is_shown_once_to_who_asked_for_it() -> Non
     assert streamed.all == chunk("a") + chunk(None, finish="stop") + final(used(9, 2)) + DONE
 
 
+def test_a_last_event_that_is_no_json_owes_nothing() -> None:
+    odd = b'data: {"choices":[x],"usage":{"prompt_tokens":9,"total_tokens":11,"completion_tokens":2}}\n\n'
+    streamed = stream_answer([odd, DONE], "running")
+    assert streamed.all == b'data: {"choices":[x]}\n\n' + DONE
+    assert streamed.told["output_tokens"] == 2
+
+
 def test_usage_is_never_made_up_for_a_stream_that_broke_off() -> None:
     assert stream_answer([chunk("a", used(9, 1)), b"data: {"], "running").all.count(b"usage") in (0, 1)
 

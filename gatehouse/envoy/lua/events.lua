@@ -222,8 +222,9 @@ end
 -- The usage that the client asked for, where the server told it on its last chunk and sends no event of its own.
 local function owed(e)
   if e.hide ~= "running" or e.shown or e.last == nil then return "" end
-  local at = read(e, e.last).choices_at
-  if at == nil then return "" end
+  local found = read(e, e.last)
+  local at = found and found.choices_at
+  if not at then return "" end
   e.shown = true
   return "data: " .. body.edited(e.last, 0, { { from = at.from, to = at.to, text = "[]" } }) .. "\n\n"
 end

@@ -9,20 +9,21 @@ local MOST_MODEL = 16 * 1024 -- bytes of a name, as it is written
 local MOST_COUNT = 999999999999
 local NOTHING = {}
 
--- Each endpoint's own names: for how much a choice may generate (the first that is there counts, and `default` where none
--- is), for how many choices, and whether a list of prompts means as many answers. `generates` is false where nothing is generated; `counts` is
--- false where no tokens are used at all.
+-- Each endpoint's own names: for how much a choice may generate (`most`: the first that is there counts, and `default`
+-- where none is; an endpoint without them generates nothing) and for how many `choices`; whether a list of `prompts`
+-- means as many answers, and whether it takes `stream_options`; what is `refused`. `counts` is false where no tokens are
+-- used at all.
 local CHOICES = { "n", "best_of" }
 local ENDPOINTS = {
   ["/v1/chat/completions"] = { most = { "max_completion_tokens", "max_tokens" }, choices = CHOICES, options = true },
   ["/v1/completions"] = { most = { "max_tokens" }, default = 16, choices = CHOICES, options = true, prompts = true },
   ["/v1/responses"] = { most = { "max_output_tokens" }, refused = { "background" } },
   ["/v1/messages"] = { most = { "max_tokens" } },
-  ["/v1/embeddings"] = { generates = false, refused = { "encoding_format" } },
+  ["/v1/embeddings"] = { refused = { "encoding_format" } },
   ["/tokenize"] = { counts = false },
   ["/detokenize"] = { counts = false },
 }
-local ANY_OTHER = { generates = false }
+local ANY_OTHER = {}
 
 -- The members that are read of a body.
 local function wanted_by(endpoint)
