@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from gatehouse.envoy import names
+from gatehouse.envoy.endpoints import options
 from gatehouse.envoy.message import Message, extension, header
 from gatehouse.proxy.binary import envoy_path, write
 from tests.ports import free_port
@@ -124,7 +125,15 @@ def _configuration(port: int, backend_port: int, filters: Sequence[Message]) -> 
         route_config={"virtual_hosts": [_host(everything)]},
     )
     endpoint = {"endpoint": {"address": _address(backend_port)}}
-    cluster = {"name": "backend", "load_assignment": {"cluster_name": "backend", "endpoints": [_group(endpoint)]}}
+    cluster = {
+        "name": "backend",
+        "load_assignment": {"cluster_name": "backend", "endpoints": [_group(endpoint)]},
+        # What the reader refuses goes on here, with a length that may be wrong: nobody is to come after it.
+        **options(
+            explicit_http_config={"http_protocol_options": {}},
+            common_http_protocol_options={"max_requests_per_connection": 1},
+        ),
+    }
     listener = {"address": _address(port), "filter_chains": [{"filters": [manager]}]}
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
