@@ -9,7 +9,6 @@ from gatehouse.envoy.names import ENDPOINTS
 from gatehouse.errors import (
     INVALID_JSON,
     INVALID_VALUE,
-    LIMITS_UNAVAILABLE,
     MISSING_MODEL,
     MODEL_NOT_ALLOWED,
     NOT_ALLOWED_HERE,
@@ -67,8 +66,8 @@ def asked(ended: Ended) -> bool:
 
 
 def admitted(ended: Ended) -> bool:
-    """Whether the limiter was asked and may have let it pass."""
-    return asked(ended) and not ended.limited_by and ended.error_code != LIMITS_UNAVAILABLE.code
+    """Whether the limiter was asked and may have let it pass: also when nobody waited for its answer any more."""
+    return asked(ended) and not ended.limited_by
 
 
 def failed(ended: Ended) -> bool:

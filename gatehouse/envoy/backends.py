@@ -14,8 +14,9 @@ from gatehouse.envoy.upstream_keys import Source
 _IDLE = "4s"
 """uvicorn closes idle connections after 5 s; closing first avoids sending a request into a closing one."""
 
-_BUFFER_BYTES = 64 * 1024
-"""Of an answer that its client does not read yet: then the model server has to wait. Envoy's default is 1 MiB."""
+_BUFFER_BYTES = 640 * 1024
+"""Of an answer that its client does not read yet: then the model server has to wait. What a model server sends at once
+when its machine is busy (1,500 events, half a MiB) is read at once: so it is counted, though its client leaves then."""
 
 _TLS_MATCH = "envoy.transport_socket_match"
 """Metadata of an endpoint, by which it finds its transport socket (Envoy, `transport_socket_matches`)."""

@@ -8,7 +8,7 @@ from gatehouse.run_dir import RunDir, workers
 
 CONNECTION_BUFFER_BYTES = 256 * 1024
 """What a slow reader can make Envoy hold of an answer, beside what is under way from the model server
-(`gatehouse.envoy.backends`): half a MiB in all. Request bodies have a limit of their own, in the routes."""
+(`gatehouse.envoy.backends`): less than a MiB in all. Request bodies have a limit of their own, in the routes."""
 
 _UPLOAD_WINDOW_BYTES = 1024 * 1024
 """How much of its requests an HTTP/2 client may send before it hears from Envoy."""

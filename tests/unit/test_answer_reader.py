@@ -63,6 +63,18 @@ def test_usage_counts_in_every_shape(usage: dict[str, Any], wanted: dict[str, in
     assert counts(json.dumps(usage).encode()) == wanted
 
 
+@pytest.mark.parametrize(
+    "details", ["", ',"completion_tokens_details":null', ',"completion_tokens_details":{"reasoning_tokens":1}']
+)
+@pytest.mark.parametrize("hide", ["all", "running", None])
+def test_running_usage_is_cut_out_whatever_its_details(details: str, hide: str | None) -> None:
+    head = '{"id":"c","choices":[{"index":0,"delta":{"content":"x"}}]'
+    usage = f',"usage":{{"prompt_tokens":9,"total_tokens":11,"completion_tokens":2{details}}}'
+    streamed = stream_answer([f"data: {head}{usage}}}\n\n".encode()], hide)
+    assert streamed.seen[0] == f"data: {head}{'' if hide else usage}}}\n\n".encode()
+    assert (streamed.told["input_tokens"], streamed.told["output_tokens"]) == (9, 2)
+
+
 def test_the_last_running_count_holds_when_a_stream_breaks_off() -> None:
     told = stream_answer([chunk("a", used(9, 1)), chunk("b", used(9, 2)), chunk("c", used(9, 3))[:-9]]).told
     assert (told["input_tokens"], told["output_tokens"]) == (9, 2)

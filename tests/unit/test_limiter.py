@@ -108,7 +108,6 @@ def test_what_uses_no_tokens_is_charged_none(endpoint: str) -> None:
         {"user_id": None},
         {"endpoint": "/v1/models"},
         {"status": 429, "limited_by": "requests_per_minute", "error_code": "rate_limit_exceeded"},
-        {"status": 503, "error_code": "limits_unavailable"},
         *({"status": 400, "error_code": code} for code in sorted(NEVER_ASKED)),
     ],
 )
@@ -129,3 +128,12 @@ def test_the_worker_that_admitted_a_request_without_redis_is_told_of_its_end() -
     each = limiter()
     each.ended([ENDED, replace(LIMITED, leased_by=1)])
     assert [worker for worker, _ in each._pending] == [None, 1]
+
+
+def test_of_a_request_whose_decision_came_too_late_nothing_stays_charged() -> None:
+    """It may have been admitted after Envoy had given up."""
+    told = settlement(
+        replace(ENDED, status=503, error_code="limits_unavailable", prompt_tokens=None, completion_tokens=None)
+    )
+    assert told is not None
+    assert (told.counted, told.input_tokens, told.output_tokens) == (True, 0, 0)
