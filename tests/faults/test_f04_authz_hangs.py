@@ -4,11 +4,8 @@ With default settings, and with two processes beside it that want all of the CPU
 """
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import aiohttp
 import pytest
@@ -17,6 +14,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.faults.hogs import hogs
 from tests.integration.conftest import LIMITED, MODEL, short_form
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.stopping import stopped
 
 CHAT = "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {LIMITED}"}
@@ -32,18 +30,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
         running_gateway(tmp_path_factory.mktemp("f04"), short_form(backend)) as running,
     ):
         yield running
-
-
-@contextmanager
-def stopped(gateway: RunningGateway, names: Sequence[str]) -> Iterator[None]:
-    pids = [gateway.children()[name] for name in names]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 async def ask(session: aiohttp.ClientSession) -> tuple[str, float]:
@@ -72,7 +58,7 @@ async def asked_while(
     load = asyncio.create_task(asked(gateway, sum(pauses) + 0.3 * len(pauses) + 0.5))
     for pause in pauses:
         await asyncio.sleep(0.3)
-        with stopped(gateway, names):
+        with stopped([gateway.children()[name] for name in names]):
             await asyncio.sleep(pause)
     return await load
 

@@ -5,12 +5,10 @@ HTTP/2 streams and for 200 clients, with each algorithm, in Redis and in memory,
 """
 
 import asyncio
-import os
-import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from tests.fakes.fake_vllm import FakeVllm
 from tests.late_network import jitter, late
 from tests.redis_server import RedisServer, redis_server
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.stopping import pauses
 from tests.storm import HOUR_S, clear_of_the_end_of_an_hour, cpu_hogs
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
@@ -30,25 +29,6 @@ LIMIT, ASKED, CLIENTS, STREAMS = 300, 600, 200, 100
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 PATIENCE_S = 120
 OK, LIMITED = "ok", "rate_limit_exceeded"
-
-
-@asynccontextmanager
-async def pauses(server: RedisServer, for_s: float = 0.2, every_s: float = 2.0) -> AsyncIterator[None]:
-    async def pause() -> None:
-        while True:
-            os.kill(server.process.pid, signal.SIGSTOP)
-            try:
-                await asyncio.sleep(for_s)
-            finally:
-                os.kill(server.process.pid, signal.SIGCONT)
-            await asyncio.sleep(every_s - for_s)
-
-    pausing = asyncio.create_task(pause())
-    try:
-        yield
-    finally:
-        pausing.cancel()
-        await asyncio.wait({pausing})
 
 
 def config(backend: FakeVllm, algorithm: Algorithm, limits: dict[str, int]) -> dict[str, Any]:

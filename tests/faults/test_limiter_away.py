@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.fake_vllm import FakeVllm
 from tests.redis_server import redis_server
 from tests.running_gateway import RunningGateway, running_gateway
+from tests.stopping import stopped
 from tests.waiting import until
 
 KEY = "sk-limiter-away-001"
@@ -36,17 +37,6 @@ def config(backend: FakeVllm, **more: Any) -> dict[str, Any]:
 
 def limiters(gateway: RunningGateway) -> list[int]:
     return [pid for name, pid in gateway.children().items() if name.startswith("ratelimit-")]
-
-
-@contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

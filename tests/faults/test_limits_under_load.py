@@ -2,46 +2,23 @@
 clients. The same behind a whole gateway is in `test_gateway_under_load`.
 """
 
-import asyncio
-import os
-import signal
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from ratelimit_service.limits import Algorithm
 from tests.late_network import jitter, late
 from tests.redis_server import RedisServer, redis_server
+from tests.stopping import pauses
 from tests.storm import CLIENTS, HOUR_S, Heard, clear_of_the_end_of_an_hour, cpu_hogs, limiter, settings, storm
 
 pytestmark = pytest.mark.asyncio
 
 LIMIT, ASKED = 300, 600
-
-
-@asynccontextmanager
-async def pauses(server: RedisServer, for_s: float = 0.2, every_s: float = 2.0) -> AsyncIterator[None]:
-    """Redis stands still from time to time, and at once."""
-
-    async def pause() -> None:
-        while True:
-            os.kill(server.process.pid, signal.SIGSTOP)
-            try:
-                await asyncio.sleep(for_s)
-            finally:
-                os.kill(server.process.pid, signal.SIGCONT)
-            await asyncio.sleep(every_s - for_s)
-
-    pausing = asyncio.create_task(pause())
-    try:
-        yield
-    finally:
-        pausing.cancel()
-        await asyncio.wait({pausing})
 
 
 @contextmanager

@@ -266,10 +266,12 @@ def test_an_event_of_megabytes_passes_and_counts() -> None:
         assert streamed.told["output_tokens"] == 5
 
 
-def test_an_event_without_end_is_passed_on() -> None:
-    endless = cut(b'data: {"choices":[' + b"0," * 6 * 2**20, 65_536)
+@pytest.mark.parametrize("filling", [b"0," * 512, b"0,\rdata: " * 128])
+def test_an_event_without_end_is_passed_on(filling: bytes) -> None:
+    endless = cut(b'data: {"choices":[' + filling * 12 * 2**10, 65_536)
     streamed = stream_answer(endless, "all")
     assert streamed.all == b"".join(endless)
+    assert len(streamed.seen[-2]) == len(endless[-1]), "from ten megabytes on nothing is held"
 
 
 @settings(max_examples=300, deadline=None)

@@ -318,6 +318,11 @@ local function free_bytes(bytes)
   end
 end
 
+-- Whether an empty line may be in `bytes`: two ends of lines in a row, of which "\r\n" alone is one.
+local function may_end(bytes)
+  return find(bytes, "\n\n", 1, true) or find(bytes, "\r\r", 1, true) or find(bytes, "\n\r", 1, true)
+end
+
 local function put_off(e, bytes)
   e.parts[#e.parts + 1] = bytes
   e.size = e.size + #bytes
@@ -334,13 +339,12 @@ end
 -- The bytes of one chunk as the client sees them: the same string where nothing changed.
 function events.feed(e, bytes)
   if e.given_up then return bytes end
-  local seam = e.tail .. bytes
-  if e.size > 0 and not find(seam, "\n\n", 1, true) and not find(seam, "\r", 1, true) then
-    if e.size + #bytes > MOST_EVENT then
-      e.given_up = true
-      local all = take_all(e, bytes)
-      return e.hide and all or bytes
-    end
+  if e.size > 0 and e.size + #bytes > MOST_EVENT then
+    e.given_up = true
+    local all = take_all(e, bytes)
+    return e.hide and all or bytes
+  end
+  if e.size > 0 and not may_end(e.tail .. bytes) then
     put_off(e, bytes)
     return e.hide and "" or bytes
   end
