@@ -201,7 +201,7 @@ def test_a_bad_pair_is_refused_and_the_old_one_stays(site: Site) -> None:
         rejected = _reloads(site, "rejected")
         spoil()
         until(lambda rejected=rejected: _reloads(site, "rejected") > rejected, what="a count of it")
-        assert why in site.log()
+        until(lambda why=why: why in site.log(), what=why)  # files written one after the other are looked at twice
         assert site.served() == number
     number = site.replace()
     until(lambda: site.served() == number, what="a good one afterwards")
