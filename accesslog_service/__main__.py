@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from accesslog_service.bodies import collecting
-from accesslog_service.departure import Departure
+from accesslog_service.disk_budget import Room
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
-from accesslog_service.limiter import Limiter
-from accesslog_service.room import Room
+from accesslog_service.leaving import Departure
 from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver, Sink, ToRecord
+from accesslog_service.settlements import Limiter
 from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.gen_ai import GenAiMetrics
 from accesslog_service.sinks.jsonl import RequestLog
@@ -26,13 +26,13 @@ from accesslog_service.strangers import Strangers
 from accesslog_service.tally.book import Book
 from accesslog_service.tally.follow import Follower
 from gatehouse.config.model import Config
-from gatehouse.daily_file import DailyFile
-from gatehouse.prices import prices
-from gatehouse.proxy.admin import Admin
-from gatehouse.rpc import Health
-from gatehouse.run_dir import first_rank, workers
-from gatehouse.server import serve
-from gatehouse.worker import GRACE_S, Worker, run
+from gatehouse.config.prices import prices
+from gatehouse.config.run_dir import first_rank, workers
+from gatehouse.files.daily_file import DailyFile
+from gatehouse.gateway.envoy_admin import Admin
+from gatehouse.process.worker import GRACE_S, Worker, run
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import Health
 
 
 class Days(Protocol):

@@ -5,8 +5,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from gatehouse.http2.client import CallFailedError, Client
 from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
+from gatehouse.rpc.http2.client import CallFailedError, Client
 
 METHOD = "/gatehouse.v1.Usage/Report"
 TIMEOUT_S = 1.0

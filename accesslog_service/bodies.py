@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gatehouse.config.model import Logging
-from gatehouse.daily_file import DailyFile
+from gatehouse.files.daily_file import DailyFile
 
 log = logging.getLogger(__name__)
 

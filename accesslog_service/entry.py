@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from accesslog_service.record import Record
 from accesslog_service.refusal import error_code
-from gatehouse.asks import parsed
 from gatehouse.config.model import Price
-from gatehouse.envoy import names
+from gatehouse.config.prices import Prices, cost_micro_usd
+from gatehouse.contract import names
+from gatehouse.contract.asks import parsed
+from gatehouse.contract.errors import UPSTREAM_ERROR
 from gatehouse.envoy.tracing import TRACE_ID_TAG
-from gatehouse.errors import UPSTREAM_ERROR
-from gatehouse.prices import Prices, cost_micro_usd
 
 MAX_MODEL = MAX_USER_AGENT = 256
 MAX_ENDPOINT = 128

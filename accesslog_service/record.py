@@ -21,7 +21,7 @@ class Record:
     is None; `model` is "" when the endpoint takes a model and the request named none that could be read. `status` is 0
     when the client left before it got an answer. `flags` are Envoy's response flags, comma-joined. `aborted`: the
     answer did not reach its end, because the client left or the stream was cut. `max_tokens`, `n`, `prompt_bytes` and
-    `images` are what the request asked for (`gatehouse.asks`, of which `asks` is the text).
+    `images` are what the request asked for (`gatehouse.contract.asks`, of which `asks` is the text).
     """
 
     time: datetime

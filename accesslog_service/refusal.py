@@ -6,7 +6,7 @@ Details", "Substitution format"); the routes that refuse by themselves are named
 
 from collections.abc import Collection
 
-from gatehouse import errors
+from gatehouse.contract import errors
 
 _NOT_OURS = ("via_upstream", "upstream_reset_after_response_started", "downstream_")
 """How the details of an answer begin that came from behind Envoy, or that the client did not wait for."""

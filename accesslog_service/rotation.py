@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 
 from gatehouse.envoy.access_log import DAILY_STEM, FILE_NAME
-from gatehouse.retention import Retention
+from gatehouse.files.retention import Retention
 
 log = logging.getLogger(__name__)
 

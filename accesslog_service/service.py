@@ -8,12 +8,12 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from accesslog_service.departure import Departure
 from accesslog_service.entry import is_final
+from accesslog_service.leaving import Departure
 from accesslog_service.record import Record
 from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
-from gatehouse.rpc import ClientStream, Code, Context, Health, Methods, Service
+from gatehouse.rpc.service import ClientStream, Code, Context, Health, Methods, Service
 
 log = logging.getLogger(__name__)
 

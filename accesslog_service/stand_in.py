@@ -13,11 +13,11 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from gatehouse.errors import OVERLOADED
-from gatehouse.http2.client import CallFailedError, Client
+from gatehouse.contract.errors import OVERLOADED
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from gatehouse.pb.rls_pb2 import RateLimitResponse
-from gatehouse.rpc import Context, Unary
+from gatehouse.rpc.http2.client import CallFailedError, Client
+from gatehouse.rpc.service import Context, Unary
 
 _DECIDE = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 _HEALTH = "/grpc.health.v1.Health/Check"

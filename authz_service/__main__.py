@@ -20,9 +20,9 @@ from authz_service.service import Authz, Tokens
 from gatehouse.config.model import Config
 from gatehouse.keys.peppers import hasher
 from gatehouse.keys.stores import store_of
-from gatehouse.rpc import Service
-from gatehouse.server import serve
-from gatehouse.worker import GRACE_S, Worker, run
+from gatehouse.process.worker import GRACE_S, Worker, run
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import Service
 
 if TYPE_CHECKING:
     from authz_service.sso.following import Issuers

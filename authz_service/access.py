@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from authz_service.principals import Network, Principal, network
-from gatehouse import model_patterns as patterns
 from gatehouse.config.model import Config, Holder, Tier
+from gatehouse.contract import model_patterns as patterns
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from authz_service.keyring import Keyring
-from gatehouse.atomic_file import lock, replace_file
+from gatehouse.files.atomic_file import lock, replace_file
 
 PATIENCE_S = 0.1
 """With another worker that writes the file; it writes the same."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from authz_service.access import Access, Rules
 from authz_service.credential import Credential, Unusable
 from authz_service.principals import Network, Principal, Principals
-from gatehouse.keys.digest import PREFIX, Hasher
+from gatehouse.contract.key_digest import PREFIX, Hasher
 
 
 class Result(StrEnum):

@@ -10,7 +10,7 @@ from authz_service.guesses import Guesses
 from authz_service.keyring import Keyring
 from authz_service.principals import Principals
 from gatehouse.config.model import Keys
-from gatehouse.keys.digest import Hasher
+from gatehouse.contract.key_digest import Hasher
 from gatehouse.keys.format import Kind, kind_of
 
 _MANGLED, _TOO_MANY = Decision(Result.INVALID), Decision(Result.TOO_MANY_FAILURES)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from authz_service.keyring import Keyring
-from gatehouse.atomic_file import replace_file
+from gatehouse.files.atomic_file import replace_file
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import from_json, to_json
 

@@ -17,14 +17,14 @@ from authz_service.decide import Decision, Result, admit, decide
 from authz_service.gate import Gate
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, Principals
-from gatehouse import errors
-from gatehouse.envoy.names import CLIENT_IP_HEADER
-from gatehouse.errors import ClientError
+from gatehouse.contract import errors
+from gatehouse.contract.errors import ClientError
+from gatehouse.contract.names import CLIENT_IP_HEADER
 from gatehouse.pb.base_pb2 import HeaderValue, HeaderValueOption
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse
 from gatehouse.pb.http_status_pb2 import HttpStatus
 from gatehouse.pb.status_pb2 import Status
-from gatehouse.rpc import Context, Unary
+from gatehouse.rpc.service import Context, Unary
 
 log = logging.getLogger(__name__)
 

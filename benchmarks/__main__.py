@@ -18,9 +18,9 @@ from types import FrameType
 from benchmarks import plots, report
 from benchmarks.clients.closed import h2load
 from benchmarks.contenders import BY_NAME
-from benchmarks.field import FULL, Effort, Field, Row, installed, say, the_field
 from benchmarks.machine import NotInstalledError, allow_many_files
 from benchmarks.measures import bodies, growth, memory, overload, steady, streaming, throughput
+from benchmarks.runner import FULL, Effort, Field, Row, installed, say, the_field
 from benchmarks.targets import verdicts
 
 MEASURES: dict[str, Callable[[Field, Effort], Iterator[Row]]] = {

@@ -26,10 +26,10 @@ from elftools.elf.elffile import ELFFile
 
 from benchmarks.clients.closed import load
 from benchmarks.contenders import BY_NAME, Running
-from benchmarks.field import the_field
 from benchmarks.machine import allow_many_files
 from benchmarks.measures.throughput import turn
-from gatehouse.proxy.binary import envoy_path
+from benchmarks.runner import the_field
+from gatehouse.gateway.envoy_binary import envoy_path
 
 _RELATIVE = 8  # R_X86_64_RELATIVE
 _LONGEST_NAME = 4000

@@ -27,8 +27,8 @@ from gatehouse.keys.store_file import FileKeyStore
 from gatehouse.keys.store_redis import RedisKeyStore
 from gatehouse.pb.external_auth_pb2 import CheckRequest
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from gatehouse.redis_client import connect
-from tests.redis_server import redis_server
+from gatehouse.redis_client.client import connect
+from testkit.redis_server import redis_server
 
 ROOT = Path(__file__).parents[1]
 TIERS = "vllm: {base_url: 'http://127.0.0.1:1/v1'}\nrate_limits: {standard: {}, premium: {}}\n"

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.field import Row
+from benchmarks.runner import Row
 
 _SHOWN = 3
 """Bars are shown up to so many times Gatehouse's."""

@@ -26,12 +26,12 @@ import yaml
 from hpack import Encoder
 from prometheus_client.parser import text_string_to_metric_families
 
-from gatehouse.envoy import names
-from gatehouse.http2 import frames
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract import names
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage
 from gatehouse.pb.base_pb2 import RequestMethod
-from gatehouse.run_dir import RunDir
+from gatehouse.rpc.http2 import frames
 
 METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 BATCH_BYTES = 16384

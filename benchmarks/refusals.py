@@ -23,11 +23,11 @@ from authz_service.keyring import Keyring
 from authz_service.metrics import Metrics
 from authz_service.service import Authz
 from gatehouse.config.model import Config
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.format import mint
 from gatehouse.keys.record import KeyRecord
 from gatehouse.pb.external_auth_pb2 import CheckRequest
-from gatehouse.rpc import Context
+from gatehouse.rpc.service import Context
 
 KEYS = 1000
 """Of each kind: so many that what is remembered of the last one helps none of them."""

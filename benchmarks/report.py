@@ -6,7 +6,7 @@ import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.field import Row
+from benchmarks.runner import Row
 from benchmarks.targets import Verdict
 
 _TITLES = {

@@ -28,8 +28,8 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.ports import free_port
-from tests.running_gateway import running_gateway
+from testkit.ports import free_port
+from testkit.running_gateway import running_gateway
 
 SLOTS, TAKES_S = 8, 0.1
 FLOOD, FEW, PAUSE_S = 64, 3, 0.05

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.field import Row
+from benchmarks.runner import Row
 
 _OURS, _BARE, _FLOOR = "Gatehouse", "bare Envoy", "Envoy, same filters"
 

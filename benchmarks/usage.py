@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.request_logs import record
+from testkit.request_logs import record
 
 ROOT = Path(__file__).parents[1]
 DAYS = 28

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from gatehouse.sample_file import SampleFile
+from gatehouse.files.sample_file import SampleFile
 
 
 def share(directory: Path, process: str) -> None:

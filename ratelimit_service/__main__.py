@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from gatehouse.rpc import Service
-from gatehouse.server import serve
-from gatehouse.worker import GRACE_S, Worker, run
-from ratelimit_service.from_tally import restored
+from gatehouse.process.worker import GRACE_S, Worker, run
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import Service
 from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.lengths import Lengths
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.restoring import raise_to
 from ratelimit_service.service import RateLimits
-from ratelimit_service.store import Store
-from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store.from_tally import restored
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Store
+from ratelimit_service.store.restoring import raise_to
 
 
 async def main(worker: Worker) -> None:
@@ -47,7 +47,7 @@ async def _store(worker: Worker, metrics: Metrics, plans: Plans) -> Store:
         store = MemoryStore()
         await raise_to(store, await remembered())
         return store
-    from ratelimit_service.shared import shared_store  # brings a Redis client
+    from ratelimit_service.shared_store import shared_store  # brings a Redis client
 
     return await shared_store(url, worker.config, metrics, remembered)
 

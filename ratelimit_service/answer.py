@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gatehouse.config.model import PERIODS
-from gatehouse.errors import INSUFFICIENT_QUOTA, RATE_LIMITED, ClientError
+from gatehouse.contract.errors import INSUFFICIENT_QUOTA, RATE_LIMITED, ClientError
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plan
 from ratelimit_service.rules import Concurrency, Rule
-from ratelimit_service.store import Decision, Outcome
+from ratelimit_service.store.port import Decision, Outcome
 
 Headers = list[tuple[str, str]]
 CONCURRENT_RETRY_MS = 1000

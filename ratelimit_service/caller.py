@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from gatehouse.asks import NOTHING_SAID, Asks, parsed
+from gatehouse.contract.asks import NOTHING_SAID, Asks, parsed
 
 _ABSENT = ("", "-")
 

@@ -6,7 +6,7 @@ little too much or too little is held back while the request runs.
 
 from typing import NamedTuple
 
-from gatehouse.asks import Asks
+from gatehouse.contract.asks import Asks
 
 BYTES_PER_TOKEN = 4
 """English text in common tokenizers; JSON around it makes this guess high rather than low."""

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from ratelimit_service.store import Decision, FailureKind
+from ratelimit_service.store.port import Decision, FailureKind
 
 Clock = Literal["redis", "machine"]
 

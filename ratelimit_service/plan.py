@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from gatehouse.asks import Asks
 from gatehouse.config.model import MEASURES, Config, Price
+from gatehouse.config.prices import cost_micro_usd, prices
+from gatehouse.contract.asks import Asks
 from gatehouse.envoy.access_log import PERIOD_S
-from gatehouse.prices import cost_micro_usd, prices
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate import Tokens, at_most, estimate
+from ratelimit_service.header_plan import Shown, shown
 from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.lengths import Lengths
-from ratelimit_service.limits import MAX_AMOUNT, Limit
 from ratelimit_service.rules import NOTHING, Concurrency, Rule, rule_set
-from ratelimit_service.shown import Shown, shown
-from ratelimit_service.store import Ask, Charge, LeaseAsk, Renewal, Settlement
+from ratelimit_service.store.limits import MAX_AMOUNT, Limit
+from ratelimit_service.store.port import Ask, Charge, LeaseAsk, Renewal, Settlement
 
 LEASE_TTL_MS = 3 * PERIOD_S * 1000
 """A running request shows a sign of life every `PERIOD_S`; after three that are missing it counts as gone."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gatehouse.config.model import MEASURES, PERIODS
 from gatehouse.config.model import Limits as Settings
-from ratelimit_service.limits import Algorithm, Limit
+from ratelimit_service.store.limits import Algorithm, Limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,23 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
-from gatehouse.asks import NOTHING_SAID, Asks, parsed
-from gatehouse.envoy.names import DOMAIN
-from gatehouse.errors import AUTH_UNAVAILABLE, LIMITS_UNAVAILABLE, OVERLOADED, ClientError
+from gatehouse.contract.asks import NOTHING_SAID, Asks, parsed
+from gatehouse.contract.errors import AUTH_UNAVAILABLE, LIMITS_UNAVAILABLE, OVERLOADED, ClientError
+from gatehouse.contract.names import DOMAIN
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement as Settled
 from gatehouse.pb.settlement_pb2 import SettleRequest, SettleResponse
 from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
-from gatehouse.rpc import Code, Context, Unary
+from gatehouse.rpc.service import Code, Context, Unary
 from ratelimit_service.answer import Headers, headers, refusal
 from ratelimit_service.caller import Caller, caller
 from ratelimit_service.estimate import Tokens, uncounted
 from ratelimit_service.metrics import Metrics
-from ratelimit_service.passed import passed
+from ratelimit_service.ok_response import passed
 from ratelimit_service.plan import Plan, Plans
-from ratelimit_service.room import Room
-from ratelimit_service.store import Ask, Decision, Settlement, Store, StoreUnavailable
+from ratelimit_service.store.port import Ask, Decision, Settlement, Store, StoreUnavailable
+from ratelimit_service.waiting_room import Room
 
 GHOST_S = 0.15
 GHOST_STEP_S = 0.03

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gatehouse.errors import MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, ClientError
-from gatehouse.model_patterns import EVERYTHING
+from gatehouse.contract.errors import MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, ClientError
+from gatehouse.contract.model_patterns import EVERYTHING
 
 Entry = dict[str, Any]
 """One model: `{"id", "object": "model", "created", "owned_by"}`, and whatever else a model server says of it."""

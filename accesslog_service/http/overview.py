@@ -17,7 +17,7 @@ from accesslog_service.tally import live
 from accesslog_service.tally.book import Book
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.run_dir import RunDir
+from gatehouse.config.run_dir import RunDir
 
 KEPT_S = 1.0
 

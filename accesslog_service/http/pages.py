@@ -20,9 +20,9 @@ from accesslog_service.tally.book import Book
 from accesslog_service.tally.usage import usage
 from gatehouse import __version__, metrics
 from gatehouse.config.model import Config, Server
-from gatehouse.envoy.names import CALLER_HEADERS
-from gatehouse.errors import LIMITS_UNAVAILABLE, NOT_FOUND, ClientError
-from gatehouse.run_dir import RunDir
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract.errors import LIMITS_UNAVAILABLE, NOT_FOUND, ClientError
+from gatehouse.contract.names import CALLER_HEADERS
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from accesslog_service.http.overview import Overview
 from accesslog_service.http.pages import Pages, refused
 from accesslog_service.tally.book import Book
 from gatehouse.config.model import Config
-from gatehouse.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, UNKNOWN_HOST
-from gatehouse.run_dir import RunDir, workers
+from gatehouse.config.run_dir import RunDir, workers
+from gatehouse.contract.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, UNKNOWN_HOST
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from accesslog_service.entry import record
 from accesslog_service.reconcile.compare import LATE, Reconciliation, Report
 from accesslog_service.reconcile.settling import Settling
 from gatehouse.config import Config, ConfigError
-from gatehouse.config.files import Files
-from gatehouse.config.key_table import Keep
-from gatehouse.daily_file import DailyFile
-from gatehouse.prices import prices
-from gatehouse.run_dir import RunDir, found_run_dir, workers
+from gatehouse.config.prices import prices
+from gatehouse.config.run_dir import RunDir, found_run_dir, workers
+from gatehouse.files.daily_file import DailyFile
+from gatehouse.loading.files import Files
+from gatehouse.loading.key_table import Keep
 
 LOCK = ".reconcile.lock"
 

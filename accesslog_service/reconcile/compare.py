@@ -27,7 +27,7 @@ LATE = timedelta(seconds=30)
 
 
 class Days(Protocol):
-    """The request log to restore to; `gatehouse.daily_file.DailyFile` is one."""
+    """The request log to restore to; `gatehouse.files.daily_file.DailyFile` is one."""
 
     def append(self, lines: bytes, now: datetime | None = None) -> None: ...
     def sync(self) -> None: ...

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from accesslog_service.entry import FLAGS, METHODS
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.tracing import TRACE_ID_TAG
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry, ResponseFlags
 from gatehouse.pb.base_pb2 import RequestMethod

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from accesslog_service.reconcile.identity import identity, without_id
-from gatehouse.retention import copies, opened
+from gatehouse.files.retention import copies, opened
 
 _BEGIN = b'{"time":"'
 _HEAD = re.compile(rb'\{"time":"[^"]*","request_id":"([^"]*)"')

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import grpc
 
-from accesslog_service.limiter import METHOD, settlement
 from accesslog_service.record import Record
+from accesslog_service.settlements import METHOD, settlement
 from gatehouse.pb.settlement_pb2 import SettleRequest, SettleResponse
 
 TIMEOUT_S = 5.0

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from gatehouse.atomic_file import replace_file
+from gatehouse.files.atomic_file import replace_file
 from gatehouse.metrics import Exemplar, exemplar_file
 
 log = logging.getLogger(__name__)

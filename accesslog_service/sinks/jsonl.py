@@ -22,7 +22,7 @@ Lost = Callable[[str, int], None]
 
 
 class LineFile(Protocol):
-    """Where lines go; `gatehouse.daily_file.DailyFile` is one. Its calls may block, and raise `OSError`."""
+    """Where lines go; `gatehouse.files.daily_file.DailyFile` is one. Its calls may block, and raise `OSError`."""
 
     def append(self, lines: bytes) -> None: ...
     def sync(self) -> None: ...

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from accesslog_service.record import Record
 from gatehouse.config.model import Config
-from gatehouse.envoy import names
+from gatehouse.contract import names
 
 OTHER = "other"
 NONE = ""

@@ -13,8 +13,8 @@ from accesslog_service.record import Record
 from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.series import Admission, Series
-from gatehouse import metering
-from gatehouse.errors import CODES, UPSTREAM_ERROR
+from gatehouse.contract import metering
+from gatehouse.contract.errors import CODES, UPSTREAM_ERROR
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 """Seconds: from a refusal at the gate to a long answer of a large model."""

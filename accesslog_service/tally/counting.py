@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from gatehouse.envoy.names import ENDPOINTS
-from gatehouse.errors import UPSTREAM_ERROR
+from gatehouse.contract.errors import UPSTREAM_ERROR
+from gatehouse.contract.names import ENDPOINTS
 
 STEP_S = 5
 """Traffic is kept in steps of so many seconds."""

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from accesslog_service.tally.book import KEPT_LIVE_S, Book, add, forget
 from accesslog_service.tally.counting import ModelLabel, counted
-from gatehouse.retention import copies, opened
+from gatehouse.files.retention import copies, opened
 
 log = logging.getLogger(__name__)
 

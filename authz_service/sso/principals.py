@@ -10,7 +10,7 @@ from authz_service.sso.issuer import Issuer
 from authz_service.sso.metrics import NOBODY, Metrics
 from authz_service.sso.token import Reason, Said, check, read
 from authz_service.sso.verified import Verified
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
 
 PATIENCE_S = 0.06
 """How long a request waits for keys that are being fetched. After 0.1 s Envoy would try another worker."""

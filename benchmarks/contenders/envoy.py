@@ -14,10 +14,11 @@ from benchmarks.contenders.contender import Contender, Running
 from benchmarks.machine import GATEWAY_CPUS, free_port, running, wait_until_answers
 from benchmarks.upstream import MODEL
 from gatehouse.config.model import Config
-from gatehouse.envoy import merged, names
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract import names
+from gatehouse.envoy import merged
 from gatehouse.envoy.message import Message, extension
-from gatehouse.proxy.binary import envoy_path, write
-from gatehouse.run_dir import RunDir
+from gatehouse.gateway.envoy_binary import envoy_path, write
 
 _IDENTITY = {"user": "alice", "team": "search", "tier": "paid", "key_id": "laptop", "models": ["*"], "expressions": []}
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from benchmarks.clients.request import body
-from benchmarks.field import Effort, Field, Row, say
 from benchmarks.measures.throughput import turn
+from benchmarks.runner import Effort, Field, Row, say
 
 MEASURE = "bodies"
 _CONNECTIONS = 4

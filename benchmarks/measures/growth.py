@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.contenders import Running, gatehouse
-from benchmarks.field import Effort, Field, Row, say
 from benchmarks.measures.throughput import rounds, turn
+from benchmarks.runner import Effort, Field, Row, say
 
 MEASURE = "growth"
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from benchmarks.clients.streams import held_open
-from benchmarks.field import Effort, Field, Row, say
 from benchmarks.machine import allow_many_files
+from benchmarks.runner import Effort, Field, Row, say
 
 MEASURE = "memory"
 _FILES_A_STREAM = 2

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from benchmarks.clients.closed import load
 from benchmarks.clients.paced import paced
-from benchmarks.field import Effort, Field, Row, say
 from benchmarks.machine import calm
+from benchmarks.runner import Effort, Field, Row, say
 
 MEASURE = "steady"
 _HEADROOM = 1.2

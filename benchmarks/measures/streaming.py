@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from benchmarks.clients.streams import streams
-from benchmarks.field import Effort, Field, Row, say
 from benchmarks.machine import calm
+from benchmarks.runner import Effort, Field, Row, say
 
 MEASURE = "streaming"
 _INTERVAL_MS = {1: 20, 100: 50}

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from benchmarks.clients.closed import load
 from benchmarks.clients.request import BODY
 from benchmarks.contenders import Running
-from benchmarks.field import Effort, Field, Row, say
 from benchmarks.machine import calm
+from benchmarks.runner import Effort, Field, Row, say
 
 MEASURE = "throughput"
 

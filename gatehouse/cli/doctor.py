@@ -8,7 +8,7 @@ import typer
 
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, loaded_or_exit, out, print_json
 from gatehouse.cli.progress import progress
-from gatehouse.config.load import Loaded
+from gatehouse.loading.load import Loaded
 
 if TYPE_CHECKING:
     from gatehouse.doctor import Check, Finding

@@ -8,9 +8,9 @@ import typer
 
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, fail, loaded_or_exit, out, print_json
 from gatehouse.config.model import Server
-from gatehouse.proxy import drain as draining
-from gatehouse.proxy.admin import Admin
-from gatehouse.run_dir import RunDir, found_run_dir
+from gatehouse.config.run_dir import RunDir, found_run_dir
+from gatehouse.gateway import drain as draining
+from gatehouse.gateway.envoy_admin import Admin
 
 
 def drain(

@@ -16,9 +16,9 @@ from gatehouse.cli import backend_choice
 from gatehouse.cli.backend_choice import Choice
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, fail, loaded_or_exit, out, print_json
 from gatehouse.config.model import Config, Tls
-from gatehouse.direct import opened
-from gatehouse.envoy.names import ENDPOINTS
-from gatehouse.gateway import local_url
+from gatehouse.contract.names import ENDPOINTS
+from gatehouse.gateway.run import local_url
+from gatehouse.rpc.direct_http import opened
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -98,7 +98,7 @@ class _Gateway:
 
     def get(self, path: str) -> Answer:
         """Status and JSON body, errors included. Raises `OSError` when nobody answers."""
-        from gatehouse.certificate import pinned
+        from gatehouse.gateway.certificate import pinned
 
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.key}"})
         try:

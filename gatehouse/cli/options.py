@@ -13,9 +13,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from gatehouse.config import ConfigError
-from gatehouse.config.load import Loaded, load_with_advice
 from gatehouse.config.problem import Problem
-from gatehouse.config.whole import load_whole
+from gatehouse.loading.complete import load_whole
+from gatehouse.loading.load import Loaded, load_with_advice
 
 ConfigFile = Annotated[Path, typer.Option("-c", "--config", help="The configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -63,7 +63,7 @@ def _with_certificate(loaded: Loaded) -> Loaded:
     tls = loaded.config.server.tls
     if tls is None:
         return loaded
-    from gatehouse import certificate  # brings cryptography: 8 MB
+    from gatehouse.gateway import certificate  # brings cryptography: 8 MB
 
     problem = certificate.untimely(certificate.read(tls), tls, datetime.now(UTC))
     return replace(loaded, warnings=(*loaded.warnings, problem)) if problem else loaded

@@ -2,8 +2,8 @@
 
 from datetime import UTC, date, datetime, timedelta
 
-from gatehouse.cli.keys.refused import RefusedError
-from gatehouse.cli.keys.times import seconds
+from gatehouse.cli.refused import RefusedError
+from gatehouse.cli.times import seconds
 
 _DAY = "2026-11-01"
 

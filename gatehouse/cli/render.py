@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from gatehouse import app_log, metrics
+from gatehouse import metrics
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, fail, loaded_or_exit, out, print_json
-from gatehouse.config.load import Loaded
-from gatehouse.following import Target, started
-from gatehouse.proxy.binary import EnvoyRejectsError, write
-from gatehouse.run_dir import DEFAULT_RUN_DIR, RunDir
+from gatehouse.config.run_dir import DEFAULT_RUN_DIR, RunDir
+from gatehouse.gateway.envoy_binary import EnvoyRejectsError, write
+from gatehouse.gateway.reload import Target, started
+from gatehouse.loading.load import Loaded
+from gatehouse.process import app_log
 
 
 def render_files(

@@ -12,7 +12,7 @@ import typer
 
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, err, escaped, fail, loaded_or_exit
 from gatehouse.cli.progress import progress
-from gatehouse.cli.simulated import as_csv, as_json_, as_table
+from gatehouse.cli.simulation_report import as_csv, as_json_, as_table
 from gatehouse.cli.usage import Format, warn_of
 from gatehouse.usage_report.answer import Stray
 from gatehouse.usage_report.log_files import NoLogsError, logs_in, named

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gatehouse import app_log, permissions, signals, systemd
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -24,13 +23,15 @@ from gatehouse.cli.options import (
     print_json,
 )
 from gatehouse.config.model import Config
-from gatehouse.gateway import Gateway, PortInUseError, Signals, check_ports, reachable, run, run_directory
-from gatehouse.proxy.binary import EnvoyRejectsError
-from gatehouse.proxy.handover import CannotReplaceError, place, predecessor
-from gatehouse.run_dir import SERVICES
-from gatehouse.supervise import Program, Start
-from gatehouse.worker import loaded_by
-from gatehouse.zygote import copying
+from gatehouse.config.run_dir import SERVICES
+from gatehouse.files import permissions
+from gatehouse.gateway.envoy_binary import EnvoyRejectsError
+from gatehouse.gateway.handover import CannotReplaceError, place, predecessor
+from gatehouse.gateway.run import Gateway, PortInUseError, Signals, check_ports, reachable, run, run_directory
+from gatehouse.process import app_log, signals, systemd
+from gatehouse.process.prefork import copying
+from gatehouse.process.supervise import Program, Start
+from gatehouse.process.worker import loaded_by
 
 
 def up(

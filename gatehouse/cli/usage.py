@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from gatehouse.cli import period
-from gatehouse.cli.keys.refused import RefusedError
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -24,12 +23,13 @@ from gatehouse.cli.options import (
     print_wide,
 )
 from gatehouse.cli.progress import progress
+from gatehouse.cli.refused import RefusedError
 from gatehouse.usage_report.answer import Row, Stray
+from gatehouse.usage_report.export import write_csv, write_json
 from gatehouse.usage_report.log_files import NoLogsError, logs_in, named, since
 from gatehouse.usage_report.question import MEASURES, Question, dimensions
-from gatehouse.usage_report.reading import Report, UnreadableLogsError, reported
-from gatehouse.usage_report.shown import bars, table
-from gatehouse.usage_report.written import write_csv, write_json
+from gatehouse.usage_report.run import Report, UnreadableLogsError, reported
+from gatehouse.usage_report.terminal import bars, table
 
 app = typer.Typer(invoke_without_command=True)
 """The command, and what else there is to do with usage: `app.command("…")(…)`."""

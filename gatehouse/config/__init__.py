@@ -1,7 +1,9 @@
-"""`gatehouse.yaml` as a frozen model: `load` reads it, `ConfigError` says where it is wrong."""
+"""The shape of `gatehouse.yaml`: a frozen model, and what says where a file departs from it.
 
-from gatehouse.config.load import load
+Reading the file is `gatehouse.loading`.
+"""
+
 from gatehouse.config.model import Config
 from gatehouse.config.problem import ConfigError, Problem
 
-__all__ = ["Config", "ConfigError", "Problem", "load"]
+__all__ = ["Config", "ConfigError", "Problem"]

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gatehouse.config.machine import client_connections, envoy_memory_mb
 from gatehouse.config.secret import SecretReference, reference
-from gatehouse.keys.digest import key_digest
+from gatehouse.contract.key_digest import key_digest
 
 _DAY = 86400
 PERIODS: Mapping[str, int] = {

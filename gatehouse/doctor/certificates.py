@@ -5,11 +5,11 @@ from pathlib import Path
 
 from cryptography import x509
 
-from gatehouse.certificate import read
 from gatehouse.config.model import Tls
 from gatehouse.config.problem import ConfigError
 from gatehouse.doctor.files import secret_file
 from gatehouse.doctor.finding import Finding, error, ok, warning
+from gatehouse.gateway.certificate import read
 
 ABOUT = "certificates"
 SOON_DAYS = 21

@@ -1,10 +1,11 @@
 """Is Envoy there, new enough, and would it run what the configuration becomes?"""
 
 from gatehouse.config.model import Config
+from gatehouse.config.run_dir import RunDir
 from gatehouse.doctor.finding import Finding, error, ok
 from gatehouse.envoy import merged
-from gatehouse.private_dir import private_directory
-from gatehouse.proxy.binary import (
+from gatehouse.files.private_dir import private_directory
+from gatehouse.gateway.envoy_binary import (
     NEWER,
     EnvoyRejectsError,
     EnvoyTooOldError,
@@ -13,7 +14,6 @@ from gatehouse.proxy.binary import (
     envoy_version,
     validate,
 )
-from gatehouse.run_dir import RunDir
 
 ABOUT = "envoy"
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.doctor.backends import backends
 from gatehouse.doctor.envoy import envoy
@@ -16,7 +15,8 @@ from gatehouse.doctor.finding import Finding
 from gatehouse.doctor.ports import ports
 from gatehouse.doctor.reachable import issuers, traces
 from gatehouse.doctor.redis import redis
-from gatehouse.doctor.room import memory, open_files
+from gatehouse.doctor.resources import memory, open_files
+from gatehouse.loading.load import Loaded
 
 Check = Callable[[], Coroutine[Any, Any, list[Finding]]]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from gatehouse import redis_info
+from gatehouse.redis_client import info
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +33,5 @@ def warning(about: str, message: str, fix: str) -> Finding:
     return Finding(about, "warning", message, fix)
 
 
-def of_redis(about: str, found: Iterable[redis_info.Finding]) -> list[Finding]:
+def of_redis(about: str, found: Iterable[info.Finding]) -> list[Finding]:
     return [Finding(about, each.level, each.message, each.fix) for each in dict.fromkeys(found)]

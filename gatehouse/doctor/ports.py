@@ -4,9 +4,9 @@ import ssl
 from http.client import HTTPException
 
 from gatehouse.config.model import Config
-from gatehouse.direct import opened
 from gatehouse.doctor.finding import Finding, error, ok
-from gatehouse.gateway import local_url, why_not_listening
+from gatehouse.gateway.run import local_url, why_not_listening
+from gatehouse.rpc.direct_http import opened
 
 ABOUT = "ports"
 _PATIENCE_S = 2.0

@@ -4,12 +4,12 @@ import time
 
 from redis import exceptions
 
-from gatehouse import redis_info
 from gatehouse.config.model import Config
 from gatehouse.config.problem import ConfigError
 from gatehouse.doctor.finding import Finding, error, of_redis, ok, warning
 from gatehouse.keys import durability
-from gatehouse.redis_client import Client, connect
+from gatehouse.redis_client import info
+from gatehouse.redis_client.client import Client, connect
 
 ABOUT = "redis"
 PATIENCE_S = 2.0
@@ -42,7 +42,7 @@ async def unusable(config: Config) -> list[Finding]:
     except (ConfigError, ValueError):
         return []
     try:
-        found = (finding for info in await redis_info.infos(client) for finding in redis_info.unfit_to_count(info))
+        found = (finding for node in await info.infos(client) for finding in info.unfit_to_count(node))
         return of_redis(ABOUT, (finding for finding in found if finding.level == "error"))
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError):
         return []
@@ -52,11 +52,11 @@ async def unusable(config: Config) -> list[Finding]:
 
 async def _fitness(client: Client) -> list[Finding]:
     try:
-        infos = await redis_info.infos(client)
+        infos = await info.infos(client)
     except exceptions.NoPermissionError:
-        return of_redis(ABOUT, [redis_info.UNCHECKED])
-    unfit = of_redis(ABOUT, (finding for info in infos for finding in redis_info.unfit_to_count(info)))
-    versions = ", ".join(sorted({str(info["redis_version"]) for info in infos}))
+        return of_redis(ABOUT, [info.UNCHECKED])
+    unfit = of_redis(ABOUT, (finding for node in infos for finding in info.unfit_to_count(node)))
+    versions = ", ".join(sorted({str(node["redis_version"]) for node in infos}))
     return unfit or [ok(ABOUT, f"Redis {versions} answers, and keeps what it counts")]
 
 

@@ -4,7 +4,8 @@ The file holds whatever a record is made of (`accesslog_service.reconcile.envoy_
 """
 
 from gatehouse.config.model import Config
-from gatehouse.envoy import names, tracing
+from gatehouse.contract import names
+from gatehouse.envoy import tracing
 from gatehouse.envoy.message import Message, extension
 
 FILE_NAME = "envoy_access.log"

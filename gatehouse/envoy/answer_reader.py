@@ -6,7 +6,7 @@ count, `error` the code of an error within an answer of 200, and `first_event_ms
 the client did not ask for is cut out of the events on their way (`lua/events.lua`).
 """
 
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message
 from gatehouse.envoy.scripts import lua_filter
 

@@ -6,7 +6,8 @@ What is promised of them, with the times, stands in docs/models.md.
 from typing import Any
 
 from gatehouse.config.model import Backend, Config, Model, base_path
-from gatehouse.envoy import names, saturation, upstream_keys
+from gatehouse.contract import names
+from gatehouse.envoy import saturation, upstream_keys
 from gatehouse.envoy.endpoints import address, encrypted, endpoint, options, tls
 from gatehouse.envoy.message import Message
 from gatehouse.envoy.upstream_keys import Source

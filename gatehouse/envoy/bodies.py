@@ -5,7 +5,7 @@ before its request has ended.
 """
 
 from gatehouse.config.model import Logging
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension
 
 MAX_BODY_BYTES = 64 * 1024

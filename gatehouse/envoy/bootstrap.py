@@ -1,11 +1,11 @@
 """The Envoy process: admin interface, the listener and the sidecars."""
 
 from gatehouse.config.model import Config
+from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import overload, tracing
 from gatehouse.envoy.clusters import receiver, sidecars
 from gatehouse.envoy.listener import listener
 from gatehouse.envoy.message import Message
-from gatehouse.run_dir import RunDir
 
 _GIVE_BACK: Message = {"bytes_to_release": 16 * 1024 * 1024, "memory_release_interval": "1s"}
 """Of memory that is free again after a burst, so much goes back to the system, each second."""

@@ -1,11 +1,11 @@
 """Who Envoy calls on the gateway's own behalf: the sidecars over unix sockets, and the receiver of traces."""
 
 from gatehouse.config.model import Backend, Config
-from gatehouse.envoy import names
+from gatehouse.config.run_dir import SERVICES, RunDir, Service, first_rank, workers
+from gatehouse.contract import names
 from gatehouse.envoy.endpoints import assignment, encrypted, endpoint, options, tls
 from gatehouse.envoy.message import Message, seconds
 from gatehouse.envoy.retries import OTHER_HOST, other_priority
-from gatehouse.run_dir import SERVICES, RunDir, Service, first_rank, workers
 
 _RANKED = ("authz", "ratelimit")
 _PROOF_OF_LIFE_S = {"authz": 2.0}

@@ -5,7 +5,7 @@ https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 
 from gatehouse.config.model import Server
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension, typed
 
 _METHODS = "GET, POST, DELETE"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension
 from gatehouse.envoy.scripts import source
 

@@ -17,7 +17,8 @@
 
 from collections.abc import Sequence
 
-from gatehouse.envoy import answer_reader, model_access, model_lookup, names, own_limits, request_reader
+from gatehouse.contract import names
+from gatehouse.envoy import answer_reader, model_access, model_lookup, own_limits, request_reader
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 1.6

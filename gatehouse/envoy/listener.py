@@ -2,9 +2,10 @@
 
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy import access_log, bodies, cors, cutting, filters, local_replies, names, tls, tracing
+from gatehouse.config.run_dir import RunDir, workers
+from gatehouse.contract import names
+from gatehouse.envoy import access_log, bodies, cors, cutting, filters, local_replies, tls, tracing
 from gatehouse.envoy.message import Message, extension, header, seconds
-from gatehouse.run_dir import RunDir, workers
 
 CONNECTION_BUFFER_BYTES = 256 * 1024
 """What a slow reader can make Envoy hold of an answer, beside what is under way from the model server

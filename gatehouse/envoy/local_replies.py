@@ -1,13 +1,12 @@
-"""Every answer that Envoy makes up itself, as one of the errors of `gatehouse.errors`.
+"""Every answer that Envoy makes up itself, as one of the errors of `gatehouse.contract.errors`.
 
 The first mapper whose filter holds decides. Answers that already are ours (direct responses, refusals of the sidecars)
 are left alone by the guard, and answers of model servers are no local replies at all.
 """
 
-from gatehouse import errors
-from gatehouse.envoy import names
+from gatehouse.contract import errors, names
+from gatehouse.contract.errors import ClientError
 from gatehouse.envoy.message import Message, extension, header, literal
-from gatehouse.errors import ClientError
 
 _REQUEST_ID = {**header("x-request-id", "%UNIQUE_ID%"), "append_action": "ADD_IF_ABSENT"}
 """What could not even be read as a request has no id yet."""

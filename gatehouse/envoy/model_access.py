@@ -11,9 +11,9 @@ request, and may have 100 instructions. So authz_service gives expressions only 
 from itertools import count
 from typing import Any
 
-from gatehouse.envoy import names
+from gatehouse.contract import names
+from gatehouse.contract.model_patterns import EVERYTHING
 from gatehouse.envoy.message import Message, extension, typed
-from gatehouse.model_patterns import EVERYTHING
 
 _RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC"
 _RBAC_PER_ROUTE = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute"

@@ -7,7 +7,7 @@ anything and any text is just a text.
 
 from collections.abc import Mapping, Sequence
 
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension
 
 _KEY = "gatehouse.model"

@@ -1,7 +1,8 @@
 """A route to the replicas of a model: for how long, by which of them, how often, and what they are told."""
 
 from gatehouse.config.model import Config, Model
-from gatehouse.envoy import names, retries, saturation
+from gatehouse.contract import names
+from gatehouse.envoy import retries, saturation
 from gatehouse.envoy.backends import hashed, host_named, rewritten, served
 from gatehouse.envoy.message import Message, header, seconds
 

@@ -4,7 +4,7 @@ Envoy counts by itself, in token buckets: strangers by their address (as far as 
 trusted), callers of the API by their user. The limits of tiers are for what reaches a model server.
 """
 
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension, typed
 
 STRANGERS = (500, 50)

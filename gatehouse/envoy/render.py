@@ -7,13 +7,13 @@ from functools import partial
 from hashlib import sha256
 
 from gatehouse.config.model import Config
+from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import tls, upstream_keys
 from gatehouse.envoy.backends import model_clusters
 from gatehouse.envoy.bootstrap import bootstrap
 from gatehouse.envoy.listener import rds
 from gatehouse.envoy.message import Message, typed
 from gatehouse.envoy.routes import routes
-from gatehouse.run_dir import RunDir
 
 BOOTSTRAP, ROUTES, CLUSTERS = "envoy.yaml", "routes.yaml", "clusters.yaml"
 _SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"

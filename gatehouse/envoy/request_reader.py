@@ -10,7 +10,7 @@ changing it leaves the listener alone.
 """
 
 from gatehouse.config.model import Config, Kind, Model
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension
 from gatehouse.envoy.scripts import lua_filter
 

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gatehouse import errors
 from gatehouse.config.model import Config
-from gatehouse.envoy import cors, model_access, model_lookup, names, own_limits, request_reader, tracing
+from gatehouse.contract import errors, names
+from gatehouse.contract.errors import ClientError
+from gatehouse.envoy import cors, model_access, model_lookup, own_limits, request_reader, tracing
 from gatehouse.envoy.backends import served
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
-from gatehouse.errors import ClientError
 
 _ENDPOINT = "|".join(map(re.escape, names.ENDPOINTS))
 _ANYTHING: Message = {"prefix": "/"}

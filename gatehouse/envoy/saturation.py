@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gatehouse.config.model import Config, Model
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, header
 
 URGENCY_HEADER = "x-vllm-priority"

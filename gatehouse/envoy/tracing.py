@@ -8,9 +8,9 @@ Without `tracing.otlp_endpoint` nothing of this is rendered.
 
 from urllib.parse import urlsplit
 
-from gatehouse import __version__, gen_ai
+from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy import names
+from gatehouse.contract import gen_ai, names
 from gatehouse.envoy.message import Message, extension
 
 SERVICE = "gatehouse"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gatehouse.atomic_file import own_like, sync_folder, write_all
+from gatehouse.files.atomic_file import own_like, sync_folder, write_all
 
 Entry = Mapping[str, Any]
 

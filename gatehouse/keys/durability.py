@@ -6,8 +6,8 @@ from typing import Any
 from redis import exceptions
 
 from gatehouse.config.model import Config
-from gatehouse.redis_client import connect
-from gatehouse.redis_info import Finding, infos
+from gatehouse.redis_client.client import connect
+from gatehouse.redis_client.info import Finding, infos
 
 
 async def check(config: Config, *, patience_s: float = 2.5) -> list[Finding]:

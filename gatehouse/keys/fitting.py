@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from gatehouse.config.model import Config
 from gatehouse.config.problem import nearest
-from gatehouse.keys.digest import pepper_of
+from gatehouse.contract.key_digest import pepper_of
 from gatehouse.keys.record import KeyRecord
 
 

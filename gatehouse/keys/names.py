@@ -1,7 +1,7 @@
 """What a key is called in logs, metrics and counters, where the key itself must not stand."""
 
 from gatehouse.config.model import ApiKey
-from gatehouse.keys.digest import beginning
+from gatehouse.contract.key_digest import beginning
 
 
 def key_id(digest: str, key: ApiKey) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gatehouse.config.model import Keys
 from gatehouse.config.problem import ConfigError, Problem
 from gatehouse.config.secret import resolve
-from gatehouse.keys.digest import Hasher
+from gatehouse.contract.key_digest import Hasher
 
 SHORTEST = 16
 """Bytes. Whoever has the digests and can guess the pepper has no pepper to overcome."""

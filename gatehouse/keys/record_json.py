@@ -17,7 +17,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from gatehouse.config.model import Limits, Name, Network
 from gatehouse.config.problem import nearest
-from gatehouse.keys.digest import is_plain, key_digest
+from gatehouse.contract.key_digest import is_plain, key_digest
 from gatehouse.keys.limits_json import canonical as limits_json
 from gatehouse.keys.record import KeyRecord
 

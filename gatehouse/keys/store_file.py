@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from watchfiles import awatch
 
-from gatehouse.atomic_file import lock, replace_file
+from gatehouse.files.atomic_file import lock, replace_file
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import from_json, to_json
 from gatehouse.keys.standing import replaced

@@ -21,7 +21,7 @@ from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import from_json, to_json
 from gatehouse.keys.standing import replaced
 from gatehouse.keys.store import Change, KeyStoreUnavailable
-from gatehouse.redis_client import Client
+from gatehouse.redis_client.client import Client
 
 log = logging.getLogger(__name__)
 

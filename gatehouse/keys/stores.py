@@ -14,7 +14,7 @@ def store_of(config: Config, *, patience_s: float = PATIENCE_S) -> KeyStore | No
     settings = config.key_store
     if settings.type == "redis" and config.redis.url:
         from gatehouse.keys.store_redis import RedisKeyStore
-        from gatehouse.redis_client import connect
+        from gatehouse.redis_client.client import connect
 
         return RedisKeyStore(connect(config.redis.url, timeout_s=patience_s, connect_timeout_s=patience_s))
     if settings.type == "file" and settings.path:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from ratelimit_service.dropin.config.rules import RateLimit
 from ratelimit_service.dropin.match import Descriptor, Match
-from ratelimit_service.dropin.rules import RateLimit
-from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, Decision, Outcome
+from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.store.port import Ask, Charge, Decision, Outcome
 
 
 class Code(Enum):

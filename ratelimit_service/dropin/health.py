@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gatehouse.pb import health_pb2
-from gatehouse.rpc import Code, Context, Health
+from gatehouse.rpc.service import Code, Context, Health
 from ratelimit_service.dropin.settings import RedisStartup
-from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, Store, StoreUnavailable
+from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.store.port import Ask, Charge, Store, StoreUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from ratelimit_service.store import Ask, Charge, Decision, Outcome, Renewal, Settlement, Store
+from ratelimit_service.store.port import Ask, Charge, Decision, Outcome, Renewal, Settlement, Store
 
 ENTRY_BYTES = 512
 """About what one remembered charge takes."""

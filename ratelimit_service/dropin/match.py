@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
-from ratelimit_service.dropin.rules import Level, RateLimit, Rule, Rules
-from ratelimit_service.limits import PERIODS, Algorithm, Limit
+from ratelimit_service.dropin.config.rules import Level, RateLimit, Rule, Rules
+from ratelimit_service.store.limits import PERIODS, Algorithm, Limit
 
 _RESERVED = str.maketrans(":|", "__")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from ratelimit_service.store import Ask, Charge, Decision, Renewal, Settlement, Store
+from ratelimit_service.store.port import Ask, Charge, Decision, Renewal, Settlement, Store
 
 _Half = Callable[[Store, Ask], Awaitable[Decision]]
 

@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from gatehouse.redis_client import Client
+from gatehouse.redis_client.client import Client
 from ratelimit_service.dropin.environment import SettingsError
 from ratelimit_service.dropin.settings import RedisServer, RedisTls
 

@@ -12,23 +12,23 @@ from pathlib import Path
 
 import uvloop
 
-from gatehouse.grpc_tcp import Option, Tcp
-from gatehouse.rpc import Service
-from gatehouse.server import serve
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import Service
+from gatehouse.rpc.tcp import Option, Tcp
 from ratelimit_service.dropin import http_pages, logs, tls
-from ratelimit_service.dropin.check import OK, check
-from ratelimit_service.dropin.configuration import Configuration
+from ratelimit_service.dropin.config.check import OK, check
+from ratelimit_service.dropin.config.reload import Configuration
+from ratelimit_service.dropin.config.rules import dump
 from ratelimit_service.dropin.environment import SettingsError, ignored
 from ratelimit_service.dropin.health import NeverReachedError, Reachable, Readiness
 from ratelimit_service.dropin.local_cache import LocalCache
 from ratelimit_service.dropin.per_second import PerSecond
 from ratelimit_service.dropin.redis_clients import client
-from ratelimit_service.dropin.rules import dump
 from ratelimit_service.dropin.service import Options, RateLimits
 from ratelimit_service.dropin.settings import Settings, load
 from ratelimit_service.dropin.stats import Stats
-from ratelimit_service.store import Store
-from ratelimit_service.store_redis import RedisStore
+from ratelimit_service.store.port import Store
+from ratelimit_service.store.redis.store import RedisStore
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from google.protobuf.duration_pb2 import Duration
 from gatehouse.pb.base_pb2 import HeaderValue
 from gatehouse.pb.ratelimit_pb2 import RateLimitDescriptor
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from gatehouse.rpc import Code as RpcCode
-from gatehouse.rpc import Context, Unary
+from gatehouse.rpc.service import Code as RpcCode
+from gatehouse.rpc.service import Context, Unary
 from ratelimit_service.dropin import answer
+from ratelimit_service.dropin.config.rules import Rules
 from ratelimit_service.dropin.decide import Code, Modes, Question, Status, Verdict
 from ratelimit_service.dropin.logs import Seldom
 from ratelimit_service.dropin.match import Descriptor, Override, RequestError, matches, sanitised
-from ratelimit_service.dropin.rules import Rules
 from ratelimit_service.dropin.stats import Stats
-from ratelimit_service.store import Decision, Store, StoreUnavailable
+from ratelimit_service.store.port import Decision, Store, StoreUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ratelimit_service.dropin.answer import HeaderNames
-from ratelimit_service.dropin.config_files import Source
+from ratelimit_service.dropin.config.files import Source
 from ratelimit_service.dropin.decide import Modes
 from ratelimit_service.dropin.environment import Seconds, SettingsError, Whole, read
 

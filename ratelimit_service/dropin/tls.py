@@ -4,7 +4,7 @@ from pathlib import Path
 
 import grpc
 
-from gatehouse.rpc import Context
+from gatehouse.rpc.service import Context
 from ratelimit_service.dropin.environment import SettingsError
 from ratelimit_service.dropin.settings import Grpc
 

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatehouse.config import Config, ConfigError, load
-from gatehouse.keys.in_files import keys_in_files
-from gatehouse.usage_report.reading import UnreadableLogsError, records_by_start
+from gatehouse.config import Config, ConfigError
+from gatehouse.loading.keys_in_files import keys_in_files
+from gatehouse.loading.load import load
+from gatehouse.usage_report.run import UnreadableLogsError, records_by_start
 from ratelimit_service.plan import Plans
 from ratelimit_service.simulate.logged import COLUMNS, KeyLimits, Logged
 from ratelimit_service.simulate.replay import LEASE_TTL_MS, Replay, Verdict

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gatehouse import metering
-from gatehouse.asks import Asks
+from gatehouse.contract import metering
+from gatehouse.contract.asks import Asks
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate import Tokens, uncounted
 

@@ -13,8 +13,8 @@ from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plan, Plans
 from ratelimit_service.service import GHOST_S, GHOST_STEP_S
 from ratelimit_service.simulate.logged import KeyLimits, Logged, caller
-from ratelimit_service.store import Decision
-from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Decision
 
 _WAIT_MS, _STEP_MS = round(GHOST_S * 1000), round(GHOST_STEP_S * 1000)
 LEASE_TTL_MS = 10**11

@@ -8,9 +8,9 @@ from pathlib import Path
 import rich
 
 from scripts.pictures.panels import Source, page
-from tests.browser import Page, browser
-from tests.running_gateway import ROOT
-from tests.scene import CALLERS, Scene, load, scene
+from testkit.browser import Page, browser
+from testkit.demo_traffic import CALLERS, Scene, load, scene
+from testkit.running_gateway import ROOT
 
 IMAGES = ROOT / "docs" / "images"
 LOAD_S = float(sys.argv[1]) if len(sys.argv) > 1 else 330.0

@@ -10,12 +10,12 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.endpoints import options
 from gatehouse.envoy.message import Message, extension, header
-from gatehouse.proxy.binary import envoy_path, write
-from tests.ports import free_port
-from tests.waiting import until
+from gatehouse.gateway.envoy_binary import envoy_path, write
+from testkit.ports import free_port
+from testkit.waiting import until
 
 GAP_S = 0.001
 """Between two pieces of an answer: long enough that Envoy reads them apart."""

@@ -21,14 +21,14 @@ import yaml
 from google.protobuf import json_format
 
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from ratelimit_service.dropin.check import check
+from ratelimit_service.dropin.config.check import check
+from testkit.original import accepts, original, running_original
+from testkit.ports import free_port
+from testkit.redis_server import RedisServer, redis_server
+from testkit.waiting import until
 from tests.contract.random_limits import MANY, Made
 from tests.contract.random_yaml import RandomYaml
 from tests.integration.test_dropin import SHOULD_RATE_LIMIT, Dropin, at
-from tests.original import accepts, original, running_original
-from tests.ports import free_port
-from tests.redis_server import RedisServer, redis_server
-from tests.waiting import until
 
 SEED = 15
 DOMAINS = 30

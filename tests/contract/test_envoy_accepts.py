@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from gatehouse.config import Config
+from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import merged
-from gatehouse.proxy.binary import EnvoyRejectsError, validate
-from gatehouse.run_dir import RunDir
-from tests.envoy_configs import CONFIGS, valid_configs
+from gatehouse.gateway.envoy_binary import EnvoyRejectsError, validate
+from testkit.envoy_configs import CONFIGS, valid_configs
 
 RUN_DIR = RunDir(Path("/run/gatehouse"))
 C04 = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)

@@ -14,9 +14,9 @@ import pytest
 from envoy_data_plane.message_pool import default_message_pool
 
 from gatehouse.config import Config
+from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import render
-from gatehouse.run_dir import RunDir
-from tests.envoy_configs import CONFIGS
+from testkit.envoy_configs import CONFIGS
 
 At = tuple[str | int, ...]
 URL = "type.googleapis.com/"

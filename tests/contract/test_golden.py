@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from gatehouse.cli import app
-from gatehouse.envoy import names
+from gatehouse.contract import names
 from gatehouse.envoy.filters import chain
 
 ROOT = Path(__file__).parents[2]

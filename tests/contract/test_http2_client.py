@@ -12,9 +12,9 @@ import pytest_asyncio
 import uvloop
 from grpc import aio
 
-from gatehouse.http2.client import CallFailedError, Client
-from gatehouse.http2.unix import Listener
-from gatehouse.rpc import Code, Context, Unary
+from gatehouse.rpc.http2.client import CallFailedError, Client
+from gatehouse.rpc.http2.unix import Listener
+from gatehouse.rpc.service import Code, Context, Unary
 
 pytestmark = pytest.mark.asyncio
 

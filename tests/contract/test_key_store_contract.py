@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.store import Change, KeyStore
 from gatehouse.keys.store_file import FileKeyStore
 from gatehouse.keys.store_redis import RedisKeyStore
-from gatehouse.redis_client import connect
-from tests.redis_server import RedisServer, redis_server
+from gatehouse.redis_client.client import connect
+from testkit.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.asyncio
 

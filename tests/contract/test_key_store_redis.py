@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys import store_redis
-from gatehouse.keys.digest import digest_of
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import to_json
 from gatehouse.keys.store import Change, KeyStoreUnavailable
 from gatehouse.keys.store_redis import CHANGES, RECORDS, RedisKeyStore
-from gatehouse.redis_client import connect
+from gatehouse.redis_client.client import connect
+from testkit.ports import free_port
+from testkit.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
+from testkit.waiting import until_async
 from tests.contract.test_key_store_contract import Follower, key
-from tests.ports import free_port
-from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
-from tests.waiting import until_async
 
 pytestmark = pytest.mark.asyncio
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.envoy import model_access, names
+from gatehouse.contract import names
+from gatehouse.contract.model_patterns import MAX_SIZE, regex, size
+from gatehouse.envoy import model_access
 from gatehouse.envoy.filters import chain
 from gatehouse.envoy.message import Message, extension
-from gatehouse.model_patterns import MAX_SIZE, regex, size
 from tests.contract.bare_envoy import bare_envoy
 
 BODY = [each for each in chain(1) if each["name"] in (names.READER, names.WHOLE_BODY)]

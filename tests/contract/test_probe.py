@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.probe import sockets
-from gatehouse.rpc import Service
-from gatehouse.server import serve
+from gatehouse.rpc.probe import sockets
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import Service
 
 
 async def probe(run_dir: Path, *services: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "gatehouse.probe", "--run-dir", str(run_dir), *services]
+    command = [sys.executable, "-m", "gatehouse.rpc.probe", "--run-dir", str(run_dir), *services]
     process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
     _, said = await process.communicate()
     return process.returncode or 0, said.decode().strip()

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatehouse.envoy import filters, names
+from gatehouse.contract import names
+from gatehouse.envoy import filters
+from testkit.lua_scripts import Refused, cut, read_request
+from testkit.request_bodies import DIALECTS, bodies
 from tests.contract.bare_envoy import BareEnvoy, bare_envoy
-from tests.lua_scripts import Refused, cut, read_request
-from tests.request_bodies import DIALECTS, bodies
 
 CHAT = "/v1/chat/completions"
 ASKED = b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}}'

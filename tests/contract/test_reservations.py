@@ -9,20 +9,20 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from gatehouse.config.model import Config
-from gatehouse.envoy.names import DOMAIN
+from gatehouse.contract.names import DOMAIN
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest
 from gatehouse.pb.usage_pb2 import UsageRequest
-from gatehouse.redis_client import connect
-from gatehouse.rpc import Context
+from gatehouse.redis_client.client import connect
+from gatehouse.rpc.service import Context
 from ratelimit_service.lengths import FEW
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.service import RateLimits
-from ratelimit_service.store import Store
-from ratelimit_service.store_memory import MemoryStore
-from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, redis_server
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Store
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.asyncio
 

@@ -15,11 +15,11 @@ import pytest
 import uvloop
 from grpc import aio
 
-from gatehouse.grpc_tcp import Tcp
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from gatehouse.rpc import MAX_MESSAGE_BYTES, ClientStream, Code, Context, Service, Unary
-from gatehouse.server import serve
-from tests.ports import free_port
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import MAX_MESSAGE_BYTES, ClientStream, Code, Context, Service, Unary
+from gatehouse.rpc.tcp import Tcp
+from testkit.ports import free_port
 
 pytestmark = pytest.mark.asyncio
 

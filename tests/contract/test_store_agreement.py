@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatehouse.redis_client import connect
-from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement
-from ratelimit_service.store_memory import MemoryStore
-from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import redis_server
+from gatehouse.redis_client.client import connect
+from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.redis_server import redis_server
 
 Step = Ask | list[Settlement] | Renewal | int  # an int moves the clock, in milliseconds
 

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from gatehouse.redis_client import connect
-from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, Store
-from ratelimit_service.store_memory import MemoryStore
-from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, redis_server
+from gatehouse.redis_client.client import connect
+from ratelimit_service.store.limits import Algorithm, Limit
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Ask, Charge, Store
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.asyncio
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from gatehouse.redis_client import connect
-from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement, StoreUnavailable
-from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, redis_cluster
+from gatehouse.redis_client.client import connect
+from ratelimit_service.store.limits import Algorithm, Limit
+from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement, StoreUnavailable
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.redis_server import RedisServer, redis_cluster
 
 USER, TEAM, UNTAGGED = "{u:alice}:tokens", "{t:search}:tokens", "tier:free"  # three slots, on both nodes
 

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from gatehouse.redis_client import connect
-from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
-from ratelimit_service.store import (
+from gatehouse.redis_client.client import connect
+from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import (
     SETTLED_TTL_MS,
     Ask,
     Charge,
@@ -17,9 +18,8 @@ from ratelimit_service.store import (
     Settlement,
     Store,
 )
-from ratelimit_service.store_memory import MemoryStore
-from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, redis_server
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.redis_server import RedisServer, redis_server
 
 MINUTE = 60_000
 NOON = 1_767_268_800_000

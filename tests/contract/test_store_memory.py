@@ -2,9 +2,9 @@
 
 import pytest
 
-from ratelimit_service.limits import Limit
-from ratelimit_service.store import GRACE_MS, RESERVATION_TTL_MS, Ask, Charge, LeaseAsk, Settlement
-from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store.limits import Limit
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import GRACE_MS, RESERVATION_TTL_MS, Ask, Charge, LeaseAsk, Settlement
 
 SECOND = Limit("requests_per_second", 5, 1)
 

@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 import redis
 
-from gatehouse.redis_client import connect
-from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, LeaseAsk, Settlement, StoreUnavailable
-from ratelimit_service.store_redis import RedisStore
-from tests.ports import free_port
-from tests.redis_server import RedisServer, redis_sentinel, redis_server
+from gatehouse.redis_client.client import connect
+from ratelimit_service.store.limits import Algorithm, Limit
+from ratelimit_service.store.port import Ask, Charge, LeaseAsk, Settlement, StoreUnavailable
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.ports import free_port
+from testkit.redis_server import RedisServer, redis_sentinel, redis_server
 
 MINUTE = Limit("requests_per_minute", 5, 60)
 TOKENS = Limit("tokens_per_minute", 1_000, 60)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testkit.ports import free_port
 from tests.deploy.kubernetes import Manifest, tool
-from tests.ports import free_port
 
 START_TIMEOUT_S = 60
 TOOLS = ("etcd", "kube-apiserver", "kubectl")

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatehouse.proxy.binary import envoy_path
+from gatehouse.gateway.envoy_binary import envoy_path
+from testkit.running_gateway import ROOT
 from tests.deploy.kubelet import PATIENCE_S
 from tests.deploy.kubernetes import Manifest
-from tests.running_gateway import ROOT
 
 _BIN = Path(sys.executable).parent
 
@@ -65,7 +65,7 @@ class Processes:
     def _local(self, command: list[str]) -> list[str]:
         """The command with the paths of this machine."""
         words = list(command)
-        if "gatehouse.probe" in words:
+        if "gatehouse.rpc.probe" in words:
             words += ["--run-dir", "/run/gatehouse"]
         for inside, here in self.mounts.items():
             words = [word.replace(inside, str(here)) for word in words]

@@ -13,7 +13,7 @@ import pytest
 from testcontainers.compose import DockerCompose
 from testcontainers.core.config import testcontainers_config
 
-from tests.running_gateway import ROOT
+from testkit.running_gateway import ROOT
 
 IMAGE = "gatehouse:test"
 DIRECTORY = ROOT / "deploy" / "compose"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.running_gateway import ROOT
+from testkit.running_gateway import ROOT
 
 TREE = ROOT / "deploy" / "kubernetes"
 CHART = ROOT / "deploy" / "helm" / "gatehouse"

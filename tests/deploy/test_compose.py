@@ -14,9 +14,9 @@ import openai
 import pytest
 import yaml
 
+from testkit.ports import free_port
 from tests.deploy.engine import DIRECTORY, Project, no_compose, no_engine, skip_if
 from tests.deploy.load import CHAT, CUT, MODEL, body, load, long_stream
-from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.deploy]
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from gatehouse import __version__
-from gatehouse.config.load import load_with_advice
+from gatehouse.loading.load import load_with_advice
+from testkit.running_gateway import ROOT
 from tests.deploy.engine import DIRECTORY, Project, no_compose, skip_if
-from tests.running_gateway import ROOT
 
 PROFILES = ("vllm", "demo", "observability", "tls")
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from testkit.ports import free_port
 from tests.deploy.engine import Project, no_compose, no_engine, skip_if
 from tests.deploy.load import CHAT, body
-from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.running_gateway import ROOT
-from tests.scene import Scene, load, needs_prometheus, scene
+from testkit.demo_traffic import Scene, load, needs_prometheus, scene
+from testkit.running_gateway import ROOT
 
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 RULES = ROOT / "deploy" / "prometheus"

@@ -14,15 +14,15 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from gatehouse.atomic_file import replace_file
+from gatehouse.files.atomic_file import replace_file
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.ports import free_port
+from testkit.redis_server import redis_server
+from testkit.waiting import until
 from tests.deploy import kubelet
 from tests.deploy.as_processes import Processes
 from tests.deploy.kubernetes import Manifest, built, configuration, named
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
-from tests.ports import free_port
-from tests.redis_server import redis_server
-from tests.waiting import until
 
 KEY = {"Authorization": "Bearer sk-internal-dev-key-001"}
 
@@ -37,7 +37,7 @@ def missing() -> list[str]:
     there = {
         "gatehouse render --watch": has("gatehouse.cli", "render", word="--accepted"),
         "gatehouse drain": has("gatehouse.cli", "drain"),
-        "gatehouse.probe": has("gatehouse.probe"),
+        "gatehouse.rpc.probe": has("gatehouse.rpc.probe"),
     }
     return [name for name, found in there.items() if not found]
 

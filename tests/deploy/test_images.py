@@ -75,7 +75,7 @@ def test_its_envoy_accepts_a_configuration(built: str) -> None:
 
 
 def test_the_probe_says_who_does_not_answer(running: str) -> None:
-    outcome = docker("exec", running, "sh", "-c", "python -m gatehouse.probe authz 2>&1; echo $?")
+    outcome = docker("exec", running, "sh", "-c", "python -m gatehouse.rpc.probe authz 2>&1; echo $?")
     assert outcome.splitlines() == ["no worker of authz answers in /run/gatehouse", "1"]
 
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from gatehouse import __version__
-from gatehouse.config import load
-from gatehouse.config.key_table import Keep, KeyTable
-from gatehouse.config.whole import KeyFiles
+from gatehouse.loading.complete import KeyFiles
+from gatehouse.loading.key_table import Keep, KeyTable
+from gatehouse.loading.load import load
 from scripts import kubernetes
 from tests.deploy.kubernetes import CHART, OVERLAYS, Manifest, built, configuration, containers, named, templates
 
@@ -174,7 +174,7 @@ def test_pods_have_the_time_that_draining_takes(overlay: list[Manifest]) -> None
 
 
 def test_the_gateway_stops_in_the_order_of_gatehouse_up(production: list[Manifest]) -> None:
-    """Sidecars stop in the opposite order: Envoy first, ratelimit last (gatehouse/gateway.py)."""
+    """Sidecars stop in the opposite order: Envoy first, ratelimit last (gatehouse/gateway/run.py)."""
     spec = named(production, "Deployment", "gatehouse")["spec"]["template"]["spec"]
     sidecars = [c["name"] for c in spec["initContainers"] if c.get("restartPolicy") == "Always"]
     assert sidecars == ["ratelimit", "accesslog", "authz", "envoy"]

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.ports import free_port
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.ports import free_port
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
 
 DIRECTORY = ROOT / "deploy" / "nginx"
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.running_gateway import ROOT
+from testkit.running_gateway import ROOT
 
 RULES = ROOT / "deploy" / "prometheus"
 FILES = ("recording.rules.yml", "alerts.rules.yml")

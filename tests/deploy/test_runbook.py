@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.running_gateway import ROOT
+from testkit.running_gateway import ROOT
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 GROUPS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.rules.yml").read_text())["groups"]

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from scripts import audit, digests
-from tests.running_gateway import ROOT
+from testkit.running_gateway import ROOT
 
 SBOM = ROOT / "deploy" / "sbom.py"
 ENVOY_SH = ROOT / "deploy" / "systemd" / "envoy.sh"

@@ -14,10 +14,10 @@ import httpx2 as httpx
 import pytest
 from testcontainers.core.container import DockerContainer
 
-from gatehouse.config.load import load
+from gatehouse.loading.load import load
+from testkit.running_gateway import ROOT
 from tests.deploy.engine import docker, no_engine, skip_if
 from tests.deploy.load import CHAT, body, long_stream
-from tests.running_gateway import ROOT
 
 DIRECTORY = ROOT / "deploy" / "systemd"
 UNIT = DIRECTORY / "gatehouse.service"

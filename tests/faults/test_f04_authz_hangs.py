@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 import aiohttp
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.stopping import stopped
 from tests.faults.hogs import hogs
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.stopping import stopped
 
 CHAT = "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {LIMITED}"}

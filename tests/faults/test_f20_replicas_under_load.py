@@ -14,9 +14,9 @@ from itertools import count
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.replica import Replica
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.fakes.replica import Replica
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-faults-1"

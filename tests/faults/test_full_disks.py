@@ -14,10 +14,10 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 MIB = 1024 * 1024
 CHAT = "/v1/chat/completions"

@@ -15,13 +15,13 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from ratelimit_service.limits import Algorithm
-from tests.fakes.fake_vllm import FakeVllm
-from tests.late_network import jitter, late
-from tests.redis_server import RedisServer, redis_server
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.stopping import pauses
-from tests.storm import HOUR_S, clear_of_the_end_of_an_hour, cpu_hogs
+from ratelimit_service.store.limits import Algorithm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.late_network import jitter, late
+from testkit.redis_server import RedisServer, redis_server
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.stopping import pauses
+from testkit.storm import HOUR_S, clear_of_the_end_of_an_hour, cpu_hogs
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 

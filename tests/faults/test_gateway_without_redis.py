@@ -6,10 +6,10 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.redis_server import RedisServer, redis_server
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.redis_server import RedisServer, redis_server
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 
 KEY = "sk-without-redis-001"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}

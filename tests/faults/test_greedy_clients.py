@@ -17,11 +17,11 @@ import pytest
 from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, Frame, HeadersFrame, RstStreamFrame, SettingsFrame
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.raw_http import answers, connected
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL, PREMIUM
-from tests.raw_http import answers, connected
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 GAP_S = 0.4

@@ -16,12 +16,12 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from gatehouse.proxy import generation
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from gatehouse.gateway import generation
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.running_gateway import ROOT, RunningGateway, first_line, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.running_gateway import ROOT, RunningGateway, first_line, running_gateway
-from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(not generation.possible("/run/e"), reason="needs /dev/shm, where Envoys share memory")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from testkit.redis_server import redis_server
 from tests.integration.test_cli_keys import Desk
-from tests.redis_server import redis_server
 
 pytestmark = pytest.mark.slow
 

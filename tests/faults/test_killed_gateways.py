@@ -5,10 +5,10 @@ import signal
 import tempfile
 from pathlib import Path
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL, short_form
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -12,9 +12,9 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.integration.conftest import MODEL, PREMIUM, short_form
-from tests.running_gateway import RunningGateway, running_gateway
 
 MIB = 2**20
 CHAT = "/v1/chat/completions"

@@ -12,11 +12,11 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.redis_server import redis_server
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.stopping import stopped
-from tests.waiting import until
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.redis_server import redis_server
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.stopping import stopped
+from testkit.waiting import until
 
 KEY = "sk-limiter-away-001"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}

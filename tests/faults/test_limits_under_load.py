@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from ratelimit_service.limits import Algorithm
-from tests.late_network import jitter, late
-from tests.redis_server import RedisServer, redis_server
-from tests.stopping import pauses
-from tests.storm import CLIENTS, HOUR_S, Heard, clear_of_the_end_of_an_hour, cpu_hogs, limiter, settings, storm
+from ratelimit_service.store.limits import Algorithm
+from testkit.late_network import jitter, late
+from testkit.redis_server import RedisServer, redis_server
+from testkit.stopping import pauses
+from testkit.storm import CLIENTS, HOUR_S, Heard, clear_of_the_end_of_an_hour, cpu_hogs, limiter, settings, storm
 
 pytestmark = pytest.mark.asyncio
 

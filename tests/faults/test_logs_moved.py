@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 
 KEY = "sk-logs-0001"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.running_gateway import RunningGateway, running_gateway
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() == 0 and not shutil.which("setpriv"), reason="root needs setpriv (util-linux)"

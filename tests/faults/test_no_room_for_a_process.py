@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 

@@ -11,10 +11,10 @@ from statistics import quantiles
 
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL, PREMIUM
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 MIB = 1024 * 1024
 READERS = 200

@@ -17,18 +17,18 @@ from typing import Any
 import pytest
 import redis
 
-from gatehouse.redis_client import connect
-from ratelimit_service.fallback import OnFailure, fallback
-from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.redis_checks import Finding, check
-from ratelimit_service.redis_marker import RedisMarker
-from ratelimit_service.resilient import TIMEOUT_S, Resilient
-from ratelimit_service.seen import Seen
-from ratelimit_service.store import Ask, Charge, Decision, FailureKind, LeaseAsk, Settlement, StoreUnavailable
-from ratelimit_service.store_redis import RedisStore
-from tests.ports import free_port
-from tests.redis_server import RedisServer, redis_cluster, redis_server
-from tests.waiting import until_async
+from gatehouse.redis_client.client import connect
+from ratelimit_service.store.fallback import OnFailure, fallback
+from ratelimit_service.store.limits import Algorithm, Limit
+from ratelimit_service.store.port import Ask, Charge, Decision, FailureKind, LeaseAsk, Settlement, StoreUnavailable
+from ratelimit_service.store.redis.checks import Finding, check
+from ratelimit_service.store.redis.marker import RedisMarker
+from ratelimit_service.store.redis.store import RedisStore
+from ratelimit_service.store.resilient import TIMEOUT_S, Resilient
+from ratelimit_service.store.seen import Seen
+from testkit.ports import free_port
+from testkit.redis_server import RedisServer, redis_cluster, redis_server
+from testkit.waiting import until_async
 
 pytestmark = pytest.mark.asyncio
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx2 as httpx
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 
 KEY = "sk-tally-0001"
 ROUNDS, CALLS = 4, 20

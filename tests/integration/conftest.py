@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.running_gateway import RunningGateway, running_gateway
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 
 MODEL = "meta-llama/Llama-2-7b-chat-hf"
 PREMIUM, STANDARD, FREE, EXPIRED, LIMITED, ELSEWHERE = (

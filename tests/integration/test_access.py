@@ -7,9 +7,9 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.integration.test_errors import assert_error
-from tests.running_gateway import RunningGateway, running_gateway
 
 CHAT = "/v1/chat/completions"
 MODELS = ("llama-70b", "llama-8b", "mistral")

@@ -22,12 +22,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gatehouse.config.run_dir import RunDir
+from gatehouse.gateway.envoy_binary import envoy_path
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
-from gatehouse.proxy.binary import envoy_path
-from gatehouse.run_dir import RunDir
-from tests.ports import free_port
-from tests.waiting import until
+from testkit.ports import free_port
+from testkit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 STREAM_ACCESS_LOGS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"

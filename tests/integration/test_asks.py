@@ -9,11 +9,11 @@ import httpx2 as httpx
 import openai
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
-from tests.redis_server import redis_server
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.redis_server import redis_server
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 
 CHAT = "/v1/chat/completions"
 MODEL = "m"

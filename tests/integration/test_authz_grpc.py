@@ -25,14 +25,15 @@ from authz_service.access import Rules
 from authz_service.metrics import Metrics
 from authz_service.principals import Principal, principals
 from authz_service.service import Authz, allowed
-from gatehouse import errors, metrics
+from gatehouse import metrics
 from gatehouse.config.model import ApiKey, Config
-from gatehouse.errors import ClientError
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract import errors
+from gatehouse.contract.errors import ClientError
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from tests.checking import checked
-from tests.waiting import until
+from testkit.checking import checked
+from testkit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHECK = "/envoy.service.auth.v3.Authorization/Check"

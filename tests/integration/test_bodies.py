@@ -12,14 +12,15 @@ import httpx2 as httpx
 import pytest
 
 from gatehouse.config import Config
-from gatehouse.envoy import merged, names
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract import names
+from gatehouse.envoy import merged
 from gatehouse.envoy.bodies import MAX_BODY_BYTES
-from gatehouse.run_dir import RunDir
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import FREE, MODEL, PREMIUM, short_form
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 WRONG = "sk-wrong-key-00000001"

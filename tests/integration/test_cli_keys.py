@@ -13,11 +13,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from gatehouse.cli import app
-from gatehouse.keys.digest import Hasher, digest_of
+from gatehouse.contract.key_digest import Hasher, digest_of
 from gatehouse.keys.format import Kind, kind_of
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import from_json
-from tests.redis_server import RedisServer, redis_server
+from testkit.redis_server import RedisServer, redis_server
 
 FILE_KEY = "sk-internal-dev-key-001"
 PEPPER = "pepper-of-32-bytes-canary-4711-x"

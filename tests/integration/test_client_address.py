@@ -7,8 +7,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.running_gateway import RunningGateway, running_gateway
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 
 OFFICE, SIX, LOOPBACK, BY_USER, BY_TEAM, BY_TIER = (
     f"sk-address-{kind}" for kind in ("office-01", "six-0001", "loopback", "by-user-1", "by-team-1", "by-tier-1")

@@ -5,10 +5,10 @@ import socket
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway
 from tests.integration.conftest import FREE, MODEL, PREMIUM
 from tests.integration.test_errors import raw
-from tests.running_gateway import RunningGateway
 
 KEY, OTHER = PREMIUM.encode(), FREE.encode()
 AUTH, API = b"Authorization: ", b"x-api-key: "

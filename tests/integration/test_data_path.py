@@ -11,11 +11,11 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.running_gateway import RunningGateway
+from testkit.waiting import until
 from tests.integration.conftest import LIMITED, MODEL, PREMIUM
-from tests.running_gateway import RunningGateway
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "one two three four five"}]

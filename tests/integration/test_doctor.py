@@ -11,13 +11,13 @@ import yaml
 from typer.testing import CliRunner
 
 from gatehouse.cli import app
-from tests.authority import Authority
-from tests.fakes.fake_vllm import FakeVllm
-from tests.identity_provider import IdentityProvider
+from testkit.authority import Authority
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.identity_provider import IdentityProvider
+from testkit.ports import free_port
+from testkit.redis_server import redis_server
+from testkit.running_gateway import RunningGateway
 from tests.integration.conftest import MODEL, PREMIUM
-from tests.ports import free_port
-from tests.redis_server import redis_server
-from tests.running_gateway import RunningGateway
 
 
 def doctor(directory: Path, config: dict[str, Any], *arguments: str) -> tuple[int, list[dict[str, Any]]]:

@@ -19,9 +19,9 @@ from google.protobuf.json_format import MessageToDict
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from gatehouse.pb.ratelimit_unit_pb2 import RateLimitUnit
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from tests.ports import free_port
-from tests.redis_server import RedisServer, redis_server
-from tests.waiting import until
+from testkit.ports import free_port
+from testkit.redis_server import RedisServer, redis_server
+from testkit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SHOULD_RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"

@@ -14,11 +14,11 @@ import pytest
 
 from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from gatehouse.pb.rls_pb2 import RateLimitResponse
-from tests.authority import Authority
+from testkit.authority import Authority
+from testkit.ports import free_port
+from testkit.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
+from testkit.waiting import until
 from tests.integration.test_dropin import CHECK, CONFIG, OK, OVER_LIMIT, Dropin, at, configured, request
-from tests.ports import free_port
-from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
-from tests.waiting import until
 
 COMMANDS = ["evalsha", "eval", "time", "mget", "set", "del"]
 """Of Redis, as docs/ratelimit.md lists them."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gatehouse.proxy.binary import envoy_path
+from gatehouse.gateway.envoy_binary import envoy_path
+from testkit.ports import free_port
+from testkit.redis_server import redis_server
+from testkit.waiting import until
 from tests.integration.test_dropin import Dropin, at, configured
-from tests.ports import free_port
-from tests.redis_server import redis_server
-from tests.waiting import until
 
 RATELIMIT = """
 domain: edge

@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 from gatehouse.pb.health_pb2 import HealthCheckResponse
+from testkit.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
+from testkit.waiting import until
 from tests.integration.test_dropin import OK, OVER_LIMIT, Dropin, at, configured
-from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
-from tests.waiting import until
 
 BODY = '{"domain": "shop", "descriptors": [{"entries": [{"key": "user", "value": "y"}]}]}'
 

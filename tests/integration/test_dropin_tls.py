@@ -8,11 +8,11 @@ import grpc
 import pytest
 
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
-from tests.authority import Authority
+from testkit.authority import Authority
+from testkit.ports import free_port
+from testkit.redis_server import redis_server
+from testkit.waiting import until
 from tests.integration.test_dropin import OK, SHOULD_RATE_LIMIT, Dropin, at, configured, request
-from tests.ports import free_port
-from tests.redis_server import redis_server
-from tests.waiting import until
 
 NAME = "envoy.internal"
 

@@ -13,12 +13,12 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from gatehouse.proxy.admin import Admin
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from gatehouse.gateway.envoy_admin import Admin
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import ELSEWHERE, EXPIRED, FREE, LIMITED, MODEL, PREMIUM, keys, short_form
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}

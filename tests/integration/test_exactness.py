@@ -11,10 +11,10 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.integration.conftest import MODEL, PREMIUM, short_form
-from tests.running_gateway import RunningGateway, running_gateway
 
 CHAT = "/v1/chat/completions"
 STREAM = {"content-type": "text/event-stream; charset=utf-8"}

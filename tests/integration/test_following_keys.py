@@ -15,19 +15,19 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from gatehouse import errors
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract import errors
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.format import mint
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.store_redis import RedisKeyStore
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
-from gatehouse.redis_client import connect
-from tests.fakes.fake_vllm import FakeVllm
+from gatehouse.redis_client.client import connect
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.redis_server import RedisServer, redis_server
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL
-from tests.redis_server import RedisServer, redis_server
-from tests.running_gateway import RunningGateway, running_gateway
 from tests.unit.test_watch import mounted, swap
-from tests.waiting import until
 
 STEADY, CHANGING, MAIN = "sk-following-steady", "sk-following-changing", "sk-following-main"
 WITHIN_S = 2.0

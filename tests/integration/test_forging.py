@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import PREMIUM, short_form
 from tests.integration.test_reconcile import reconcile
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 FORGED = '{"time":"2026-11-01T00:00:00.000+00:00","request_id":"forged","user_id":"root","status":200}'
 NASTY = [

@@ -12,22 +12,22 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from gatehouse.config.model import Config
-from gatehouse.envoy.names import DOMAIN
+from gatehouse.contract.names import DOMAIN
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest
 from gatehouse.pb.usage_pb2 import UsageRequest
-from gatehouse.redis_client import connect
-from gatehouse.rpc import Context
+from gatehouse.redis_client.client import connect
+from gatehouse.rpc.service import Context
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.service import RateLimits
-from ratelimit_service.store import Store
-from ratelimit_service.store_memory import MemoryStore
-from ratelimit_service.store_redis import RedisStore
-from tests.fakes.fake_vllm import FakeVllm
-from tests.redis_server import redis_server
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
-from tests.waiting import until
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Store
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.redis_server import redis_server
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.waiting import until
 
 CHAT = "/v1/chat/completions"
 FEW, METERED, ONE_AT_A_TIME, FREE = (f"sk-key-limits-{name}" for name in ("few-01", "metered", "single", "free-1"))

@@ -9,11 +9,11 @@ import httpx2 as httpx
 import openai
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.redis_server import redis_server
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import FREE, MODEL, PREMIUM, STANDARD, short_form
-from tests.redis_server import redis_server
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 DECISIONS = "api_rate_limit_decisions_total"
 CHAT = "/v1/chat/completions"

@@ -15,16 +15,16 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from gatehouse.config import load
-from gatehouse.redis_client import connect
+from gatehouse.loading.load import load
+from gatehouse.redis_client.client import connect
 from ratelimit_service.caller import Caller
-from ratelimit_service.limits import Algorithm
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
-from tests.storm import CLIENTS, DEADLINE_S, HOUR_S, Heard, clear_of_the_end_of_an_hour, limiter, settings, storm
-from tests.waiting import until
+from ratelimit_service.store.limits import Algorithm
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.redis_server import RedisServer, redis_cluster, redis_sentinel, redis_server
+from testkit.storm import CLIENTS, DEADLINE_S, HOUR_S, Heard, clear_of_the_end_of_an_hour, limiter, settings, storm
+from testkit.waiting import until
 
 pytestmark = pytest.mark.asyncio
 

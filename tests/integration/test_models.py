@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from gatehouse.cli import app
-from tests.authority import Authority
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.authority import Authority
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 
 CHAT = "/v1/chat/completions"
 KEY, PREMIUM = "sk-canary-client-key-1", "sk-canary-client-key-2"

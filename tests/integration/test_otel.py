@@ -13,13 +13,13 @@ import httpx2 as httpx
 import pytest
 
 from accesslog_service.sinks import gen_ai as sink
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.otlp_receiver import CLIENT, SERVER, OtlpReceiver, Point, Span, otlp_receiver
+from testkit.ports import free_port
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import FREE, MODEL, PREMIUM, STANDARD, short_form
-from tests.otlp_receiver import CLIENT, SERVER, OtlpReceiver, Point, Span, otlp_receiver
-from tests.ports import free_port
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 CHECK = "async envoy.service.auth.v3.Authorization.Check egress"
 LIMITS = "async envoy.service.ratelimit.v3.RateLimitService.ShouldRateLimit egress"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gatehouse.proxy import generation
-from tests.fakes.fake_vllm import FakeVllm
+from gatehouse.gateway import generation
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.ports import free_port
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
 from tests.integration.conftest import MODEL, PREMIUM, short_form
-from tests.ports import free_port
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -8,9 +8,9 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.browser import Page, browser, needs_chromium
-from tests.fakes.fake_vllm import FakeVllm
-from tests.running_gateway import RunningGateway, running_gateway
+from testkit.browser import Page, browser, needs_chromium
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 
 pytestmark = [needs_chromium, pytest.mark.asyncio]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse import errors
 from gatehouse.config.model import (
     ApiKey,
     Backend,
@@ -29,10 +28,10 @@ from gatehouse.config.model import (
     User,
     Vllm,
 )
-from gatehouse.envoy import names
-from tests.fakes.fake_vllm import FakeVllm
+from gatehouse.contract import errors, names
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
 from tests.integration.conftest import MODEL
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
 
 README = (ROOT / "README.md").read_text()
 FIELDS = (ROOT / "docs" / "configuration.md").read_text().split("| field |")[1].split("\n\n")[0]
@@ -154,7 +153,7 @@ def test_every_setting_that_exists_is_described() -> None:
 
 
 def test_the_limits_shown_are_read(tmp_path: Path) -> None:
-    from gatehouse.config import load
+    from gatehouse.loading.load import load
 
     shown = next(block for block in blocks("yaml") if "budget_usd_per_month" in block)
     priced = (
@@ -165,7 +164,7 @@ def test_the_limits_shown_are_read(tmp_path: Path) -> None:
 
 
 def test_the_single_sign_on_shown_is_read(tmp_path: Path) -> None:
-    from gatehouse.config.load import load_with_advice
+    from gatehouse.loading.load import load_with_advice
 
     shown = next(block for block in blocks("yaml") if block.startswith("jwt:"))
     (tmp_path / "gatehouse.yaml").write_text("vllm: {base_url: 'http://h/v1'}\n" + shown)

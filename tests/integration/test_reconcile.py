@@ -21,11 +21,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from accesslog_service.rotation import Rotation
-from gatehouse.proxy.admin import Admin
-from tests.fakes.fake_vllm import FakeVllm
+from gatehouse.gateway.envoy_admin import Admin
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-reconcile-0001"

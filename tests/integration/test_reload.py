@@ -19,15 +19,15 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from gatehouse.keys.digest import digest_of
-from tests.bad_configs import BAD
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
-from tests.identity_provider import AUDIENCE, IdentityProvider
-from tests.redis_server import redis_server
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from gatehouse.contract.key_digest import digest_of
+from testkit.bad_configs import BAD
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.identity_provider import AUDIENCE, IdentityProvider
+from testkit.redis_server import redis_server
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.unit.test_watch import mounted, swap
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 MAIN, PICKY = "sk-reload-main-0001", "sk-reload-picky-002"

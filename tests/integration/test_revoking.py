@@ -13,12 +13,12 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.redis_server import redis_server
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL
-from tests.redis_server import redis_server
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
-from tests.waiting import until
 
 FILE_KEY = "sk-revoking-file-key"
 WITHIN_S = 2.0

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.running_gateway import RunningGateway, running_gateway
+from testkit.running_gateway import RunningGateway, running_gateway
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-scripted-servers-1"

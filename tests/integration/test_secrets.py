@@ -4,9 +4,9 @@ from pathlib import Path
 
 import httpx2 as httpx
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.integration.conftest import MODEL, short_form
-from tests.running_gateway import RunningGateway, running_gateway
 
 KEY = "sk-canary-valid-key-4711"
 WRONG = "sk-canary-wrong-key-4712"

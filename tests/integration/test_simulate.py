@@ -12,10 +12,10 @@ import httpx2 as httpx
 import pytest
 import yaml
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
-from tests.waiting import until
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.waiting import until
 
 KEYS = {"sk-simulate-alice-1": "alice", "sk-simulate-bob-0001": "bob"}
 MODEL = "m"

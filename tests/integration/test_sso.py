@@ -13,12 +13,12 @@ import openai
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gatehouse import errors
-from tests.fakes.fake_vllm import FakeVllm
-from tests.identity_provider import AUDIENCE, IdentityProvider, SigningKey, base64url
+from gatehouse.contract import errors
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.identity_provider import AUDIENCE, IdentityProvider, SigningKey, base64url
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL, PREMIUM, STANDARD, short_form
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}

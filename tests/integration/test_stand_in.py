@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from accesslog_service.stand_in import StandIn
 from gatehouse.pb.rls_pb2 import RateLimitResponse
-from gatehouse.rpc import Context, Service, Unary
-from gatehouse.server import serve
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import Context, Service, Unary
 
 pytestmark = pytest.mark.asyncio
 

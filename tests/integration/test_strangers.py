@@ -4,12 +4,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from accesslog_service.strangers import AT_ONCE
-from gatehouse.run_dir import ACCESSLOG_RECEIVERS
-from tests.fakes.fake_vllm import FakeVllm
+from gatehouse.config.run_dir import ACCESSLOG_RECEIVERS
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.raw_http import connected
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL, PREMIUM, short_form
-from tests.raw_http import connected
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 SCAN = 6000
 ONE = b"GET /wp-login.php HTTP/1.1\r\nHost: x\r\n\r\n"

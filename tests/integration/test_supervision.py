@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.ports import free_port
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import LIMITED, MODEL, short_form
-from tests.ports import free_port
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

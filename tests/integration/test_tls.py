@@ -18,13 +18,13 @@ import pytest
 import yaml
 from openai import DefaultHttpxClient, OpenAI
 
-from tests.authority import Authority, serial
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.authority import Authority, serial
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.ports import free_port
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import LIMITED, short_form
-from tests.ports import free_port
-from tests.running_gateway import RunningGateway, running_gateway
-from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

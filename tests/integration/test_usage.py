@@ -12,8 +12,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
 
 CHAT = "/v1/chat/completions"
 ALICE, NARROW = "sk-usage-alice-0001", "sk-usage-narrow-001"

@@ -6,15 +6,15 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 
-from gatehouse.config.accepted import accepted, forget_others
-from gatehouse.config.files import Files
-from gatehouse.config.key_table import Keep
-from gatehouse.config.load import Loaded
 from gatehouse.config.model import Config
 from gatehouse.config.source import parse
-from gatehouse.config.whole import load_whole
-from gatehouse.keys.digest import digest_of
-from tests.envoy_configs import CONFIGS, valid_configs
+from gatehouse.contract.key_digest import digest_of
+from gatehouse.loading.accepted import accepted, forget_others
+from gatehouse.loading.complete import load_whole
+from gatehouse.loading.files import Files
+from gatehouse.loading.key_table import Keep
+from gatehouse.loading.load import Loaded
+from testkit.envoy_configs import CONFIGS, valid_configs
 
 PLAIN = "sk-internal-dev-key-001"
 TEXT = f"""

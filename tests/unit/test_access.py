@@ -12,7 +12,7 @@ from accesslog_service.http.catalogue import usable
 from authz_service.access import EVERYTHING, Access, Rules
 from authz_service.principals import Principal
 from gatehouse.config.model import Config
-from gatehouse.model_patterns import matcher
+from gatehouse.contract.model_patterns import matcher
 
 BACKENDS = [{"url": "http://h/v1"}]
 SHORT = {"vllm": {"base_url": "http://h/v1", "default_model": "llama-70b"}}

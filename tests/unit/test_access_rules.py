@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gatehouse.config import ConfigError
-from gatehouse.config.load import load_with_advice
+from gatehouse.loading.load import load_with_advice
 
 SHORT = "vllm: {base_url: 'http://h/v1'}\n"
 LONG = "models:\n  llama-70b: {backends: [{url: 'http://h/v1'}], aliases: [gpt-4o]}\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ratelimit_service.algorithms import EMPTY, FixedWindow, SlidingWindow, State, TokenBucket
-from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.store.algorithms import EMPTY, FixedWindow, SlidingWindow, State, TokenBucket
+from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
 
 MINUTE = 60_000
 

@@ -5,8 +5,8 @@ from itertools import accumulate
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ratelimit_service.algorithms import EMPTY, State
-from ratelimit_service.limits import MAX_AMOUNT, Algorithm, Limit
+from ratelimit_service.store.algorithms import EMPTY, State
+from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
 
 Hit = tuple[int, int]  # time, hits
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy

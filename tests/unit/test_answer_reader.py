@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lua_scripts import Streamed, counts, cut, stream_answer
+from testkit.lua_scripts import Streamed, counts, cut, stream_answer
 
 DONE = b"data: [DONE]\n\n"
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatehouse import app_log
 from gatehouse.config.model import Logging
+from gatehouse.process import app_log
 
 log = logging.getLogger("gatehouse.test")
 

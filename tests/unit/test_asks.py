@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.asks import MAX_NUMBER, Asks, parsed
+from gatehouse.contract.asks import MAX_NUMBER, Asks, parsed
 
 numbers = st.integers(0, MAX_NUMBER)
 

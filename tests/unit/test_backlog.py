@@ -1,7 +1,7 @@
 """The queue of what Redis has yet to hear."""
 
-from ratelimit_service.backlog import Backlog, Event
-from ratelimit_service.store import Renewal, Settlement
+from ratelimit_service.store.backlog import Backlog, Event
+from ratelimit_service.store.port import Renewal, Settlement
 
 
 def settlements(*numbers: int) -> list[Event]:

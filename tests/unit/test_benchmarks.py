@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.field import Row
 from benchmarks.report import markdown
+from benchmarks.runner import Row
 from benchmarks.targets import Medians, verdicts
-from gatehouse.proxy.binary import envoy_path
+from gatehouse.gateway.envoy_binary import envoy_path
 
 
 def row(contender: str, setting: str, **values: float) -> Row:

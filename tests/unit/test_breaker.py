@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.breaker import Breaker
+from ratelimit_service.store.breaker import Breaker
 
 
 def opened(at: float = 0.0) -> Breaker:

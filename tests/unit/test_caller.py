@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.asks import MAX_NUMBER, NOTHING_SAID, Asks
-from gatehouse.envoy import names
+from gatehouse.contract import names
+from gatehouse.contract.asks import MAX_NUMBER, NOTHING_SAID, Asks
+from gatehouse.contract.names import DOMAIN
 from gatehouse.envoy.filters import chain
-from gatehouse.envoy.names import DOMAIN
 from ratelimit_service.caller import Caller, caller
 
 

@@ -7,11 +7,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from gatehouse.certificate import MismatchError, read, untimely
 from gatehouse.cli import app
 from gatehouse.config import ConfigError
 from gatehouse.config.model import Tls
-from tests.authority import Authority
+from gatehouse.gateway.certificate import MismatchError, read, untimely
+from testkit.authority import Authority
 
 NAME = "llm.example.com"
 

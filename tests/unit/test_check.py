@@ -10,10 +10,10 @@ from authz_service.metrics import Metrics
 from authz_service.principals import principals
 from authz_service.service import Authz
 from gatehouse.config.model import ApiKey, Config
-from gatehouse.envoy.names import CLIENT_IP_HEADER
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
+from gatehouse.contract.names import CLIENT_IP_HEADER
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
-from tests.checking import checked
+from testkit.checking import checked
 
 KEY = "sk-the-only-key-0001"
 CONFIG = Config.model_validate({"teams": {"search": {"allowed_ips": ["10.0.0.0/8", "::/0"], "models": ["a*", "b"]}}})

@@ -11,11 +11,11 @@ from authz_service.keyring import Keyring
 from authz_service.metrics import Metrics
 from authz_service.service import Authz
 from gatehouse.config.model import Config
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.format import mint
 from gatehouse.keys.record import KeyRecord
 from gatehouse.pb.external_auth_pb2 import CheckRequest, CheckResponse
-from tests.checking import checked
+from testkit.checking import checked
 
 MINTED = mint("gh").key
 KEY = "sk-fuzzed-key-0001"

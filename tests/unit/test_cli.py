@@ -18,12 +18,13 @@ from typer.testing import CliRunner, Result
 
 from gatehouse import __version__
 from gatehouse.cli import app
-from gatehouse.config import Config, load
-from gatehouse.gateway import PortInUseError, check_ports, local_url
-from gatehouse.keys.digest import digest_of
-from tests.bad_configs import BAD as BAD_CONFIGS
-from tests.ports import free_port
-from tests.waiting import until
+from gatehouse.config import Config
+from gatehouse.contract.key_digest import digest_of
+from gatehouse.gateway.run import PortInUseError, check_ports, local_url
+from gatehouse.loading.load import load
+from testkit.bad_configs import BAD as BAD_CONFIGS
+from testkit.ports import free_port
+from testkit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-canary-key-4711"

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gatehouse.cli.keys.refused import RefusedError
 from gatehouse.cli.period import begin, end
+from gatehouse.cli.refused import RefusedError
 
 NOW = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.request_logs import record, refused, written
+from testkit.request_logs import record, refused, written
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gatehouse.cli import app
-from tests.request_logs import record, refused, written
+from testkit.request_logs import record, refused, written
 
 NAMES = "requests,errors,limited,prompt_tokens,completion_tokens,cached_tokens,cost_usd"
 LATENCIES = "ttft_p50_ms,ttft_p95_ms,duration_p50_ms,duration_p95_ms"

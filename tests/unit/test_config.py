@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.config import Config, ConfigError, load
-from gatehouse.config.load import load_with_advice
-from gatehouse.keys.digest import digest_of
+from gatehouse.config import Config, ConfigError
+from gatehouse.contract.key_digest import digest_of
+from gatehouse.loading.load import load, load_with_advice
 
 SHORT_FORM = (Path(__file__).parents[2] / "gatehouse.yaml").read_text()
 KEY = "sk-internal-dev-key-001"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz_service.credential import MAX_KEY_LENGTH, MAX_TOKEN_LENGTH, Credential, Unusable, parse
-from gatehouse.keys.digest import key_digest
+from gatehouse.contract.key_digest import key_digest
 
 KEY = "sk-internal-dev-key-001"
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too

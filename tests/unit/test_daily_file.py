@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.daily_file import DailyFile
+from gatehouse.files.daily_file import DailyFile
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -82,7 +82,7 @@ def test_the_world_can_not_read_it(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from gatehouse.daily_file import DailyFile
+from gatehouse.files.daily_file import DailyFile
 file = DailyFile(Path(sys.argv[1]), "requests", 30)
 line = sys.argv[2].encode() * 3000 + b"\\n"
 print("ready", flush=True)

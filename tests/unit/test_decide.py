@@ -14,7 +14,7 @@ from authz_service.credential import Credential, Unusable
 from authz_service.decide import Decision, Result, decide
 from authz_service.principals import Principals, principals
 from gatehouse.config.model import ApiKey, Config
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
 
 KEY = "sk-internal-dev-key-001"
 NOW = datetime(2026, 11, 1, tzinfo=UTC).timestamp()

@@ -19,7 +19,7 @@ from gatehouse.doctor.certificates import certificates
 from gatehouse.doctor.files import key_files, log_directory, secret_file
 from gatehouse.doctor.finding import Finding
 from gatehouse.doctor.redis import clock
-from gatehouse.doctor.room import files_for
+from gatehouse.doctor.resources import files_for
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MODEL = {"backends": [{"url": "http://gpu/llm/v1"}], "aliases": ["gpt-4o"]}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ratelimit_service.dropin.check import check
-from ratelimit_service.dropin.config import ConfigError, load
-from ratelimit_service.dropin.rules import RateLimit, Rules, dump
-from ratelimit_service.limits import Algorithm
+from ratelimit_service.dropin.config.check import check
+from ratelimit_service.dropin.config.parse import ConfigError, load
+from ratelimit_service.dropin.config.rules import RateLimit, Rules, dump
+from ratelimit_service.store.limits import Algorithm
 
 FILE = "config.yaml"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ratelimit_service.dropin import configuration, reading
-from ratelimit_service.dropin.configuration import Configuration
+from ratelimit_service.dropin.config import reader_process, reload
+from ratelimit_service.dropin.config.reload import Configuration
 from ratelimit_service.dropin.settings import load
 from ratelimit_service.dropin.stats import Stats
-from tests.waiting import until_async
+from testkit.waiting import until_async
 
 GOOD = "domain: d"
 
@@ -53,15 +53,15 @@ async def test_what_cannot_be_read_is_tried_again_and_told_once(
 ) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "a.yaml").write_text(GOOD)
-    python = reading.sys.executable
-    monkeypatch.setattr(reading.sys, "executable", "/no/such/program")
-    monkeypatch.setattr(configuration, "POLL_S", 0.01)
-    monkeypatch.setattr(configuration, "RETRY_S", 0.02)
+    python = reader_process.sys.executable
+    monkeypatch.setattr(reader_process.sys, "executable", "/no/such/program")
+    monkeypatch.setattr(reload, "POLL_S", 0.01)
+    monkeypatch.setattr(reload, "RETRY_S", 0.02)
     found, stats = made(tmp_path)
     await found.load()
     following = asyncio.create_task(found.follow())
     await until_async(lambda: counted(stats, "config_load_error") > 3)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
-    monkeypatch.setattr(reading.sys, "executable", python)
+    monkeypatch.setattr(reader_process.sys, "executable", python)
     await until_async(lambda: found.rules is not None)
     following.cancel()

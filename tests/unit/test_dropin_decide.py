@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pytest
 
 from ratelimit_service.dropin.answer import HeaderNames, headers, merge, metadata
-from ratelimit_service.dropin.config import load
+from ratelimit_service.dropin.config.parse import load
 from ratelimit_service.dropin.decide import Code, Modes, Question, Verdict
 from ratelimit_service.dropin.match import Descriptor, Override, matches
-from ratelimit_service.limits import MAX_AMOUNT
-from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store.limits import MAX_AMOUNT
+from ratelimit_service.store.memory import MemoryStore
 
 OK, OVER = Code.OK, Code.OVER_LIMIT
 

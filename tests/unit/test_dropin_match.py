@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.dropin.config import load
+from ratelimit_service.dropin.config.parse import load
+from ratelimit_service.dropin.config.rules import Rules, covers
 from ratelimit_service.dropin.match import Descriptor, Match, Override, RequestError, matches, sanitised
-from ratelimit_service.dropin.rules import Rules, covers
 
 Entries = tuple[tuple[str, str], ...]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ratelimit_service.dropin import reading
-from ratelimit_service.dropin.config import ConfigError, load
-from ratelimit_service.dropin.config_files import Source
-from ratelimit_service.dropin.rules import dump
+from ratelimit_service.dropin.config import reader_process
+from ratelimit_service.dropin.config.files import Source
+from ratelimit_service.dropin.config.parse import ConfigError, load
+from ratelimit_service.dropin.config.rules import dump
 
 NESTED = """
 domain: d
@@ -26,7 +26,7 @@ descriptors:
 
 
 def read(folder: Path, **options: bool) -> object:
-    return asyncio.run(reading.read(Source(folder), merge_domains=options.get("merge_domains", False)))
+    return asyncio.run(reader_process.read(Source(folder), merge_domains=options.get("merge_domains", False)))
 
 
 def test_rules_arrive_as_they_are(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_file_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> Non
 
 
 def test_process_that_dies_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading.sys, "executable", "/bin/false")
+    monkeypatch.setattr(reader_process.sys, "executable", "/bin/false")
     with pytest.raises(OSError, match="ended with status 1"):
         read(tmp_path)
 
@@ -69,7 +69,7 @@ def test_ten_thousand_rules_hold_up_no_answer(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(f"domain: d\ndescriptors:\n{rules}")
 
     async def longest_turn() -> float:
-        longest, done = 0.0, asyncio.create_task(reading.read(Source(tmp_path), merge_domains=False))
+        longest, done = 0.0, asyncio.create_task(reader_process.read(Source(tmp_path), merge_domains=False))
         while not done.done():
             began = time.thread_time()
             await asyncio.sleep(0)

@@ -5,11 +5,11 @@ import re
 import pytest
 
 from ratelimit_service.dropin import stats as module
+from ratelimit_service.dropin.config.rules import RateLimit
 from ratelimit_service.dropin.decide import Code, Status, Verdict
 from ratelimit_service.dropin.match import Match
-from ratelimit_service.dropin.rules import RateLimit
 from ratelimit_service.dropin.stats import Stats
-from ratelimit_service.limits import Limit
+from ratelimit_service.store.limits import Limit
 
 PREFIX = "ratelimit_service_rate_limit_"
 

@@ -4,9 +4,9 @@ import pytest
 
 from ratelimit_service.dropin.local_cache import ENTRY_BYTES, LocalCache
 from ratelimit_service.dropin.per_second import PerSecond
-from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, Decision, LeaseAsk, Settlement
-from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store.limits import Algorithm, Limit
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, Settlement
 
 pytestmark = pytest.mark.asyncio
 

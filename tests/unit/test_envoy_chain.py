@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from gatehouse.config import Config
 from gatehouse.config.model import Redis
-from gatehouse.envoy import access_log, model_access, names, render
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract import names
+from gatehouse.envoy import access_log, model_access, render
 from gatehouse.envoy.clusters import sidecars
 from gatehouse.envoy.filters import (
     AUTHZ_PATIENCE_S,
@@ -22,9 +24,8 @@ from gatehouse.envoy.filters import (
     chain,
 )
 from gatehouse.envoy.message import seconds
-from gatehouse.run_dir import RunDir
-from tests.envoy_configs import CONFIGS, LONG, SHORT
-from tests.envoy_routing import routes
+from testkit.envoy_configs import CONFIGS, LONG, SHORT
+from testkit.envoy_routing import routes
 
 Node = dict[str, Any]
 MAX_BODY = 1024

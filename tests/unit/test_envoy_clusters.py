@@ -7,13 +7,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gatehouse.config import Config, ConfigError, load
-from gatehouse.config.upstream_keys import check_upstream_keys
-from gatehouse.envoy import names, render
+from gatehouse.config import Config, ConfigError
+from gatehouse.config.run_dir import ACCESSLOG_RECEIVERS, RunDir
+from gatehouse.contract import names
+from gatehouse.envoy import render
 from gatehouse.envoy.endpoints import SYSTEM_AUTHORITIES
 from gatehouse.envoy.saturation import divided
-from gatehouse.run_dir import ACCESSLOG_RECEIVERS, RunDir
-from tests.envoy_configs import CONFIGS, SHORT
+from gatehouse.loading.load import load
+from gatehouse.loading.upstream_keys import check_upstream_keys
+from testkit.envoy_configs import CONFIGS, SHORT
 
 Node = dict[str, Any]
 RUN_DIR = RunDir(Path("/run/gatehouse"))

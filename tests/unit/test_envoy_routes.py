@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse import errors
 from gatehouse.config import Config
-from gatehouse.envoy import merged, names, render
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract import errors, names
+from gatehouse.envoy import merged, render
 from gatehouse.envoy.filters import chain
-from gatehouse.run_dir import RunDir
-from tests.envoy_configs import CONFIGS, HASHED_KEY, LONG, NAMELESS, PLAIN_KEY, SHORT, valid_configs
-from tests.envoy_routing import Route, route_for, routes, tried, virtual_host
+from testkit.envoy_configs import CONFIGS, HASHED_KEY, LONG, NAMELESS, PLAIN_KEY, SHORT, valid_configs
+from testkit.envoy_routing import Route, route_for, routes, tried, virtual_host
 
 RUN_DIR = RunDir(Path("/run/gatehouse"))
 CHAT = "/v1/chat/completions"

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from gatehouse.config import Config
+from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import merged, render
 from gatehouse.envoy.tls import CERTIFICATE, CLIENT_CA
-from gatehouse.proxy.binary import EnvoyRejectsError, validate
-from gatehouse.run_dir import RunDir
-from tests.authority import Authority
-from tests.envoy_configs import SHORT
-from tests.envoy_routing import routes_of_pages
+from gatehouse.gateway.envoy_binary import EnvoyRejectsError, validate
+from testkit.authority import Authority
+from testkit.envoy_configs import SHORT
+from testkit.envoy_routing import routes_of_pages
 
 Node = dict[str, Any]
 RUN_DIR = RunDir(Path("/run/gatehouse"))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.fallback import OnFailure, Share, Unlimited, fallback
-from ratelimit_service.limits import Algorithm, Limit
-from ratelimit_service.store import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement
+from ratelimit_service.store.fallback import OnFailure, Share, Unlimited, fallback
+from ratelimit_service.store.limits import Algorithm, Limit
+from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement
 
 REQUESTS = Limit("requests_per_minute", 10, 60)
 TOKENS = Limit("tokens_per_minute", 1_000, 60)

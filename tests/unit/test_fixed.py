@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gatehouse.config.files import Files
-from gatehouse.config.fixed import FIXED, restart_needed
-from gatehouse.config.key_table import Keep
-from gatehouse.config.load import load
 from gatehouse.config.model import Config
+from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import render
-from gatehouse.run_dir import RunDir
+from gatehouse.loading.files import Files
+from gatehouse.loading.fixed import FIXED, restart_needed
+from gatehouse.loading.key_table import Keep
+from gatehouse.loading.load import load
 
 BASE: dict[str, Any] = {
     "models": {"m": {"backends": [{"url": "http://a:1/v1"}]}},

@@ -14,9 +14,8 @@ from accesslog_service.sinks.gen_ai import OVERFLOW, GenAiMetrics, Operation
 from accesslog_service.sinks.histogram import MAX_SERIES, Histogram
 from accesslog_service.sinks.labels import MAX_BACKENDS, MAX_MODELS, Labels
 from accesslog_service.sinks.otlp import Sender
-from gatehouse import gen_ai
 from gatehouse.config import Config
-from gatehouse.envoy import names
+from gatehouse.contract import gen_ai, names
 from tests.unit.test_record import RECORD
 
 SHORT = Config.model_validate({"vllm": {"base_url": "http://localhost:8100/v1", "default_model": "llama"}})

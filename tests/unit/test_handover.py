@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gatehouse.config.model import Server
-from gatehouse.proxy import generation, private
-from gatehouse.proxy.generation import Generation
-from gatehouse.proxy.handover import CannotReplaceError, Predecessor, Succession, place, predecessor
+from gatehouse.gateway import generation, socket_dir
+from gatehouse.gateway.generation import Generation
+from gatehouse.gateway.handover import CannotReplaceError, Predecessor, Succession, place, predecessor
 
 pytestmark = pytest.mark.asyncio
 
@@ -125,7 +125,7 @@ async def test_a_place_that_others_could_have_made_first_is_none(
     for variable in ("XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY", "TMPDIR"):
         monkeypatch.setenv(variable, str(shared))
     monkeypatch.setenv("HOME", str(shared))
-    monkeypatch.setattr(private, "_SYSTEM", ())
+    monkeypatch.setattr(socket_dir, "_SYSTEM", ())
     with pytest.raises(CannotReplaceError, match="XDG_RUNTIME_DIR"):
         place(Server())
     assert list(shared.iterdir()) == []

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.http2 import frames
-from gatehouse.http2.calls import MAX_HELD_BYTES, Calls
-from gatehouse.http2.connection import WINDOW, Connection
-from gatehouse.http2.frames import ErrorCode
-from gatehouse.rpc import MAX_MESSAGE_BYTES, MAX_STREAMS, ClientStream, Code, Context, Unary
+from gatehouse.rpc.http2 import frames
+from gatehouse.rpc.http2.calls import MAX_HELD_BYTES, Calls
+from gatehouse.rpc.http2.connection import WINDOW, Connection
+from gatehouse.rpc.http2.frames import ErrorCode
+from gatehouse.rpc.service import MAX_MESSAGE_BYTES, MAX_STREAMS, ClientStream, Code, Context, Unary
 
 SAY = [(":method", "POST"), (":scheme", "http"), (":path", "/t.Echo/Say"), (":authority", "x")]
 GRPC = [("content-type", "application/grpc"), ("te", "trailers")]

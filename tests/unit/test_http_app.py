@@ -19,8 +19,8 @@ from accesslog_service.http.serving import Adopt, serving
 from accesslog_service.tally.book import Book
 from gatehouse import __version__
 from gatehouse.config import Config
-from gatehouse.envoy.names import USAGE_PAGE
-from gatehouse.run_dir import RunDir
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract.names import USAGE_PAGE
 
 pytestmark = pytest.mark.asyncio
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from gatehouse.config import ConfigError
-from gatehouse.config.files import Files
-from gatehouse.config.key_table import Keep
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import to_json
+from gatehouse.loading.files import Files
+from gatehouse.loading.key_table import Keep
 
 HASHED = digest_of("sk-secret-hashed")
 LATER = iter(range(1, 10_000))

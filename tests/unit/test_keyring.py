@@ -17,12 +17,12 @@ from authz_service.guesses import Guesses
 from authz_service.keyring import IN_USE, Keyring
 from authz_service.metrics import StoreMetrics
 from gatehouse.config.model import Config
-from gatehouse.keys.digest import Hasher, digest_of
+from gatehouse.contract.key_digest import Hasher, digest_of
 from gatehouse.keys.format import mint
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.standing import ONLY_RESTRICTS
 from gatehouse.keys.store import Change
-from tests.fakes.key_store import MemoryKeyStore
+from testkit.fakes.key_store import MemoryKeyStore
 
 NOW = 1_800_000_000.0
 KEY = "sk-keyring-key-0001"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gatehouse.config.model import ApiKey, Config
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.fitting import misfit
 from gatehouse.keys.importing import Import
 from gatehouse.keys.known import InFile, Known, UnknownKeyError, find, known_keys, relatives

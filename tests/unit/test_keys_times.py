@@ -2,8 +2,8 @@
 
 import pytest
 
-from gatehouse.cli.keys.refused import RefusedError
-from gatehouse.cli.keys.times import instant, seconds, shown
+from gatehouse.cli.refused import RefusedError
+from gatehouse.cli.times import instant, seconds, shown
 
 NOW = 1_767_268_800.0  # 2026-01-01T12:00:00Z
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gatehouse import errors
+from gatehouse.contract import errors
+from gatehouse.contract.errors import ClientError
 from gatehouse.envoy import local_replies
 from gatehouse.envoy.message import literal
-from gatehouse.errors import ClientError
 
 Node = Mapping[str, Any]
 

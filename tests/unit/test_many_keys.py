@@ -4,9 +4,9 @@ import tracemalloc
 from pathlib import Path
 
 from authz_service.keyring import Keyring
-from gatehouse.config.files import Files
-from gatehouse.config.key_table import Keep
-from gatehouse.keys.digest import digest_of
+from gatehouse.contract.key_digest import digest_of
+from gatehouse.loading.files import Files
+from gatehouse.loading.key_table import Keep
 
 COUNT = 20_000
 

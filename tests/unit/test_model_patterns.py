@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.model_patterns import MAX_SIZE, is_everything, is_wild, matcher, regex, size
+from gatehouse.contract.model_patterns import MAX_SIZE, is_everything, is_wild, matcher, regex, size
 
 LETTERS = "ab-.[]()|^$\\{}+#! \n\t_é"
 PATTERN = st.text(LETTERS + "*?", max_size=8)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.private_dir import private_directory, sweep
+from gatehouse.files.private_dir import private_directory, sweep
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
 import sys
-from gatehouse.private_dir import private_directory
+from gatehouse.files.private_dir import private_directory
 with private_directory() as path:
     (path / "secret").write_text("x")
     print(path, flush=True)

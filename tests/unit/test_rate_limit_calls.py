@@ -8,17 +8,17 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gatehouse.config.model import Config
-from gatehouse.envoy.names import DOMAIN
+from gatehouse.contract.names import DOMAIN
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement as Settled
 from gatehouse.pb.settlement_pb2 import SettleRequest
 from gatehouse.pb.usage_pb2 import UsageRequest
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
-from ratelimit_service.room import Room
 from ratelimit_service.service import SETTLED_AT_ONCE, RateLimits
-from ratelimit_service.store import Ask, Decision, Settlement
-from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import Ask, Decision, Settlement
+from ratelimit_service.waiting_room import Room
 
 pytestmark = pytest.mark.asyncio
 

@@ -17,7 +17,7 @@ from accesslog_service.reconcile import compare
 from accesslog_service.reconcile.compare import Reconciliation, Report
 from accesslog_service.reconcile.envoy_line import UnreadableLineError, entry_of
 from accesslog_service.record import Record
-from gatehouse.daily_file import DailyFile
+from gatehouse.files.daily_file import DailyFile
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)

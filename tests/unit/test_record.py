@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from accesslog_service.record import NAMES, Record
-from tests.request_logs import record
+from testkit.request_logs import record
 
 RECORD = record(0.25, completion_tokens=31, cost_usd=None)
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.config.model import ApiKey, Limits
+from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.configured import record_of
-from gatehouse.keys.digest import digest_of
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import from_json, limits_json, to_json
 

@@ -26,9 +26,9 @@ from accesslog_service.sinks.prometheus import LOST_WHERE, RequestMetrics
 from accesslog_service.sinks.series import Admission
 from gatehouse import metrics
 from gatehouse.config import Config
-from gatehouse.daily_file import DailyFile
+from gatehouse.files.daily_file import DailyFile
+from testkit.waiting import until_async
 from tests.unit.test_record import RECORD
-from tests.waiting import until_async
 
 SHORT = Config.model_validate({"vllm": {"base_url": "http://localhost:8100/v1", "default_model": "llama"}})
 LONG = Config.model_validate(

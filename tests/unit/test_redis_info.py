@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gatehouse.redis_info import unfit_to_count
+from gatehouse.redis_client.info import unfit_to_count
 
 FIT = {"redis_version": "7.0.15", "role": "master", "maxmemory_policy": "noeviction", "aof_enabled": 1}
 

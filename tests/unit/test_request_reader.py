@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.lua_scripts import Asked, Refused, cut, read_request
-from tests.request_bodies import DIALECTS, Read, as_server, bodies
+from testkit.lua_scripts import Asked, Refused, cut, read_request
+from testkit.request_bodies import DIALECTS, Read, as_server, bodies
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = DIALECTS
 MOST = 999_999_999_999

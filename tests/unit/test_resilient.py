@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 import pytest_asyncio
 
-from ratelimit_service.breaker import Breaker
-from ratelimit_service.expiring import Expiring
-from ratelimit_service.fallback import OnFailure, fallback
-from ratelimit_service.limits import Limit
-from ratelimit_service.resilient import Resilient
-from ratelimit_service.seen import Seen
-from ratelimit_service.store import (
+from ratelimit_service.store.breaker import Breaker
+from ratelimit_service.store.expiring import Expiring
+from ratelimit_service.store.fallback import OnFailure, fallback
+from ratelimit_service.store.limits import Limit
+from ratelimit_service.store.memory import MemoryStore
+from ratelimit_service.store.port import (
     Ask,
     Charge,
     Decision,
@@ -24,7 +23,8 @@ from ratelimit_service.store import (
     Settlement,
     StoreUnavailable,
 )
-from ratelimit_service.store_memory import MemoryStore
+from ratelimit_service.store.resilient import Resilient
+from ratelimit_service.store.seen import Seen
 
 pytestmark = pytest.mark.asyncio
 

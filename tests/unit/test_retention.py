@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.retention import BETWEEN_S, FIRST_AFTER_S, Retention, copies, opened
+from gatehouse.files.retention import BETWEEN_S, FIRST_AFTER_S, Retention, copies, opened
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from gatehouse import sample_file
-from gatehouse.sample_file import SampleFile
+from gatehouse.files import sample_file
+from gatehouse.files.sample_file import SampleFile
 
 
 def stands(file: Path) -> dict[str, float]:

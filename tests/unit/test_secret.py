@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.model import Keys
 from gatehouse.config.secret import resolve
-from gatehouse.keys.digest import Hasher
+from gatehouse.contract.key_digest import Hasher
 from gatehouse.keys.peppers import hasher
-from gatehouse.redis_client import connect
+from gatehouse.redis_client.client import connect
 
 SECRET = "canary-pepper-of-32-bytes-4711-x"
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accesslog_service.limiter import settlement
 from accesslog_service.record import Record
+from accesslog_service.settlements import settlement
 from gatehouse.config.model import Config
-from gatehouse.envoy.names import ENDPOINTS
+from gatehouse.contract.names import ENDPOINTS
 from ratelimit_service.estimate import Tokens
 from ratelimit_service.plan import Plans
 from ratelimit_service.simulate.logged import KeyLimits, Logged
 from ratelimit_service.simulate.replay import LEASE_TTL_MS, Replay, Verdict
 from ratelimit_service.simulate.tally import Tally
-from tests.request_logs import record, refused
+from testkit.request_logs import record, refused
 
 
 def logged(each: Record) -> Logged:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from authz_service.principals import Principal
 from authz_service.sso.claims import principal
 from gatehouse.config.model import JwtIssuer, Name
-from gatehouse.model_patterns import matcher
+from gatehouse.contract.model_patterns import matcher
 
 TIERS = ("premium", "standard", "free")
 TEAMS = ("search", "ads")

@@ -10,8 +10,8 @@ from aiohttp import ClientTimeout
 from authz_service.sso import fetch
 from authz_service.sso.fetch import Document, FetchError, jwk_set
 from gatehouse.config.model import JwtIssuer
-from tests.identity_provider import IdentityProvider
-from tests.ports import free_port
+from testkit.identity_provider import IdentityProvider
+from testkit.ports import free_port
 
 
 @pytest.fixture

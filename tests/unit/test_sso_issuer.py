@@ -11,7 +11,7 @@ from authz_service.sso import issuer as subject
 from authz_service.sso.fetch import Document, FetchError
 from authz_service.sso.issuer import Issuer
 from gatehouse.config.model import JwtIssuer
-from tests.identity_provider import IdentityProvider
+from testkit.identity_provider import IdentityProvider
 
 IDP = IdentityProvider()
 OLD = IDP.jwk_set()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz_service.sso.jwks import Keys, UnusableKeysError, keys
-from tests.identity_provider import ALGORITHMS, IdentityProvider
+from testkit.identity_provider import ALGORITHMS, IdentityProvider
 
 IDP = IdentityProvider()
 RSA, EC, OKP = (IDP.keys[algorithm].jwk for algorithm in ALGORITHMS)

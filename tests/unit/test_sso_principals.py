@@ -21,7 +21,7 @@ from authz_service.sso.metrics import Metrics
 from authz_service.sso.principals import PATIENCE_S, TokenPrincipals
 from authz_service.sso.verified import Verified
 from gatehouse.config.model import JwtIssuer
-from tests.identity_provider import AUDIENCE, IdentityProvider
+from testkit.identity_provider import AUDIENCE, IdentityProvider
 
 
 class House:

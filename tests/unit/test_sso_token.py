@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from authz_service.sso.jwks import Keys, keys
 from authz_service.sso.token import Claims, Reason, check, read
 from gatehouse.config.model import JwtIssuer
-from tests.identity_provider import AUDIENCE, IdentityProvider, SigningKey, base64url
+from testkit.identity_provider import AUDIENCE, IdentityProvider, SigningKey, base64url
 
 NOW = float(int(time.time()))  # as PyJWT has it, the oracle
 IDP = IdentityProvider()

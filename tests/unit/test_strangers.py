@@ -10,7 +10,7 @@ from accesslog_service import strangers
 from accesslog_service.record import Record
 from accesslog_service.strangers import AT_ONCE, CALM_S, PER_SECOND, Strangers
 from gatehouse.envoy.access_log import STRANGERS_LOGGED
-from tests.request_logs import record
+from testkit.request_logs import record
 
 RECORD = record(0.25)
 REFUSED = replace(RECORD, user_id=None, status=401)

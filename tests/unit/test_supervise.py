@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse import supervise
-from gatehouse.supervise import FIRST_BACKOFF_S, MAX_BACKOFF_S, Program, backoff, keep_running
-from tests.waiting import until, until_async
+from gatehouse.process import supervise
+from gatehouse.process.supervise import FIRST_BACKOFF_S, MAX_BACKOFF_S, Program, backoff, keep_running
+from testkit.waiting import until, until_async
 
 ROOT = Path(__file__).parents[2]
 
@@ -210,7 +210,7 @@ def test_a_supervisor_that_is_killed_leaves_nothing_running(tmp_path: Path) -> N
     log = tmp_path / "log"
     script = """
 import asyncio, sys
-from gatehouse.supervise import Program, supervise
+from gatehouse.process.supervise import Program, supervise
 asyncio.run(supervise([Program("child", tuple(sys.argv[1:]))], asyncio.Event()))
 """
     supervisor = subprocess.Popen([sys.executable, "-c", script, *until_told(log).command], cwd=ROOT)

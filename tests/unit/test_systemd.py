@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.systemd import report
+from gatehouse.process.systemd import report
 
 
 @pytest.fixture

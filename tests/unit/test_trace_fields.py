@@ -6,8 +6,8 @@ from hpack import HeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.http2.headers import RequestHeaders
-from gatehouse.http2.trace_fields import TRACEPARENT, TRACESTATE, without_trace
+from gatehouse.rpc.http2.headers import RequestHeaders
+from gatehouse.rpc.http2.trace_fields import TRACEPARENT, TRACESTATE, without_trace
 
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BEFORE = [(b":method", b"POST"), (b":path", b"/envoy.service.auth.v3.Authorization/Check"), (b"te", b"trailers")]

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from gatehouse.config import Config
-from gatehouse.envoy import names, render
-from gatehouse.run_dir import RunDir
-from tests.envoy_configs import CONFIGS, HASHED_KEY, PLAIN_KEY, SHORT
-from tests.envoy_routing import routes
+from gatehouse.config.run_dir import RunDir
+from gatehouse.contract import names
+from gatehouse.envoy import render
+from testkit.envoy_configs import CONFIGS, HASHED_KEY, PLAIN_KEY, SHORT
+from testkit.envoy_routing import routes
 
 Node = dict[str, Any]
 

@@ -14,8 +14,8 @@ from accesslog_service.record import Record
 from gatehouse.usage_report.answer import Row, Stray
 from gatehouse.usage_report.log_files import NoLogsError, logs_in, named, since
 from gatehouse.usage_report.question import DIMENSIONS, Question
-from gatehouse.usage_report.reading import UnreadableLogsError, reported
-from tests.request_logs import START, record, refused, written
+from gatehouse.usage_report.run import UnreadableLogsError, reported
+from testkit.request_logs import START, record, refused, written
 
 
 def asked(question: Question, *files: Path) -> tuple[list[Row], Row, list[Stray]]:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.waiting import until, until_async
+from testkit.waiting import until, until_async
 
 
 def test_it_gives_back_what_it_waited_for() -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.room import Room
+from ratelimit_service.waiting_room import Room
 
 
 def test_all_come_in_while_there_is_room() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.config import watch
-from gatehouse.config.watch import changed, fingerprint
+from gatehouse.files import watch
+from gatehouse.files.watch import changed, fingerprint
 
 WITHIN_S = 1.5
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.worker import DEFAULT_RUN_DIR, Worker, run, worker_program
-from tests.waiting import until
+from gatehouse.process.worker import DEFAULT_RUN_DIR, Worker, run, worker_program
+from testkit.waiting import until
 
 ROOT = Path(__file__).parents[2]
 GOOD = "vllm: {base_url: 'http://localhost:8100/v1'}\nserver: {workers: 2}\n"
@@ -71,7 +71,7 @@ def test_a_worker_is_told_which_one_it_is() -> None:
 
 ONE_WORKER = """
 import asyncio, json, logging, os, sys
-from gatehouse.worker import run
+from gatehouse.process.worker import run
 
 async def main(worker):
     logging.getLogger("test").info("working")

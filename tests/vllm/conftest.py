@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.ports import free_port
+from testkit.ports import free_port
 
 ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv-vllm"
 STAMP = ENVIRONMENT / "gatehouse-stamp.txt"  # written when the environment is complete

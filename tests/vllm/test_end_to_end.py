@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.running_gateway import RunningGateway, running_gateway
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.vllm.conftest import Vllm
 
 pytestmark = pytest.mark.vllm

@@ -13,8 +13,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.redis_server import redis_server
-from tests.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.redis_server import redis_server
+from testkit.running_gateway import ROOT, RunningGateway, running_gateway
 from tests.vllm.conftest import Vllm
 
 pytestmark = pytest.mark.vllm

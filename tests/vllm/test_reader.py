@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.lua_scripts import Asked, cut, read_request
-from tests.request_bodies import DIALECTS, bodies
+from testkit.lua_scripts import Asked, cut, read_request
+from testkit.request_bodies import DIALECTS, bodies
 from tests.vllm.conftest import ENVIRONMENT, STAMP
 
 pytestmark = pytest.mark.vllm

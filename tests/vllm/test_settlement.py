@@ -14,16 +14,16 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from gatehouse.config import load
-from gatehouse.redis_client import connect
+from gatehouse.loading.load import load
+from gatehouse.redis_client.client import connect
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import LEASE_TTL_MS, Plans
-from ratelimit_service.store import Decision
-from ratelimit_service.store_redis import RedisStore
-from tests.redis_server import RedisServer, redis_server
-from tests.running_gateway import RunningGateway, running_gateway
+from ratelimit_service.store.port import Decision
+from ratelimit_service.store.redis.store import RedisStore
+from testkit.redis_server import RedisServer, redis_server
+from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.vllm.conftest import Vllm
-from tests.waiting import until
 
 pytestmark = pytest.mark.vllm
 

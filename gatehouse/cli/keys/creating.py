@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from gatehouse.cli.keys.context import Opened, answer, opened
 from gatehouse.cli.keys.minting import Made, born, dangers, print_made
-from gatehouse.cli.keys.opened import Opened, answer, opened
-from gatehouse.cli.keys.refused import RefusedError
-from gatehouse.cli.keys.times import instant
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
+from gatehouse.cli.refused import RefusedError
+from gatehouse.cli.times import instant
 from gatehouse.config.model import ApiKey
 from gatehouse.keys.fitting import misfit
 from gatehouse.keys.lifecycle import created

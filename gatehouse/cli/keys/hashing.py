@@ -9,7 +9,7 @@ import typer
 from gatehouse.cli.options import BAD_CONFIG, DEFAULT_CONFIG, AsJson, fail, loaded_or_exit, print_json
 from gatehouse.config import ConfigError
 from gatehouse.config.model import Keys
-from gatehouse.keys.digest import is_plain, key_digest
+from gatehouse.contract.key_digest import is_plain, key_digest
 from gatehouse.keys.format import Kind, kind_of
 from gatehouse.keys.peppers import hasher
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from gatehouse.cli.keys.opened import answer, opened
-from gatehouse.cli.keys.refused import RefusedError
-from gatehouse.cli.keys.shown import fields, print_one, print_table
-from gatehouse.cli.keys.times import seconds
+from gatehouse.cli.keys.context import answer, opened
+from gatehouse.cli.keys.display import fields, print_one, print_table
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, print_json
+from gatehouse.cli.refused import RefusedError
+from gatehouse.cli.times import seconds
 from gatehouse.keys.known import Known, find
 from gatehouse.keys.lifecycle import is_expiring, is_stale, status
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gatehouse.cli.keys.opened import Opened
-from gatehouse.cli.keys.shown import record_fields
+from gatehouse.cli.keys.context import Opened
+from gatehouse.cli.keys.display import record_fields
 from gatehouse.cli.options import err, escaped, out, print_json
 from gatehouse.config import Config
 from gatehouse.keys.audit import operator

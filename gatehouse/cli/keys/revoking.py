@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from gatehouse.cli.keys.context import Opened, answer, no_store, opened
+from gatehouse.cli.keys.display import fields
 from gatehouse.cli.keys.listing import KeyId
-from gatehouse.cli.keys.opened import Opened, answer, no_store, opened
-from gatehouse.cli.keys.refused import RefusedError
-from gatehouse.cli.keys.shown import fields
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, out, print_json
+from gatehouse.cli.refused import RefusedError
 from gatehouse.keys.known import Known, find, relatives
 from gatehouse.keys.lifecycle import LEAKED, REVOKED, revoked
 from gatehouse.keys.standing import restricted

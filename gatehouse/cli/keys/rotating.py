@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from gatehouse.cli.keys.context import Opened, answer, opened
 from gatehouse.cli.keys.listing import KeyId
 from gatehouse.cli.keys.minting import Made, born, dangers, print_made
-from gatehouse.cli.keys.opened import Opened, answer, opened
-from gatehouse.cli.keys.refused import RefusedError
-from gatehouse.cli.keys.times import instant, seconds, shown
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
+from gatehouse.cli.refused import RefusedError
+from gatehouse.cli.times import instant, seconds, shown
 from gatehouse.keys.known import find
 from gatehouse.keys.lifecycle import expiring, status, successor
 

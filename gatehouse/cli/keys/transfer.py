@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from gatehouse.atomic_file import replace_file
-from gatehouse.cli.keys.opened import Opened, answer, opened
-from gatehouse.cli.keys.refused import RefusedError
+from gatehouse.cli.keys.context import Opened, answer, opened
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, err, fail, out, print_json
+from gatehouse.cli.refused import RefusedError
+from gatehouse.files.atomic_file import replace_file
 from gatehouse.keys.audit import operator
 from gatehouse.keys.importing import Import
 from gatehouse.keys.record import KeyRecord

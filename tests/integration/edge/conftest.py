@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.integration.conftest import LIMITED, MODEL, PREMIUM
-from tests.running_gateway import RunningGateway, running_gateway
 
 
 @pytest.fixture(scope="package")

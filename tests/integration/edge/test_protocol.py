@@ -11,12 +11,12 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.authority import Authority
-from tests.fakes.fake_vllm import FakeVllm
-from tests.fakes.script import Script
+from testkit.authority import Authority
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
+from testkit.raw_http import connected, exchanged
+from testkit.running_gateway import RunningGateway, running_gateway
 from tests.integration.conftest import MODEL, PREMIUM, STANDARD, short_form
-from tests.raw_http import connected, exchanged
-from tests.running_gateway import RunningGateway, running_gateway
 
 KEY = {"authorization": f"Bearer {PREMIUM}"}
 BODY = {"model": MODEL, "input": "hi"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.raw_http import connected, exchanged
+from testkit.running_gateway import RunningGateway
 from tests.integration.conftest import LIMITED, MODEL, PREMIUM
-from tests.raw_http import connected, exchanged
-from tests.running_gateway import RunningGateway
 
 EMBEDDINGS = "/v1/embeddings"
 CANARY = "canary-in-a-body-4711"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from gatehouse.envoy.names import ENDPOINTS
-from tests.fakes.fake_vllm import FakeVllm
+from gatehouse.contract.names import ENDPOINTS
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.raw_http import exchanged
+from testkit.running_gateway import RunningGateway
 from tests.integration.conftest import PREMIUM
-from tests.raw_http import exchanged
-from tests.running_gateway import RunningGateway
 
 BODY = b'{"input":"hi"}'
 LINES = b"Host: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(BODY)

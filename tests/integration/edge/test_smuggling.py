@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from tests.fakes.fake_vllm import FakeVllm
+from testkit.fakes.fake_vllm import FakeVllm
+from testkit.raw_http import exchanged, http2
+from testkit.running_gateway import RunningGateway
 from tests.integration.conftest import MODEL, PREMIUM
-from tests.raw_http import exchanged, http2
-from tests.running_gateway import RunningGateway
 
 KEY = f"Authorization: Bearer {PREMIUM}\r\nContent-Type: application/json\r\n".encode()
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n" + KEY

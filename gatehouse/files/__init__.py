@@ -1,0 +1,1 @@
+"""Files and directories: atomic writes, daily files and their retention, permissions, watching for changes."""

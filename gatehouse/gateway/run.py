@@ -1,0 +1,345 @@
+"""The whole gateway on one machine: Envoy and the services, started, kept running and stopped in order."""
+
+import asyncio
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from gatehouse import metrics
+from gatehouse.config.model import Config, Server, Tls
+from gatehouse.config.run_dir import SERVICES, RunDir, Service, workers
+from gatehouse.envoy.access_log import FILE_NAME
+from gatehouse.files import permissions
+from gatehouse.files.private_dir import private_directory, sweep
+from gatehouse.gateway import generation
+from gatehouse.gateway.drain import drain, finish
+from gatehouse.gateway.envoy_admin import Admin
+from gatehouse.gateway.envoy_binary import environment, envoy_path
+from gatehouse.gateway.generation import Generation
+from gatehouse.gateway.handover import CannotReplaceError, Predecessor, Succession, place
+from gatehouse.gateway.reload import Following, Target, started
+from gatehouse.loading.load import Loaded
+from gatehouse.process import app_log
+from gatehouse.process.signals import handle
+from gatehouse.process.supervise import Process, Program, Start, executed, keep_running, supervise
+from gatehouse.process.worker import worker_program
+
+if TYPE_CHECKING:
+    from gatehouse.gateway.secrets import Secrets
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 60.0
+LONG_AFTER_S = 3600
+"""An Envoy ends the one before it so long after its time to drain: by then that gateway has long ended it itself."""
+
+
+class PortInUseError(Exception):
+    """Another program listens where the gateway should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What is to run: a checked configuration, the file it came from, and the model server it names, if that is ours.
+
+    `start` is how workers are started.
+    """
+
+    loaded: Loaded
+    config_file: Path
+    demo: Program | None = None
+    start: Start = executed
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+    @property
+    def url(self) -> str:
+        return local_url(self.config)
+
+    @property
+    def access_log(self) -> Path:
+        """Envoy's own log of requests, the durable copy."""
+        return Path(self.config.logging.dir).absolute() / FILE_NAME
+
+
+def local_url(config: Config) -> str:
+    """Where a gateway with `config` answers, as seen from its own machine."""
+    host = config.server.host
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"{'https' if config.server.tls else 'http'}://{shown}:{config.server.port}"
+
+
+class Signals:
+    """The first SIGINT or SIGTERM asks to stop, the second to stop at once; others: `process.signals`."""
+
+    def __init__(self) -> None:
+        self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        self.reread, self.reopen = asyncio.Event(), asyncio.Event()
+        handle(self._received, self.reread.set, self.reopen.set)
+
+    def _received(self) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+def check_ports(config: Config) -> None:
+    """Raises `PortInUseError` for the first port that is taken."""
+    wanted = [(config.server.host, config.server.port, "port")]
+    if config.server.metrics_port:
+        wanted.append((config.server.metrics_host, config.server.metrics_port, "metrics_port"))
+    for host, port, field in wanted:
+        if reason := why_not_listening(host, port):
+            message = f"can't listen on {host}:{port}: {reason}"
+            hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
+            at = _place(config.server) if field == "port" else None
+            own = ", or take over: up --replace" if at and at.exists() else ""
+            raise PortInUseError(f"{message}; {hint}{own}")
+
+
+def _place(server: Server) -> Path | None:
+    """Where another gateway may take over from this one; None: nowhere."""
+    try:
+        return place(server)
+    except CannotReplaceError as error:
+        log.warning("no gateway can take over from another: %s", error)
+        return None
+
+
+def why_not_listening(host: str, port: int) -> str | None:
+    """What keeps this process from listening there; None when nothing does."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def reachable(url: str) -> bool:
+    """Whether something listens where `url` says."""
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def run_directory() -> Iterator[RunDir]:
+    """A private directory for sockets and rendered files, gone afterwards; as is what killed gateways have left."""
+    sweep(Path(tempfile.gettempdir()), lambda left: generation.forget_left(RunDir(left).base_id))
+    with private_directory() as path:
+        run_dir = RunDir(path)
+        run_dir.envoy.mkdir()
+        yield run_dir
+
+
+async def run(
+    gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asyncio.Event, before: Predecessor | None = None
+) -> None:
+    """Run until `signals` ask to stop or another gateway takes over, then let requests finish; take over from `before`.
+
+    `ready` is set once requests are answered; meanwhile the configuration may change (`reload`). Raises
+    `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
+    """
+    admin = Admin(run_dir.admin_socket)
+    secrets = _secrets(gateway.config.server.tls, run_dir)
+    following = _following(gateway, run_dir, admin, secrets)
+    at = _place(gateway.config.server)
+    line = f"{at}.envoy" if at else None
+    if line and before is None:
+        generation.sweep(line)
+    succession = Succession(partial(_prepare, admin, run_dir, line, before))
+    services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
+        beside = [gateway.demo] if gateway.demo else []
+        tasks.create_task(supervise([*deciders, *beside], services_stop))
+        recorders = tasks.create_task(supervise(_programs(gateway, run_dir, "accesslog"), recorders_stop))
+        meanwhile: list[asyncio.Task[None]] = []
+        try:
+            await _sockets_exist(gateway.config, run_dir, signals)
+            await _demo_listens(gateway, signals)
+            program = _envoy(gateway, run_dir, line, before.following if before else None)
+            envoy = tasks.create_task(keep_running(program, envoy_stop, succession.taken))
+            await _answers(gateway, admin, signals)
+            async with succession.offered(at):
+                if before:
+                    await before.release()
+                    meanwhile.append(tasks.create_task(before.outlive()))
+                if secrets:
+                    meanwhile.append(tasks.create_task(secrets.follow(following.reloads)))
+                following.asked = signals.reread
+                changing = tasks.create_task(following.run())
+                meanwhile.append(tasks.create_task(_reopen_logs(admin, signals.reopen)))
+                ready.set()
+                await _either(signals.stop, succession.taken)
+                changing.cancel()
+                await _leave(following.config.server, run_dir, admin, signals, replaced=succession.taken.is_set())
+                if before:  # whose Envoy ours would end with itself
+                    await _either(before.gone, signals.hurry, limit_s=following.config.server.drain_s)
+                envoy_stop.set()
+                await envoy
+            if not succession.taken.is_set():
+                _forget(run_dir, line, before)
+            recorders_stop.set()  # the last records settle with ratelimit_service, so that one goes last
+            await recorders
+        finally:
+            for stop in (envoy_stop, recorders_stop, services_stop):
+                stop.set()
+            for task in meanwhile:
+                task.cancel()
+            await admin.close()
+
+
+def _secrets(tls: Tls | None, run_dir: RunDir) -> "Secrets | None":
+    if tls is None:
+        return None
+    from gatehouse.gateway.secrets import Secrets  # brings cryptography: 8 MB
+
+    return Secrets(tls, run_dir.envoy)
+
+
+def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secrets | None") -> Following:
+    """Envoy's files, checked by Envoy, and who follows the configuration. Raises `EnvoyRejectsError`."""
+    gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
+    permissions.close_logs(gateway.access_log.parent)
+    metrics.share(run_dir.metrics, "gateway")
+    certificate = secrets.context if secrets else None
+    target = Target(gateway.config_file, run_dir, str(gateway.access_log), run_dir.envoy, run_dir.accepted, certificate)
+    following = started(target, gateway.loaded, metrics.Reloads(), partial(_logs_as, admin))
+    if secrets:
+        secrets.hand_over()
+    return following
+
+
+async def _reopen_logs(admin: Admin, asked: asyncio.Event) -> None:
+    """Envoy's, whenever somebody has asked. Those of the services need no asking (`gatehouse.files.daily_file`)."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await admin.reopen_logs()
+        except (aiohttp.ClientError, OSError) as error:
+            log.warning("Envoy did not open its logs again: %s", error or type(error).__name__)
+
+
+async def _prepare(admin: Admin, run_dir: RunDir, line: str | None, before: Predecessor | None) -> Generation | None:
+    """Another gateway wants to take over. Not while this one still takes over itself: Envoy would end the oldest."""
+    if line is None or (before and not before.gone.is_set()):
+        return None
+    await admin.hold()
+    return generation.current(run_dir.base_id, line, before.following if before else None)
+
+
+async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals, *, replaced: bool) -> None:
+    """Let what runs finish. Where another has taken over, health goes on being good: its own."""
+    if replaced:
+        log.info("another gateway has taken over; running requests have %d s", server.drain_s)
+        with suppress(OSError):  # a full disk: accesslog_service tells the old health for a while
+            run_dir.replaced.touch()
+        await finish(admin, server.drain_s, signals.hurry)
+    else:
+        await drain(admin, run_dir, server, signals.hurry)
+
+
+def _forget(run_dir: RunDir, line: str | None, before: Predecessor | None) -> None:
+    try:
+        if line is not None:
+            generation.current(run_dir.base_id, line, before.following if before else None).forget()
+    except (OSError, ValueError) as error:
+        log.debug("no shared memory to remove: %s", error)
+
+
+async def _either(*events: asyncio.Event, limit_s: float | None = None) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+def _programs(gateway: Gateway, run_dir: RunDir, service: Service) -> list[Program]:
+    count = workers(gateway.config, service)
+    return [worker_program(service, index, run_dir.accepted, run_dir.path, gateway.start) for index in range(count)]
+
+
+def _envoy(gateway: Gateway, run_dir: RunDir, line: str | None, following: Generation | None) -> Program:
+    logging, server = gateway.config.logging, gateway.config.server
+    threads = min(server.workers, os.cpu_count() or 1)
+    command = [envoy_path(), "-c", str(run_dir.envoy / "envoy.yaml"), "--concurrency", str(threads)]
+    command += ["--drain-strategy", "immediate", "--drain-time-s", str(max(server.drain_s, 1))]
+    command += ["--parent-shutdown-time-s", str(server.drain_s + LONG_AFTER_S)]
+    command += ["--log-path", str(Path(logging.dir) / "envoy.log"), "--log-level", _envoy_level(logging.level)]
+    command += ["--component-log-level", "misc:error", "--file-flush-interval-msec", "1000"]
+    first = (*command, *generation.first(run_dir.base_id, line))
+    start = partial(_start_envoy, run_dir, following)
+    return Program("envoy", (*command, *following.arguments) if following else first, again=first, start=start)
+
+
+async def _start_envoy(run_dir: RunDir, following: Generation | None, command: Sequence[str]) -> Process:
+    """With nothing left of one before it that was killed."""
+    if not following or following.arguments[0] not in command:
+        await asyncio.to_thread(generation.forget_left, run_dir.base_id, following)
+    return await executed(command, environment())
+
+
+def _envoy_level(level: str) -> str:
+    """Envoy's `info` tells of every connection to a sidecar: one step quieter than ours."""
+    return {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}[level]
+
+
+async def _logs_as(admin: Admin, old: Config, new: Config) -> None:
+    """Follow a change of `logging`: this process, and Envoy."""
+    app_log.configure(new.logging, "gatehouse")
+    if old.logging.level != new.logging.level:
+        await admin.log_at(_envoy_level(new.logging.level), {"misc": "error"})
+
+
+async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> None:
+    paths = [run_dir.socket(service, i) for service in SERVICES for i in range(workers(config, service))]
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while not signals.stop.is_set() and not all(path.exists() for path in paths):
+            await asyncio.sleep(0.02)  # a socket file announces itself to nobody
+
+
+async def _demo_listens(gateway: Gateway, signals: Signals) -> None:
+    """Envoy would take a model server that is not there yet for dead, and clients would be told so for a while."""
+    if gateway.demo is None or gateway.config.vllm is None:
+        return
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while not signals.stop.is_set() and not reachable(gateway.config.vllm.base_url):
+            await asyncio.sleep(0.02)
+
+
+async def _answers(gateway: Gateway, admin: Admin, signals: Signals) -> None:
+    """Wait until our Envoy serves, then until `/health` is answered, be the model server healthy or not."""
+    async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
+        while not signals.stop.is_set():
+            try:
+                if await admin.serves() and await _health_is_told(session, gateway.config):
+                    return
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def _health_is_told(session: aiohttp.ClientSession, config: Config) -> bool:
+    """In plaintext it is, too, whatever certificates clients need for the rest."""
+    url = local_url(config).replace("https:", "http:", 1)
+    async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+        return "status" in await answer.json()

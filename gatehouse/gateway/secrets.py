@@ -1,0 +1,109 @@
+"""Envoy's certificate, in step with its files: a new pair is taken up whole, a bad one leaves the old in place.
+
+Envoy is handed a copy of the pair in one file that is replaced at once, after Envoy itself has checked it. Were it
+pointed at the files, it would meet the moment in which only one of them is new, and whatever writes them in place.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gatehouse.config.model import Tls
+from gatehouse.config.problem import ConfigError
+from gatehouse.envoy import tls as rendered
+from gatehouse.envoy.message import Message
+from gatehouse.files.watch import POLL_S, Fingerprint, changed, fingerprint
+from gatehouse.gateway.certificate import Certificate, MismatchError, read, untimely
+from gatehouse.gateway.envoy_binary import EnvoyRejectsError, validate, write
+from gatehouse.metrics import Reloads
+
+log = logging.getLogger(__name__)
+
+SECOND_FILE_S = 1.0
+"""So long a pair may be half replaced before that is called a mistake."""
+
+
+class Secrets:
+    """What Envoy serves with, in `directory`. Raises `ConfigError` when there is nothing to begin with."""
+
+    def __init__(self, tls: Tls, directory: Path) -> None:
+        self._tls = tls
+        self._directory = directory
+        self._seen = self._look()
+        self._served = read(tls)
+
+    def hand_over(self) -> None:
+        """Write what Envoy reads, for its owner alone."""
+        self._hand_over(self._served)
+
+    def _hand_over(self, certificate: Certificate) -> None:
+        for name, secret in rendered.secret_files(*_inline(certificate)).items():
+            write(secret, self._directory / name)
+
+    def context(self) -> Message:
+        """The parts of a TLS context, for validation."""
+        return rendered.given(*_inline(self._served))
+
+    async def follow(self, reloads: Reloads) -> None:
+        """Take up what changes, for ever."""
+        told = ""
+        while True:
+            with suppress(TimeoutError):  # what could not be written is tried again
+                await asyncio.wait_for(changed(self._seen), POLL_S if told else None)
+            self._seen, before = self._look(), self._served
+            try:
+                new = await self._new()
+                if new != before:
+                    await asyncio.to_thread(self._try, new)
+                    self._hand_over(new)
+            except (ConfigError, EnvoyRejectsError) as error:
+                told = ""
+                self._refuse(reloads, error)
+                continue
+            except OSError as error:
+                if str(error) != told:
+                    self._refuse(reloads, error)
+                told = str(error)
+                continue
+            told = ""
+            if new != before:
+                self._served = new
+                reloads.applied.inc()
+                log.info("clients are shown the certificate of %s, good until %s", new.subject, new.ends)
+
+    def _refuse(self, reloads: Reloads, error: Exception) -> None:
+        reloads.rejected.inc()
+        log.error("the certificate stays as it was: %s", error)
+
+    async def _new(self) -> Certificate:
+        try:
+            found = read(self._tls)
+        except MismatchError:
+            await self._second_file()
+            self._seen = self._look()
+            found = read(self._tls)
+        problem = untimely(found, self._tls, datetime.now(UTC))
+        if problem:
+            raise ConfigError([problem])
+        return found
+
+    async def _second_file(self) -> None:
+        try:
+            await asyncio.wait_for(changed(self._seen, SECOND_FILE_S / 5), SECOND_FILE_S)
+        except TimeoutError:
+            return
+
+    def _try(self, new: Certificate) -> None:
+        """Raises `EnvoyRejectsError`."""
+        validate(rendered.trial(self._tls, rendered.given(*_inline(new))), self._directory)
+
+    def _look(self) -> Fingerprint:
+        files = (self._tls.cert_file, self._tls.key_file, self._tls.client_ca_file)
+        return fingerprint(Path(file) for file in files if file)
+
+
+def _inline(certificate: Certificate) -> tuple[rendered.Source, rendered.Source, rendered.Source | None]:
+    client_ca = {"inline_string": certificate.client_ca} if certificate.client_ca else None
+    return {"inline_string": certificate.chain}, {"inline_string": certificate.key}, client_ca

@@ -1,0 +1,50 @@
+"""A configuration as a gateway needs it: `gatehouse.yaml` with its key files and secrets, all good, or none of it."""
+
+from pathlib import Path
+
+from gatehouse.config.model import Config
+from gatehouse.config.problem import ConfigError, Problem
+from gatehouse.files.watch import Mark, mark
+from gatehouse.keys.peppers import hasher
+from gatehouse.loading.key_file import fits, read_key_file
+from gatehouse.loading.key_table import Keep, KeyTable
+from gatehouse.loading.load import Loaded, advised
+from gatehouse.loading.upstream_keys import check_upstream_keys
+
+
+class KeyFiles:
+    """The key files of one configuration after another. Each is read when it has changed, not each time: it may have
+    100,000 keys."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[Mark | None, KeyTable]] = {}
+
+    def check(self, main: Path, config: Config, keys: KeyTable) -> None:
+        """Raises `ConfigError` with all that is wrong with the key files of `config`; `main` holds it, and `keys`."""
+        others, problems, read = {str(main): keys}, list[Problem](), dict[str, tuple[Mark | None, KeyTable]]()
+        for file in config.key_files:
+            now = mark(Path(file))
+            before, known = self._read.get(file, (None, None))
+            try:
+                unchanged = known is not None and now is not None and now == before and fits(known, config, others)
+                others[file] = known if known and unchanged else read_key_file(Path(file), config, others)
+                read[file] = now, others[file]
+            except ConfigError as error:
+                problems += error.problems
+        self._read |= read
+        if problems:
+            raise ConfigError(problems)
+        self._read = read
+
+
+def load_whole(file: Path, in_force: Config | None = None, key_files: KeyFiles | None = None) -> Loaded:
+    """Everything that is to run. Raises `ConfigError` with all that is wrong in any of its files.
+
+    `in_force`: what runs now, which limits what can change. `key_files` remembers what was read before.
+    """
+    keys = KeyTable(Keep.RECORDS)
+    loaded = advised(file, None, keys, in_force)
+    (key_files or KeyFiles()).check(file, loaded.config, keys)
+    hasher(loaded.config.keys)
+    check_upstream_keys(loaded.config)
+    return loaded

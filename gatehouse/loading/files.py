@@ -1,0 +1,172 @@
+"""`gatehouse.yaml` and its key files as they stand: read at the start, and again when they change.
+
+What is wrong with one key file leaves that file's keys as they were. What is wrong with `gatehouse.yaml`, or between
+files, leaves everything as it was.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+from gatehouse.config.model import Config
+from gatehouse.config.problem import ConfigError, Problem
+from gatehouse.files.watch import Fingerprint, Mark, mark
+from gatehouse.keys.record import KeyRecord
+from gatehouse.loading.gc_paused import uncollected
+from gatehouse.loading.key_file import fits, read_key_file
+from gatehouse.loading.key_table import Keep, KeyTable
+from gatehouse.loading.load import read
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A file as it was read. `mark`: how it looked then; None: it is to be read again whatever it looks like."""
+
+    keys: KeyTable
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What is in force."""
+
+    config: Config
+    main: _Read
+    key_files: Mapping[Path, _Read]
+
+    @property
+    def tables(self) -> list[KeyTable]:
+        return [self.main.keys, *(read.keys for read in self.key_files.values())]
+
+    def records(self) -> Mapping[str, KeyRecord]:
+        tables = [table.records for table in self.tables if table.records]
+        return tables[0] if len(tables) == 1 else dict(chain.from_iterable(table.items() for table in tables))
+
+    def same_as(self, other: "_Standing | None") -> bool:
+        """Whether nothing has been read anew."""
+        return other is not None and self.config is other.config and self.tables == other.tables
+
+
+class Files:
+    """`config` and `records` (of every key in a file, by digest) are what the last good files said.
+
+    `keep` says what of keys is wanted. Only who wants records has key files read. `seen`: the files, as they looked
+    when they were last read. `version` grows with every change that is taken up.
+    """
+
+    def __init__(
+        self, file: Path, keep: Keep, environment: Mapping[str, str] | None = None, *, replaced: bool = False
+    ) -> None:
+        """`replaced`: `file` never changes but by being replaced at once."""
+        self.file = file
+        self.whole = frozenset([file] if replaced else [])
+        self.seen: Fingerprint = {}
+        self.version = 0
+        self._keep = keep
+        self._environment = os.environ if environment is None else environment
+        self._standing: _Standing | None = None
+
+    @property
+    def config(self) -> Config:
+        return self._in_force.config
+
+    @property
+    def records(self) -> Mapping[str, KeyRecord]:
+        return self._in_force.records()
+
+    def load(self) -> Config:
+        """Read everything for the first time. Raises `ConfigError` with all that is wrong with any of the files."""
+        problems = self.reload()
+        if problems:
+            raise ConfigError(problems)
+        return self.config
+
+    def reload(self, *, everything: bool = False) -> list[Problem]:
+        """Read what has changed and take up what is good; the problems with the rest, which stays as it was.
+
+        `everything`: read all of it, changed or not.
+        """
+        before = _unread(self._standing) if everything and self._standing else self._standing
+        look = _Look(self.file, self._keep, self._environment, before)
+        with uncollected():
+            standing = look.standing()
+        self.seen = look.seen
+        if standing is not None and not standing.same_as(self._standing):
+            self._standing = standing
+            self.version += 1
+        return look.problems
+
+    @property
+    def _in_force(self) -> _Standing:
+        assert self._standing is not None, "not loaded yet"
+        return self._standing
+
+
+def _unread(standing: _Standing) -> _Standing:
+    """The same, to be read again whatever the files look like."""
+    key_files = {path: replace(read_, mark=None) for path, read_ in standing.key_files.items()}
+    return replace(standing, main=replace(standing.main, mark=None), key_files=key_files)
+
+
+@dataclass(slots=True)
+class _Look:
+    """One look at all files, where `before` is in force: how each looks, and what is wrong with it."""
+
+    file: Path
+    keep: Keep
+    environment: Mapping[str, str]
+    before: _Standing | None
+    seen: dict[Path, Mark | None] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def standing(self) -> _Standing | None:
+        """What could be in force now; None: old and new do not fit together."""
+        before = self.before.key_files if self.before else {}
+        self.seen |= {path: mark(path) for path in before}
+        found = self._main()
+        if found is None:
+            return None
+        config, main = found
+        others = {str(self.file): main.keys}
+        key_files: dict[Path, _Read] = {}
+        wanted = [Path(path) for path in config.key_files if self.keep is Keep.RECORDS]
+        for path in wanted:
+            read_ = self._key_file(path, before.get(path), config, others)
+            if read_ is not None:
+                key_files[path], others[str(path)] = read_, read_.keys
+        return _Standing(config, main, key_files) if len(key_files) == len(wanted) else None
+
+    def _main(self) -> tuple[Config, _Read] | None:
+        before, now = self.before, mark(self.file)
+        self.seen[self.file] = now
+        if before is not None and now is not None and before.main.mark == now:
+            return before.config, before.main
+        keys = KeyTable(self.keep, before.main.keys.records if before else None)
+        try:
+            config = read(self.file, self.environment, keys, before.config if before else None)
+        except ConfigError as error:
+            self.problems += error.problems
+            return (before.config, replace(before.main, mark=None)) if before else None
+        keys.forget_texts()
+        return config, _Read(keys, now)
+
+    def _key_file(
+        self, path: Path, before: _Read | None, config: Config, others: Mapping[str, KeyTable]
+    ) -> _Read | None:
+        good = before is not None and fits(before.keys, config, others)
+        now = self.seen[path] = mark(path)
+        if before is not None and good and now is not None and before.mark == now:
+            return before
+        try:
+            return _Read(read_key_file(path, config, others, self._known(before)), now)
+        except ConfigError as error:
+            self.problems += error.problems
+            return replace(before, mark=None) if before is not None and good else None
+
+    def _known(self, before: _Read | None) -> Mapping[str, KeyRecord] | None:
+        """Records to use again. A file under a new name may hold what one before held."""
+        if before is not None:
+            return before.keys.records
+        return self.before.records() if self.before else None

@@ -1,0 +1,56 @@
+"""Configuration files followed while a process runs: what is good is taken up, what is bad is told and counted."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from gatehouse.config.problem import Problem
+from gatehouse.files.watch import POLL_S, changed
+from gatehouse.loading.files import Files
+from gatehouse.metrics import Reloads
+
+log = logging.getLogger(__name__)
+
+MOST_PROBLEMS = 20
+"""So many are logged: a file may have a hundred thousand."""
+
+
+async def either(change: Awaitable[None], asked: asyncio.Event, limit_s: float | None) -> None:
+    """Returns when there is a change, when somebody asks, or after `limit_s`. Raises what waiting for it raises."""
+    waiting = asyncio.ensure_future(change), asyncio.ensure_future(asked.wait())
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+async def follow(files: Files, adopt: Callable[[], None], reloads: Reloads, asked: asyncio.Event) -> None:
+    """Reload `files` whenever they change, or somebody has `asked` for it, for ever; `adopt` is called after something
+    new has been taken up. A file that could not be read just now is tried again."""
+    again, told = False, object()
+    while True:
+        await either(changed(files.seen, whole=files.whole), asked, POLL_S if again else None)
+        before, everything = files.version, asked.is_set()
+        asked.clear()
+        problems: Sequence[object]
+        try:
+            problems = await asyncio.to_thread(partial(files.reload, everything=everything))
+        except Exception as error:  # whatever it is, requests must go on being decided
+            problems = [f"{type(error).__name__}; this is a mistake in the gateway"]
+            await asyncio.sleep(POLL_S)
+        again = any(isinstance(problem, Problem) and problem.passing for problem in problems)
+        if files.version != before:
+            adopt()
+            log.info("%s and its key files are in force as they are now", files.file)
+        found = tuple(map(str, problems[:MOST_PROBLEMS])), dict(files.seen)
+        if problems and found != told:
+            reloads.rejected.inc()
+            for problem in found[0]:
+                log.error("a change is not taken up: %s", problem)
+        elif not problems and files.version != before:
+            reloads.applied.inc()
+        told = found

@@ -1,0 +1,149 @@
+"""`gatehouse.yaml` + environment -> `Config`, or every fault with its file, line and path."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from gatehouse.config import environment as env
+from gatehouse.config.model import Config
+from gatehouse.config.places import Path
+from gatehouse.config.problem import VARIABLE, ConfigError, Problem
+from gatehouse.config.source import API_KEYS, Source, dotted, parse
+from gatehouse.config.wording import explained
+from gatehouse.loading import fixed, rules
+from gatehouse.loading.gc_paused import uncollected
+from gatehouse.loading.key_table import Finding, Keep, KeyTable
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A usable configuration, with advice on it and the first key a person could try (None when all are hashed).
+
+    `digest`: of the text it was read from, as it was (SHA-256). `settings`: what that says, but for the keys, which are
+    in `keys`; None: they are in the settings, since the environment has a word in them.
+    """
+
+    config: Config
+    warnings: tuple[Problem, ...]
+    plain_key: str | None = field(repr=False)
+    digest: bytes
+    settings: Mapping[str, Any] = field(repr=False)
+    keys: KeyTable | None = field(repr=False)
+
+
+def load(file: FilePath, environment: Mapping[str, str] | None = None) -> Config:
+    """Read and check `file`. Raises `ConfigError` with everything that is wrong with it."""
+    return read(file, environment, KeyTable(Keep.EVERYTHING))
+
+
+def load_with_advice(file: FilePath, environment: Mapping[str, str] | None = None) -> Loaded:
+    """As `load`, with the warnings beside it."""
+    return advised(file, environment, KeyTable(Keep.EVERYTHING))
+
+
+def read(
+    file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
+) -> Config:
+    """As `load`. The keys go to `keys`, which says what of them stays in the configuration.
+
+    What can't change while a gateway runs must be as it is `in_force`, if anything is.
+    """
+    return _Reader(file, environment, keys).config(in_force)
+
+
+def advised(
+    file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
+) -> Loaded:
+    """As `read`, with the warnings beside it."""
+    with uncollected():
+        reader = _Reader(file, environment, keys)
+        config = reader.config(in_force)
+    warnings = reader.problems(rules.advice(config, keys))
+    apart = None if reader.keys_overridden else keys
+    return Loaded(config, tuple(warnings), next(iter(keys.plain), None), reader.digest, reader.settings, apart)
+
+
+def digest_of(text: bytes) -> bytes:
+    """By which a text is known again."""
+    return hashlib.sha256(text).digest()
+
+
+def text_of(file: FilePath) -> bytes:
+    """What `file` holds: UTF-8. Raises `ConfigError` when it can't be had."""
+    try:
+        text = file.read_bytes()
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError([Problem(str(file), None, "", "not UTF-8 text")]) from None
+    except OSError as error:
+        raise ConfigError([Problem(str(file), None, "", f"can't be read: {error.strerror}", passing=True)]) from None
+    return text
+
+
+class _Reader:
+    def __init__(self, file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable) -> None:
+        self._overrides = env.overrides(os.environ if environment is None else environment)
+        self.keys_overridden = any(path[:1] == API_KEYS for path in self._overrides)
+        self._keys = keys
+        text = text_of(file)
+        self.digest = digest_of(text)
+        self._source = self._parsed(text, str(file))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """As the file has them; without its keys, unless the environment has changed some."""
+        settings: dict[str, Any] = self._source.data
+        return settings if self.keys_overridden else {**settings, "api_keys": {}}
+
+    def config(self, in_force: Config | None) -> Config:
+        data = env.apply(self._source.data, self._overrides)
+        if isinstance(section := data.get("api_keys"), dict):  # what was not taken on the way, such as an alias
+            take = self._keys.taker()
+            for written, fields in section.items():
+                take(written, fields)
+            data["api_keys"] = {}
+        found = list(self._keys.faults)
+        try:
+            config = Config.model_validate(data)
+        except ValidationError as error:
+            found += map(_finding, error.errors(include_input=False, include_url=False))
+            raise ConfigError(self._in_order(found)) from None
+        if found or (found := [*rules.faults(config, self._keys), *fixed.faults(in_force, config)]):
+            raise ConfigError(self._in_order(found))
+        return config.model_copy(update={"api_keys": self._keys.entries})
+
+    def problems(self, found: Iterable[Finding]) -> list[Problem]:
+        """Findings, with the places at which they are."""
+        findings = list(found)
+        if not findings:
+            return []
+        places = self._source.places(path for path, _, _ in findings)
+        return [self._problem(*finding, places.of(finding[0])) for finding in findings]
+
+    def _parsed(self, text: bytes, origin: str) -> Source:
+        takers = {} if self.keys_overridden else {API_KEYS: self._keys.taker()}
+        source = parse(text, origin, takers)
+        if source.data is None:
+            source.data = {}
+        if not isinstance(source.data, dict):
+            raise ConfigError([Problem(origin, 1, "", "must hold settings such as 'server:' and 'vllm:'")])
+        return source
+
+    def _problem(self, path: Path, message: str, hint: str | None, line: int | None) -> Problem:
+        for prefix in (path[:end] for end in range(len(path), 0, -1)):
+            if prefix in self._overrides:
+                return Problem(f"{VARIABLE}{self._overrides[prefix][0]}", None, dotted(path), message, hint)
+        return Problem(self._source.origin, line, dotted(path), message, hint)
+
+    def _in_order(self, found: Iterable[Finding]) -> list[Problem]:
+        return sorted(self.problems(found), key=lambda problem: problem.line or 0)
+
+
+def _finding(error: Any) -> Finding:
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    return path, *explained(error, path)

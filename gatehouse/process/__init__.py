@@ -1,0 +1,1 @@
+"""What every long-running process does: logging, signals, supervision, forking of workers, systemd."""

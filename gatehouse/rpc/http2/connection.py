@@ -1,0 +1,343 @@
+"""One HTTP/2 connection (RFC 9113) as a server sees it: bytes in, streams to whoever answers, bytes out. No I/O."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gatehouse.rpc.http2 import frames
+from gatehouse.rpc.http2.frames import HEAD, ErrorCode
+from gatehouse.rpc.http2.headers import Headers, RequestHeaders, UnreadableHeadersError
+from gatehouse.rpc.service import MAX_STREAMS
+
+WINDOW = 1024 * 1024
+"""Bytes a peer may send on a stream, and on the connection, before we say that there is room for more."""
+
+_MAX_BLOCK_BYTES = 64 * 1024
+_DRAIN_PING = b"draining"
+
+
+class Stream:
+    """One request and its answer. `call` belongs to whoever answers."""
+
+    __slots__ = ("call", "closed_by_peer", "id", "unsent", "window")
+
+    def __init__(self, number: int, window: int) -> None:
+        self.id = number
+        self.window = window  # bytes of an answer that the peer still takes
+        self.closed_by_peer = False
+        self.unsent: tuple[memoryview, bytes] | None = None  # what flow control holds back: the body, the trailers
+        self.call: Any = None
+
+
+class Answerer(Protocol):
+    """Who gets the streams of a connection."""
+
+    def opened(self, stream: Stream, headers: Headers) -> None: ...
+    def received(self, stream: Stream, data: bytes, ended: bool) -> None: ...
+    def reset(self, stream: Stream) -> None:
+        """The peer gave up on it, or the connection is over. It takes no answer any more."""
+        ...
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol so that the connection is over (section 5.4.1)."""
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Connection:
+    """`write` gets every byte for the peer. `over` becomes true when the connection is to be closed."""
+
+    def __init__(self, write: Callable[[bytes], object], answerer: Answerer) -> None:
+        self.over = False
+        self._write = write
+        self._answerer = answerer
+        self._headers = RequestHeaders()
+        self._streams: dict[int, Stream] = {}
+        self._last_stream = 0
+        self._pending = b""
+        self._greeted = False
+        self._block: tuple[int, int, bytearray] | None = None  # a header block that CONTINUATION goes on with
+        self._window = frames.DEFAULT_WINDOW
+        self._stream_window = frames.DEFAULT_WINDOW
+        self._frame_size = frames.DEFAULT_FRAME_SIZE
+        self._unacknowledged = 0  # bytes received since the last update of the connection's window
+        self._draining = False
+        self._kinds: dict[int, Callable[[int, int, bytes], None]] = {
+            frames.DATA: self._data,
+            frames.HEADERS: self._request,
+            frames.PRIORITY: self._ignore,
+            frames.RST_STREAM: self._reset,
+            frames.SETTINGS: self._settings,
+            frames.PING: self._ping,
+            frames.GOAWAY: self._ignore,
+            frames.WINDOW_UPDATE: self._window_update,
+            frames.CONTINUATION: self._continuation,
+        }
+        settings = {
+            frames.HEADER_TABLE_SIZE: 0,
+            frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+            frames.INITIAL_WINDOW_SIZE: WINDOW,
+        }
+        write(frames.settings(settings) + frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
+
+    @property
+    def idle(self) -> bool:
+        return not self._streams
+
+    def feed(self, data: bytes) -> None:
+        """Take what the peer sent. Never raises: what breaks the protocol is answered with GOAWAY, and `over`."""
+        if self.over:
+            return
+        try:
+            self._feed(self._pending + data if self._pending else data)
+        except ProtocolError as error:
+            self._write(frames.goaway(self._last_stream, error.code, str(error)))
+            self.lost()
+
+    def lost(self) -> None:
+        """The connection is over: its streams are reset."""
+        self.over = True
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            self._answerer.reset(stream)
+
+    def drain(self) -> None:
+        """Ask the peer to open no more streams; `over` once those that are open have ended.
+
+        Streams that are under way when the peer reads of it are taken still: its answer to the PING comes after them.
+        """
+        self._write(frames.goaway(frames.ANY_STREAM, ErrorCode.NO_ERROR) + frames.ping(_DRAIN_PING))
+
+    def answer(self, stream: Stream, head: bytes, body: bytes, tail: bytes) -> None:
+        """Send a whole answer: the blocks of its headers and trailers, and its body, as fast as the peer takes it."""
+        if self._streams.get(stream.id) is not stream:
+            return
+        number, size = stream.id, len(body)
+        begin = frames.head(frames.HEADERS, frames.END_HEADERS, number, len(head)) + head
+        if size <= self._frame_size and size <= self._window and size <= stream.window:
+            self._window -= size
+            self._write(b"".join((begin, frames.head(frames.DATA, 0, number, size), body, self._end(stream, tail))))
+        else:
+            self._write(begin)
+            stream.unsent = memoryview(body), tail
+            self._send_on(stream)
+
+    def refuse(self, stream: Stream, block: bytes) -> None:
+        """Send an answer that is all headers."""
+        if self._streams.get(stream.id) is stream:
+            self._write(self._end(stream, block))
+
+    def taken(self, stream: Stream, size: int) -> None:
+        """So many bytes of `stream` need no room any more: the peer may send as many again."""
+        if not stream.closed_by_peer and size:
+            self._write(frames.window_update(stream.id, size))
+
+    def _end(self, stream: Stream, block: bytes) -> bytes:
+        """The last frame of an answer. A peer that still sends is told to stop (section 8.1)."""
+        last = frames.head(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.id, len(block)) + block
+        self._forget(stream)
+        return last if stream.closed_by_peer else last + frames.reset(stream.id, ErrorCode.NO_ERROR)
+
+    def _send_on(self, stream: Stream) -> None:
+        """Send as much of a held-back body as the windows allow."""
+        if stream.unsent is None:
+            return
+        body, tail = stream.unsent
+        while body and (size := min(len(body), self._frame_size, self._window, stream.window)) > 0:
+            self._window -= size
+            stream.window -= size
+            self._write(frames.head(frames.DATA, 0, stream.id, size) + body[:size])
+            body = body[size:]
+        stream.unsent = body, tail
+        if not body:
+            self._write(self._end(stream, tail))
+
+    def _forget(self, stream: Stream) -> None:
+        del self._streams[stream.id]
+        if self._draining and not self._streams:
+            self.over = True
+
+    def _feed(self, data: bytes) -> None:
+        position, end = 0 if self._greeted else self._greeting(data), len(data)
+        if not self._greeted:
+            self._pending = data
+            return
+        while end - position >= HEAD.size:
+            high, low, kind, flags, stream = HEAD.unpack_from(data, position)
+            size = high << 8 | low
+            if size > frames.DEFAULT_FRAME_SIZE:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a frame is larger than was agreed")
+            stop = position + HEAD.size + size
+            if stop > end:
+                break
+            self._frame(kind, flags, stream & frames.MAX_WINDOW, data[position + HEAD.size : stop])
+            position = stop
+            if self.over:
+                return
+        self._pending = data[position:]
+
+    def _greeting(self, data: bytes) -> int:
+        """Where frames begin, after the client's preface (section 3.4)."""
+        seen = data[: len(frames.PREFACE)]
+        if not frames.PREFACE.startswith(seen):
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
+        if len(seen) < len(frames.PREFACE):
+            return 0
+        self._greeted = True
+        return len(frames.PREFACE)
+
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is not None and kind != frames.CONTINUATION:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was broken off")
+        handle = self._kinds.get(kind)
+        if handle is not None:  # unknown kinds are to be ignored (section 5.5)
+            handle(flags, stream, payload)
+        elif kind == frames.PUSH_PROMISE:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client can't push")
+
+    def _data(self, flags: int, number: int, payload: bytes) -> None:
+        if number == 0 or number > self._last_stream:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "DATA on a stream that is not open")
+        self._received(len(payload))
+        stream = self._streams.get(number)
+        if stream is None:
+            return  # on its way when we were done with it
+        if stream.closed_by_peer:
+            raise ProtocolError(ErrorCode.STREAM_CLOSED, "DATA after the end of a request")
+        stream.closed_by_peer = ended = bool(flags & frames.END_STREAM)
+        data = _unpadded(flags, payload)
+        if len(data) < len(payload):
+            self.taken(stream, len(payload) - len(data))
+        self._answerer.received(stream, data, ended)
+
+    def _received(self, size: int) -> None:
+        """What arrived is held within bounds by others: the connection's own window is opened again at once."""
+        self._unacknowledged += size
+        if self._unacknowledged >= WINDOW // 2:
+            self._write(frames.window_update(0, self._unacknowledged))
+            self._unacknowledged = 0
+
+    def _request(self, flags: int, number: int, payload: bytes) -> None:
+        if number % 2 == 0:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
+        block = _unpadded(flags, payload)
+        if flags & frames.WITH_PRIORITY:
+            block = block[5:]
+        if flags & frames.END_HEADERS:
+            self._open(number, flags, block)
+        else:
+            self._block = number, flags, bytearray(block)
+
+    def _continuation(self, flags: int, number: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != number:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        _, first_flags, block = self._block
+        block += payload
+        if len(block) > _MAX_BLOCK_BYTES or not payload:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "these headers are too large")
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._open(number, first_flags, bytes(block))
+
+    def _open(self, number: int, flags: int, block: bytes) -> None:
+        """A new request, or the trailers of one. The block is read in any case: HPACK needs to know all of them."""
+        try:
+            headers = self._headers.read(block)
+        except UnreadableHeadersError as error:
+            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        ended = bool(flags & frames.END_STREAM)
+        if number <= self._last_stream:
+            self._trailers(number, ended)
+            return
+        self._last_stream = number
+        if self._draining or len(self._streams) >= MAX_STREAMS:
+            self._write(frames.reset(number, ErrorCode.REFUSED_STREAM))
+            return
+        stream = self._streams[number] = Stream(number, self._stream_window)
+        self._answerer.opened(stream, headers)
+        if ended:
+            stream.closed_by_peer = True
+            self._answerer.received(stream, b"", True)
+
+    def _trailers(self, number: int, ended: bool) -> None:
+        stream = self._streams.get(number)
+        if stream is None:
+            return
+        if stream.closed_by_peer or not ended:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "headers in the middle of a request")
+        stream.closed_by_peer = True
+        self._answerer.received(stream, b"", True)
+
+    def _reset(self, _flags: int, number: int, payload: bytes) -> None:
+        if number == 0 or number > self._last_stream or len(payload) != 4:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "RST_STREAM of nothing")
+        stream = self._streams.get(number)
+        if stream is not None:
+            self._forget(stream)
+            self._answerer.reset(stream)
+
+    def _settings(self, flags: int, number: int, payload: bytes) -> None:
+        if number or len(payload) % frames.SETTING.size:
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
+        if flags & frames.ACK:
+            return
+        for name, value in frames.SETTING.iter_unpack(payload):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                self._resize_streams(value)
+            elif name == frames.MAX_FRAME_SIZE:
+                self._frame_size = value
+            if not frames.LEAST.get(name, 0) <= value <= frames.MOST.get(name, value):
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a setting is out of range")
+        self._write(frames.SETTINGS_ACK)
+
+    def _resize_streams(self, window: int) -> None:
+        """Section 6.9.2: it holds for the streams that are open, too."""
+        if window > frames.MAX_WINDOW:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
+        grown, self._stream_window = window - self._stream_window, window
+        for stream in list(self._streams.values()):
+            stream.window += grown
+            self._send_on(stream)
+
+    def _ping(self, flags: int, number: int, payload: bytes) -> None:
+        if number:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a PING is for the connection")
+        if len(payload) != 8:
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a PING has eight bytes")
+        if not flags & frames.ACK:
+            self._write(frames.ping(payload, ack=True))
+        elif payload == _DRAIN_PING and not self._draining:
+            self._draining = True
+            self._write(frames.goaway(self._last_stream, ErrorCode.NO_ERROR))
+            self.over = not self._streams
+
+    def _window_update(self, _flags: int, number: int, payload: bytes) -> None:
+        credit = int.from_bytes(payload, "big") & frames.MAX_WINDOW
+        if len(payload) != 4 or not credit:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+        if number == 0:
+            self._window += credit
+            if self._window > frames.MAX_WINDOW:
+                raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
+            for waiting in list(self._streams.values()):
+                self._send_on(waiting)
+        elif number > self._last_stream:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
+        elif (stream := self._streams.get(number)) is not None:
+            stream.window += credit
+            self._send_on(stream)
+
+    def _ignore(self, flags: int, number: int, payload: bytes) -> None:
+        """Priorities are advice; a peer that leaves finishes its streams first."""
+
+
+def _unpadded(flags: int, payload: bytes) -> bytes:
+    """The payload without the padding around it (sections 6.1 and 6.2)."""
+    if not flags & frames.PADDED:
+        return payload
+    padding = payload[0] if payload else 0
+    if padding >= len(payload):
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - padding]

@@ -1,0 +1,92 @@
+"""The listener: a unix socket on which connections are accepted, answered and, in the end, drained."""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from gatehouse.rpc.http2.calls import Calls
+from gatehouse.rpc.http2.connection import Connection
+from gatehouse.rpc.service import Method
+
+_BACKLOG = 1024
+
+
+class _Peer(asyncio.Protocol):
+    """One connection's I/O. A peer that does not read its answers is not read from either."""
+
+    def __init__(self, methods: Mapping[str, Method], peers: "set[_Peer]") -> None:
+        self._calls = Calls(methods)
+        self._peers = peers
+        self._transport: asyncio.Transport
+        self.connection: Connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # as uvloop does not declare it
+        self.connection = self._calls.connection = Connection(self._write, self._calls)
+        self._peers.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.connection.feed(data)
+        self.close_if_over()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._peers.discard(self)
+        self.connection.lost()
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+    def close_if_over(self) -> None:
+        if self.connection.over:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close it now, whatever is under way."""
+        self.connection.lost()
+        self._transport.abort()
+
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+
+class Listener:
+    """Answers on a unix socket. `bind`, then `close`, once each."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+        self._peers: set[_Peer] = set()
+        self._server: asyncio.Server
+
+    async def bind(self, path: Path) -> None:
+        """Accept connections on `path`, from its owner and group. Raises `OSError`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 - left by a process that was killed
+        bound = socket.socket(socket.AF_UNIX)
+        try:
+            bound.bind(str(path))
+            path.chmod(0o660)  # noqa: ASYNC240 - before anyone can connect
+        except OSError:
+            bound.close()
+            raise
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            lambda: _Peer(self._methods, self._peers), sock=bound, backlog=_BACKLOG
+        )
+
+    async def close(self, grace_s: float) -> None:
+        """Take no new connection, finish the calls of those that are open, for up to `grace_s` seconds."""
+        self._server.close()
+        for peer in tuple(self._peers):
+            peer.connection.drain()
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while self._peers and asyncio.get_running_loop().time() < deadline:
+            for peer in tuple(self._peers):
+                peer.close_if_over()
+            await asyncio.sleep(0.01)
+        for peer in tuple(self._peers):
+            peer.abort()

@@ -1,0 +1,48 @@
+"""`python -m gatehouse.rpc.probe authz`: does the service answer? Health checks of containers run this.
+
+A service is well as long as one of its workers says SERVING (grpc.health.v1); its supervisor sees to the others.
+Exit status 0: yes; 1: no, with a line that says who does not answer.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import grpc
+
+from gatehouse.config.run_dir import DEFAULT_RUN_DIR, SERVICES, Service
+from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+METHOD = "/grpc.health.v1.Health/Check"
+TIMEOUT_S = 2.0
+
+
+def sockets(run_dir: Path, service: Service) -> list[Path]:
+    """The gRPC sockets of the workers of `service`, running or not."""
+    return sorted(path for path in run_dir.glob(f"{service}-*.sock") if path.suffixes == [".sock"])
+
+
+def serving(socket: Path) -> bool:
+    """Whether the worker behind `socket` says that it serves, within `TIMEOUT_S`."""
+    with grpc.insecure_channel(f"unix:{socket}") as channel:
+        check = channel.unary_unary(METHOD, HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString)
+        try:
+            status: int = check(HealthCheckRequest(), timeout=TIMEOUT_S).status
+        except grpc.RpcError:
+            return False
+    return status == HealthCheckResponse.SERVING
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m gatehouse.rpc.probe")
+    parser.add_argument("services", nargs="*", default=SERVICES, help="authz, ratelimit, accesslog (default: all)")
+    parser.add_argument("--run-dir", type=Path, default=DEFAULT_RUN_DIR, help="where the sockets are")
+    options = parser.parse_args()
+    silent = [name for name in options.services if not any(map(serving, sockets(options.run_dir, name)))]
+    if silent:
+        print(f"no worker of {', '.join(silent)} answers in {options.run_dir}", file=sys.stderr)
+    return 1 if silent else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The store that all workers and gateways share: Redis, with a life after its failure."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from gatehouse.config.model import Config
+from gatehouse.config.run_dir import first_rank, workers
+from gatehouse.redis_client.client import Client, connect
+from ratelimit_service.metrics import Metrics
+from ratelimit_service.store.fallback import Fallback, fallback
+from ratelimit_service.store.port import Ask, Charge, Store, StoreUnavailable
+from ratelimit_service.store.redis import checks
+from ratelimit_service.store.redis.marker import RedisMarker
+from ratelimit_service.store.redis.store import RedisStore
+from ratelimit_service.store.redis.watch import Vigil
+from ratelimit_service.store.resilient import Remembered, Resilient
+from ratelimit_service.store.restoring import raise_to
+from ratelimit_service.store.seen import Seen
+
+log = logging.getLogger(__name__)
+
+_CONNECTED_IN_S = 1.0
+_RESTORED_IN_S = 8.0
+_SILENT_S = 10.0
+"""How long a connection may be silent before another is made. What a request waits for is the business of `Resilient`,
+and much less; but what Redis has done of what it was asked, only this connection will tell."""
+
+_NOTHING = Ask("start", ())
+_LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "advice": logging.INFO}
+
+
+async def shared_store(url: str, config: Config, metrics: Metrics, remembered: Remembered) -> Store:
+    """The store in the Redis at `url`. One that does not answer yet is waited for in the background, one that knows
+    nothing is told what is `remembered`."""
+    settings = config.redis
+    client = connect(url, timeout_s=_SILENT_S, connect_timeout_s=_CONNECTED_IN_S)
+    store, marker, seen = RedisStore(client), RedisMarker(client), Seen()
+    await _look_over(client, store, marker, remembered)
+    called = first_rank(workers(config, "ratelimit"))
+    local = fallback(settings.on_failure, sharers=called * settings.gateways, seen=seen)
+    return Shared(store, local, metrics, client, settings.timeout_ms / 1000, marker, seen, remembered)
+
+
+class Shared(Resilient):
+    """`Resilient` over Redis, and a `Vigil` beside it."""
+
+    def __init__(
+        self,
+        store: RedisStore,
+        local: Fallback | None,
+        metrics: Metrics,
+        client: Client,
+        timeout_s: float,
+        marker: RedisMarker,
+        seen: Seen,
+        remembered: Remembered,
+    ) -> None:
+        super().__init__(
+            store,
+            local,
+            metrics,
+            timeout_s=timeout_s,
+            answers=lambda: store.answers,
+            seen=seen,
+            marker=marker,
+            remembered=remembered,
+        )
+        self._vigil = asyncio.create_task(Vigil(client, marker, self.forgot, metrics).keep())
+
+    async def close(self) -> None:
+        self._vigil.cancel()
+        await super().close()
+
+
+async def _look_over(client: Client, store: RedisStore, marker: RedisMarker, remembered: Remembered) -> None:
+    """Say what is wrong with Redis, and have it know the script, and what was used, before the first request comes."""
+    try:
+        async with asyncio.timeout(_CONNECTED_IN_S):
+            await store.decide(_NOTHING)
+        async with asyncio.timeout(_RESTORED_IN_S), marker.restoring():
+            if await marker.missing():
+                await _tell(store, await remembered())
+        for finding in await checks.check(client):
+            log.log(_LEVELS[finding.level], "%s; %s", finding.message, finding.fix)
+    except (StoreUnavailable, TimeoutError) as error:
+        log.error("Redis does not answer yet: %s", error)
+
+
+async def _tell(store: RedisStore, used: Sequence[Charge]) -> None:
+    await raise_to(store, used)
+    if used:
+        log.warning("Redis knew no counts: %d of a day and more were restored from the tally", len(used))
+    else:
+        log.warning("Redis knows no counts, and nobody else does: every limit and budget begins whole")

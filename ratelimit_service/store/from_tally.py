@@ -1,0 +1,72 @@
+"""What limits of a day and more must have counted, by the tally of the request log: for a store that knows nothing."""
+
+import asyncio
+import logging
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from gatehouse.files import tally_file
+from gatehouse.files.tally_file import Used
+from ratelimit_service.caller import Caller
+from ratelimit_service.plan import Plans
+from ratelimit_service.rules import Rule
+from ratelimit_service.store.limits import MAX_AMOUNT, PERIODS, Algorithm, Limit
+from ratelimit_service.store.memory import epoch_ms
+from ratelimit_service.store.port import Charge
+
+log = logging.getLogger(__name__)
+
+_LONGEST = timedelta(seconds=PERIODS["month"])
+_MEASURED: Mapping[str, Callable[[Used], int]] = {
+    "tokens": lambda used: used.input_tokens + used.output_tokens,
+    "input_tokens": lambda used: used.input_tokens,
+    "output_tokens": lambda used: used.output_tokens,
+    "budget": lambda used: -(-(used.cost_nano_usd or 0) // 1000),
+}
+"""Requests are not among them: the tally counts those that were refused as well."""
+
+
+async def restored(plans: Plans, logs: Path, now_ms: Callable[[], int] = epoch_ms) -> list[Charge]:
+    """One charge for each bucket that has something used, of users, teams and tiers; empty where there is no tally yet,
+    and, which is told, where it can't be read.
+
+    A day counts whole if any of it falls into a window. What only counts for one model, or for one key, the tally does
+    not know.
+    """
+    path, now = logs / tally_file.NAME, datetime.fromtimestamp(now_ms() / 1000, UTC)
+    if not any(map(_is_restored, plans.rules())) or not path.exists():
+        return []
+    try:
+        rows = await asyncio.to_thread(tally_file.used_since, path, (now - _LONGEST).date())
+    except sqlite3.Error as error:
+        log.error("what was used of limits of a day and more can't be restored from %s: %s", path, error)
+        return []
+    return list(charges(plans, rows, now))
+
+
+def charges(plans: Plans, rows: Iterable[Used], now: datetime) -> Iterator[Charge]:
+    """Pure. Rows of one holder add up."""
+    hits: dict[tuple[str, Limit], int] = defaultdict(int)
+    for used in rows:
+        who = Caller(used.user, used.team, used.tier, used.key)
+        for rule, key in plans.counters(who):
+            if _is_restored(rule) and used.day >= _began(rule.limit, now):
+                hits[key, rule.limit] += _MEASURED[rule.measure](used)
+    for (key, limit), amount in hits.items():
+        if amount:
+            yield Charge(key, limit, min(amount, MAX_AMOUNT))
+
+
+def _is_restored(rule: Rule) -> bool:
+    long = rule.limit.period_s >= PERIODS["day"]
+    return long and rule.measure in _MEASURED and rule.scope in ("tier", "user", "team")
+
+
+def _began(limit: Limit, now: datetime) -> date:
+    """The day in which the window that counts now began: one that slides has no other beginning than a period ago."""
+    at = int(now.timestamp())
+    since = at - at % limit.period_s if limit.algorithm is Algorithm.FIXED_WINDOW else at - limit.period_s
+    return datetime.fromtimestamp(since, UTC).date()

@@ -1,0 +1,1 @@
+"""The store in Redis: Lua scripts, their calls, and one pipelined connection to each server."""

@@ -1,0 +1,33 @@
+"""Charges that are to stand in a store, and may stand there already."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ratelimit_service.store.port import Ask, Charge, LeaseAsk, Store
+
+AT_ONCE = 128
+_NOBODY = "restored"  # whose requests these were, nobody knows
+
+
+async def raise_to(store: Store, used: Sequence[Charge]) -> None:
+    """Let each bucket have counted at least the hits of its charge. Who does so at the same time may charge twice."""
+    for first in range(0, len(used), AT_ONCE):
+        await asyncio.gather(*(_raise_to(store, charge) for charge in used[first : first + AT_ONCE]))
+
+
+async def _raise_to(store: Store, used: Charge) -> None:
+    now = (await store.peek(Ask(_NOBODY, (used._replace(hits=0),)))).outcomes[0]
+    missing = used.hits - (used.limit.capacity - now.remaining)
+    if missing > 0 and now.remaining > 0:
+        await store.decide(Ask(_NOBODY, (unrefusing(used._replace(hits=missing)),)))
+
+
+def unrefusing(charge: Charge) -> Charge:
+    """The same charge, which nothing refuses."""
+    return charge._replace(limit=replace(charge.limit, shadow=True))
+
+
+def unrefusing_lease(lease: LeaseAsk) -> LeaseAsk:
+    """The same lease, which nothing refuses."""
+    return replace(lease, shadow=True)

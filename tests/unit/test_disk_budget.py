@@ -1,0 +1,84 @@
+"""Logs have a size: beyond it the oldest days go, and never what is written today."""
+
+import logging
+import shutil
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from accesslog_service import disk_budget
+from accesslog_service.disk_budget import Room, surplus
+
+TODAY = date(2026, 11, 10)
+GB = 1_000_000_000
+
+
+def sized(*found: tuple[str, int]) -> list[tuple[Path, int]]:
+    return [(Path(name), size) for name, size in found]
+
+
+def gone(most: int, *found: tuple[str, int]) -> list[str]:
+    return [path.name for path in surplus(sized(*found), most, TODAY)]
+
+
+FILES = (
+    ("requests_2026-11-10.log", 40),
+    ("requests_2026-11-09.log.zst", 10),
+    ("envoy_access_2026-11-08.log.gz", 10),
+    ("app_2026-11-07.log", 10),
+    ("envoy_access.log", 30),
+    ("tally.sqlite", 5),
+)
+
+
+def test_while_there_is_room_nothing_goes() -> None:
+    assert gone(105, *FILES) == []
+
+
+def test_the_oldest_day_goes_first_and_no_more_than_has_to() -> None:
+    assert gone(104, *FILES) == ["app_2026-11-07.log"]
+    assert gone(90, *FILES) == ["app_2026-11-07.log", "envoy_access_2026-11-08.log.gz"]
+
+
+def test_today_stays_and_what_is_no_file_a_day() -> None:
+    assert set(gone(0, *FILES)) == {name for name, _ in FILES[1:4]}
+
+
+def test_it_is_told_and_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "requests_2026-11-01.log").write_bytes(b"x" * 1000)
+    (tmp_path / "requests_2026-11-10.log").write_bytes(b"x" * 1000)
+    with caplog.at_level(logging.ERROR):
+        Room(tmp_path, lambda: 1500 / GB).make(TODAY)
+    assert [path.name for path in tmp_path.iterdir()] == ["requests_2026-11-10.log"]
+    assert "requests_2026-11-01.log is deleted before its time" in caplog.text
+
+
+def test_logs_that_others_could_read_are_closed(tmp_path: Path) -> None:
+    (tmp_path / "envoy_access.log").touch(0o644)
+    (tmp_path / "bodies_2026-11-10.log").touch(0o600)
+    Room(tmp_path, lambda: None).make(TODAY)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"envoy_access.log": 0o640, "bodies_2026-11-10.log": 0o600}
+
+
+def test_without_a_figure_it_is_half_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "requests_2026-11-01.log").write_bytes(b"x" * 1000)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=2000))
+    Room(tmp_path, lambda: None).make(TODAY)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=1998))
+    Room(tmp_path, lambda: None).make(TODAY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_envoys_log_of_itself_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_budget, "MOST_OF_ENVOY_LOG", 10)
+    own = tmp_path / disk_budget.ENVOY_LOG
+    with own.open("ab") as envoy:
+        envoy.write(b"x" * 11)
+        envoy.flush()
+        Room(tmp_path, lambda: None).make(TODAY)
+        envoy.write(b"y")
+    assert own.read_bytes() == b"y"
