@@ -11,7 +11,7 @@ from accesslog_service.bodies import collecting
 from accesslog_service.disk_budget import Room
 from accesslog_service.entry import record
 from accesslog_service.http.serving import serving
-from accesslog_service.leaving import Departure
+from accesslog_service.leaving import Leaving
 from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver, Sink, ToRecord
 from accesslog_service.settlements import Limiter
@@ -42,7 +42,7 @@ class Days(Protocol):
 
 
 def _to_record(config: Config) -> ToRecord:
-    return partial(record, default_model=config.the_default_model, prices=prices(config))
+    return partial(record, default_model=config.effective_default_model, prices=prices(config))
 
 
 async def main(worker: Worker) -> None:
@@ -61,12 +61,12 @@ async def main(worker: Worker) -> None:
     deciding = first_rank(len(limiters))
     limiter = Limiter(limiters, metrics.unsettled, deciding=deciding, everyone=config.settles())
     health = Health()
-    departure = Departure(worker.stop, health)
+    leaving = Leaving(worker.stop, health)
     sinks: list[Sink] = [metrics.take, lambda ended: requests.take(strangers.worth_writing(ended)), limiter.ended]
     gen_ai = GenAiMetrics(config, labels) if config.tracing.on else None
     if gen_ai:
         sinks.append(gen_ai.take)
-    receiver = Receiver(sinks, limiter.running, _to_record(config), departure, metrics)
+    receiver = Receiver(sinks, limiter.running, _to_record(config), leaving, metrics)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(requests.writing())
         await stack.enter_async_context(limiter.telling())
@@ -75,7 +75,7 @@ async def main(worker: Worker) -> None:
             await stack.enter_async_context(sender(config, gen_ai, f"accesslog-{worker.index}").sending())
         serves = await stack.enter_async_context(serving(config, run_dir, worker.index, book))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        tasks.create_task(departure.run())
+        tasks.create_task(leaving.run())
         telling = tasks.create_task(strangers.tell(Admin(run_dir.admin_socket).post))
         following = tasks.create_task(Follower(logs, book, models.label).run())
         kept = [file, *(await _for_all(worker, stack, tasks) if worker.index == 0 else [])]
@@ -95,7 +95,7 @@ async def main(worker: Worker) -> None:
         await serve(
             receiver.service(health, StandIn(limiters).methods),
             run_dir.socket("accesslog", worker.index),
-            departure.over,
+            leaving.over,
             GRACE_S,
         )
         following.cancel()

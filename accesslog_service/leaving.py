@@ -20,7 +20,7 @@ LAST_CALL_S = 4.0
 """A stream that is never quiet is ended all the same."""
 
 
-class Departure:
+class Leaving:
     """Ends the open streams after `stop` is set; `over` is set when the last of them has ended."""
 
     def __init__(self, stop: asyncio.Event, health: Health) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from accesslog_service.entry import is_final
-from accesslog_service.leaving import Departure
+from accesslog_service.leaving import Leaving
 from accesslog_service.record import Record
 from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
@@ -36,10 +36,10 @@ class ForeignStreamError(Exception):
 
 
 class Receiver:
-    """Hands the records of every stream to `sinks`, in order. Streams end as `departure` says."""
+    """Hands the records of every stream to `sinks`, in order. Streams end as `leaving` says."""
 
     def __init__(
-        self, sinks: Iterable[Sink], running: Sink | None, to_record: ToRecord, departure: Departure, losses: Losses
+        self, sinks: Iterable[Sink], running: Sink | None, to_record: ToRecord, leaving: Leaving, losses: Losses
     ) -> None:
         """`running`, if any, is told of requests that are still under way, by what is known of them so far.
 
@@ -48,7 +48,7 @@ class Receiver:
         self._sinks = tuple(sinks)
         self._running = running
         self.to_record = to_record
-        self._departure = departure
+        self._leaving = leaving
         self._losses = losses
         self._ended: list[Record] = []
         self._under_way: list[Record] = []
@@ -70,7 +70,7 @@ class Receiver:
     ) -> StreamAccessLogsResponse:
         arrived = asyncio.Event()
         try:
-            await self._departure.end_of(self._read(messages, arrived), arrived)
+            await self._leaving.end_of(self._read(messages, arrived), arrived)
         except ForeignStreamError as error:
             self._losses.lost("message", 1)
             await context.abort(Code.INVALID_ARGUMENT, str(error))

@@ -56,9 +56,9 @@ class Rules:
             kind: {name: _level(holder) for name, holder in holders.items()}
             for kind, holders in (("user", config.users), ("team", config.teams), ("tier", config.rate_limits))
         }
-        default = config.the_default_model
+        default = config.effective_default_model
         self._names = () if config.vllm else tuple((name, *model.aliases) for name, model in config.models.items())
-        self._spoken_of = (default,) if default and config.vllm else ()
+        self._always_listed = (default,) if default and config.vllm else ()
         self._access = lru_cache(REMEMBERED)(self._worked_out)
 
     def of(self, principal: Principal) -> Access:
@@ -91,7 +91,7 @@ class Rules:
     def _unnamed(self, lists: Sequence[Patterns]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """A name that one list spells out must match the others too; any other must match a wildcard of each."""
         tests = [patterns.matcher(each) for each in lists]
-        spelt = {name for each in lists for name in each if not patterns.is_wild(name)}.union(self._spoken_of)
+        spelt = {name for each in lists for name in each if not patterns.is_wild(name)}.union(self._always_listed)
         names = tuple(sorted(name for name in spelt if all(test(name) for test in tests)))
         wild = [tuple(filter(patterns.is_wild, each)) for each in lists]
         if any(patterns.size(each) > patterns.MAX_SIZE for each in wild):

@@ -105,7 +105,7 @@ class Plans:
         self._lease_ttl_ms = lease_ttl_ms
         self._lengths = Lengths() if lengths is None else lengths
         self._known_tiers = frozenset(config.rate_limits)
-        self._default_model = config.the_default_model or ""
+        self._default_model = config.effective_default_model or ""
         self._model_of = {alias: name for name, model in config.models.items() for alias in model.aliases}
         self._prices = prices(config)
         self._tiers = {name: rule_set(tier, "tier") for name, tier in config.rate_limits.items()}

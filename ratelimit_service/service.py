@@ -23,7 +23,7 @@ from ratelimit_service.plan import Plan, Plans
 from ratelimit_service.store.port import Ask, Decision, Settlement, Store, StoreUnavailable
 from ratelimit_service.waiting_room import Room
 
-GHOST_S = 0.15
+LEASE_RELEASE_LAG_S = 0.15
 GHOST_STEP_S = 0.03
 """The end of a request is known here some 50 ms after the client knows it. Whoever makes one call after another must
 not be refused because of the one before: a request that only a lease refuses waits this long, asking at each step."""
@@ -154,7 +154,7 @@ class RateLimits:
     async def _decide(self, ask: Ask) -> Decision:
         decision = await self._store.decide(ask)
         waited = 0.0
-        while decision.only_leases_refuse and waited < GHOST_S:
+        while decision.only_leases_refuse and waited < LEASE_RELEASE_LAG_S:
             await asyncio.sleep(GHOST_STEP_S)
             waited += GHOST_STEP_S
             decision = await self._store.decide(ask)

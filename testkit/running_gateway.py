@@ -98,8 +98,8 @@ def _command(entry: Path) -> list[str]:
 
 
 def _name(command: list[str]) -> str:
-    if command == ["gatehouse:", "zygote"]:
-        return "zygote"
+    if command == ["gatehouse:", "prefork"]:
+        return "prefork"
     if "--index" in command:
         return f"{command[2].removesuffix('_service')}-{command[command.index('--index') + 1]}"
     return "demo" if "demo_model_server" in command else "envoy"

@@ -20,7 +20,7 @@ Stats = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Stat:
     """One of our metrics, and the statistic it is made of."""
 
     stat: str
@@ -33,26 +33,26 @@ IN_FLIGHT = "upstream_rq_active"
 _LOG = "access_logs.grpc_access_log"
 _HEALTHY, _ALL = "membership_healthy", "membership_total"
 _BY_MODEL = (
-    Told(IN_FLIGHT, "api_requests_in_flight", "Requests at the model servers now.", GaugeMetricFamily),
-    Told(
+    Stat(IN_FLIGHT, "api_requests_in_flight", "Requests at the model servers now.", GaugeMetricFamily),
+    Stat(
         "upstream_rq_pending_active", "api_requests_queued", "Requests that wait for a connection.", GaugeMetricFamily
     ),
-    Told("upstream_rq_retry", "api_backend_retries", "Requests sent to a second replica.", CounterMetricFamily),
-    Told("upstream_cx_connect_fail", "api_backend_connect_failures", "Connections refused.", CounterMetricFamily),
-    Told("ratelimit.error", "api_rate_limit_unanswered", "Requests nobody decided on in time.", CounterMetricFamily),
+    Stat("upstream_rq_retry", "api_backend_retries", "Requests sent to a second replica.", CounterMetricFamily),
+    Stat("upstream_cx_connect_fail", "api_backend_connect_failures", "Connections refused.", CounterMetricFamily),
+    Stat("ratelimit.error", "api_rate_limit_unanswered", "Requests nobody decided on in time.", CounterMetricFamily),
 )
 _OF_GATEWAY = (
-    Told("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
-    Told("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
-    Told(
+    Stat("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
+    Stat("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
+    Stat(
         EXPIRY_STAT,
         "api_certificate_expiry_timestamp_seconds",
         "When the certificate that clients are shown ends (Unix time).",
         GaugeMetricFamily,
     ),
     # What is sent and not in `api_access_log_entries_total` is on its way or, after a moment, lost.
-    Told(f"{_LOG}.logs_written", "api_access_log_sent", "Entries of its log that Envoy has sent.", CounterMetricFamily),
-    Told(f"{_LOG}.logs_dropped", "api_access_log_dropped", "Entries that Envoy has dropped.", CounterMetricFamily),
+    Stat(f"{_LOG}.logs_written", "api_access_log_sent", "Entries of its log that Envoy has sent.", CounterMetricFamily),
+    Stat(f"{_LOG}.logs_dropped", "api_access_log_dropped", "Entries that Envoy has dropped.", CounterMetricFamily),
 )
 _FILTER = "|".join(
     [rf"cluster\.model_.*\.({'|'.join(re.escape(s) for s in (*(t.stat for t in _BY_MODEL), _HEALTHY, _ALL))})"]

@@ -27,7 +27,7 @@ def report(config: Config, alive: Mapping[Place, bool]) -> dict[str, Any]:
     return {
         "status": "healthy" if healthy else "unhealthy",
         "version": __version__,
-        "model": config.the_default_model,
+        "model": config.effective_default_model,
         "vllm_status": "connected" if healthy else "disconnected",
         "models": {name: _model(group, alive) for name, group in backends(config).items()},
     }

@@ -23,7 +23,7 @@ from gatehouse.config.prices import prices
 from gatehouse.config.run_dir import RunDir, found_run_dir, workers
 from gatehouse.files.daily_file import DailyFile
 from gatehouse.loading.files import Files
-from gatehouse.loading.key_table import Keep
+from gatehouse.loading.key_table import KeyRetention
 
 LOCK = ".reconcile.lock"
 
@@ -35,7 +35,7 @@ class BusyError(Exception):
 def main() -> int:
     options = _parser().parse_args()
     try:
-        config = Files(options.config, Keep.NOTHING).load()
+        config = Files(options.config, KeyRetention.NOTHING).load()
     except ConfigError as error:
         _say({"error": str(error)})
         return 2
@@ -64,7 +64,7 @@ def reconcile(config: Config, run_dir: Path | None, since: date | None) -> Repor
         return Reconciliation(
             directory,
             request_log,
-            partial(record, default_model=config.the_default_model, prices=prices(config)),
+            partial(record, default_model=config.effective_default_model, prices=prices(config)),
             Settling(sockets, everyone=config.settles()).tell,
             lambda share: _say({"progress": round(share, 4)}),
             since,

@@ -8,7 +8,7 @@ from authz_service.principals import Principal
 from authz_service.sso.claims import principal
 from authz_service.sso.issuer import Issuer
 from authz_service.sso.metrics import NOBODY, Metrics
-from authz_service.sso.token import Reason, Said, check, read
+from authz_service.sso.token import Reason, TokenHeader, check, read
 from authz_service.sso.verified import Verified
 from gatehouse.contract.key_digest import digest_of
 
@@ -43,24 +43,24 @@ class TokenPrincipals:
         return known if known is not None else await self._checked(token, digest)
 
     async def _checked(self, token: str, digest: str) -> Principal | Result:
-        said = read(token)
-        issuer = self._issuers.get(said.issuer) if said else None
-        if said is None or issuer is None:
-            return self._refused(NOBODY, Reason.ISSUER if said else Reason.MALFORMED)
-        found = self._try(token, said, issuer, digest)
+        header = read(token)
+        issuer = self._issuers.get(header.issuer) if header else None
+        if header is None or issuer is None:
+            return self._refused(NOBODY, Reason.ISSUER if header else Reason.MALFORMED)
+        found = self._try(token, header, issuer, digest)
         if found in (Reason.UNKNOWN_KEY, Reason.NO_KEYS):
             newest = await issuer.newer(PATIENCE_S)
-            found = self._try(token, said, issuer, digest)
+            found = self._try(token, header, issuer, digest)
             if found is Reason.UNKNOWN_KEY and not newest:
                 found = Reason.NO_KEYS
         return found if isinstance(found, Principal) else self._refused(issuer.settings.label, found)
 
-    def _try(self, token: str, said: Said, issuer: Issuer, digest: str) -> Principal | Reason:
+    def _try(self, token: str, header: TokenHeader, issuer: Issuer, digest: str) -> Principal | Reason:
         """With the keys there are now."""
         keys = issuer.keys
         if keys is None:
             return Reason.NO_KEYS
-        claims = check(token, said, issuer.settings, keys, self._clock())
+        claims = check(token, header, issuer.settings, keys, self._clock())
         if isinstance(claims, Reason):
             return claims
         found = principal(claims, issuer.settings, self._tiers, self._teams, digest)

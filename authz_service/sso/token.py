@@ -43,7 +43,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TokenHeader:
     """What a token says of how it can be checked. Nothing vouches for it yet."""
 
     issuer: str
@@ -51,35 +51,35 @@ class Said:
     kid: str | None
 
 
-def read(token: str) -> Said | None:
+def read(token: str) -> TokenHeader | None:
     """What `token` says of itself; None when it is no signed JWT, or one with demands that nobody here understands.
 
     Never raises. RFC 7515 §4.1.11: what is critical and not understood is refused; no extension is understood.
     """
     try:
-        header, payload, _ = token.split(".")
-        head, claims = _object(_decoded(header)), _object(_decoded(payload))
-        said = Said(claims["iss"], head["alg"], head.get("kid"))
+        first, payload, _ = token.split(".")
+        head, claims = _object(_decoded(first)), _object(_decoded(payload))
+        header = TokenHeader(claims["iss"], head["alg"], head.get("kid"))
         kind = head.get("typ", "jwt").lower().removeprefix("application/")
     except (ValueError, KeyError, AttributeError, RecursionError):
         return None
-    usable = isinstance(said.issuer, str) and isinstance(said.algorithm, str) and isinstance(said.kid, str | None)
-    return said if usable and kind in _TYPES and not {"crit", "b64"} & head.keys() else None
+    usable = isinstance(header.issuer, str) and isinstance(header.algorithm, str) and isinstance(header.kid, str | None)
+    return header if usable and kind in _TYPES and not {"crit", "b64"} & head.keys() else None
 
 
-def check(token: str, said: Said, settings: JwtIssuer, keys: Keys, now: float) -> Claims | Reason:
+def check(token: str, header: TokenHeader, settings: JwtIssuer, keys: Keys, now: float) -> Claims | Reason:
     """The claims of `token`, signed by the issuer of `settings` for us and valid by `now` (Unix seconds).
 
     Whether it has expired is not asked here, only that it will: `decide` asks that of keys and tokens alike.
     """
-    if said.algorithm not in settings.algorithms:
+    if header.algorithm not in settings.algorithms:
         return Reason.ALGORITHM
-    key = keys.find(said.kid, said.algorithm)
+    key = keys.find(header.kid, header.algorithm)
     if key is None:
         return Reason.UNKNOWN_KEY
     claims = _signed(token, key)
     if claims is None:  # a token that names no key may be signed with the next one
-        return Reason.UNKNOWN_KEY if said.kid is None else Reason.SIGNATURE
+        return Reason.UNKNOWN_KEY if header.kid is None else Reason.SIGNATURE
     return _fault(claims, settings, now) or claims
 
 

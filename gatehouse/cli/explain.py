@@ -38,7 +38,7 @@ def explain(
     secret = sys.stdin.readline().strip() if key == "-" else key
     try:
         asked = _Gateway(url or local_url(settings), secret, None if url else settings.server.tls)
-        found = _explained(asked, model or settings.the_default_model or "", endpoint, settings)
+        found = _explained(asked, model or settings.effective_default_model or "", endpoint, settings)
     except OSError as error:
         fail(f"no gateway answers at {url or local_url(settings)}: {getattr(error, 'reason', error)}")
     if as_json:

@@ -118,7 +118,7 @@ def _welcome(facts: dict[str, Any], gateway: Gateway) -> None:
         out.print(f"  watch    {facts['ui_url']}\n  metrics  {facts['metrics_url']}", markup=False)
     out.print(f"  logs     {facts['logs']}/\n  limits   in {store}", markup=False)
     key = _key_to_show(gateway, terminal=sys.stdout.isatty())
-    model = gateway.config.the_default_model or "MODEL"
+    model = gateway.config.effective_default_model or "MODEL"
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
     authorization = f"'Authorization: Bearer {key}'" if key else '"Authorization: Bearer $GATEHOUSE_KEY"'
     headers = f"-H {authorization} -H 'Content-Type: application/json'"

@@ -501,7 +501,7 @@ class Config(Strict):
     tracing: Tracing = Tracing()
 
     @property
-    def the_default_model(self) -> str | None:
+    def effective_default_model(self) -> str | None:
         """The model of a request that names none."""
         return self.vllm.default_model if self.vllm else self.default_model
 

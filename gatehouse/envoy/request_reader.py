@@ -40,8 +40,8 @@ def filters(max_body_bytes: int) -> list[Message]:
 def settings(config: Config) -> Message:
     """Metadata of the route under which bodies are read; names of models are as bodies give them."""
     said: Message = {"max_json_values": config.server.max_json_values}
-    if config.the_default_model is not None:
-        said["default_model"] = config.the_default_model
+    if config.effective_default_model is not None:
+        said["default_model"] = config.effective_default_model
     if config.vllm is not None and config.vllm.kind != "vllm":
         said["asks"] = list(ASKED[config.vllm.kind])
     for name, model in config.models.items():

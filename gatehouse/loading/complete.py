@@ -7,7 +7,7 @@ from gatehouse.config.problem import ConfigError, Problem
 from gatehouse.files.watch import Mark, mark
 from gatehouse.keys.peppers import hasher
 from gatehouse.loading.key_file import fits, read_key_file
-from gatehouse.loading.key_table import Keep, KeyTable
+from gatehouse.loading.key_table import KeyRetention, KeyTable
 from gatehouse.loading.load import Loaded, advised
 from gatehouse.loading.upstream_keys import check_upstream_keys
 
@@ -42,7 +42,7 @@ def load_whole(file: Path, in_force: Config | None = None, key_files: KeyFiles |
 
     `in_force`: what runs now, which limits what can change. `key_files` remembers what was read before.
     """
-    keys = KeyTable(Keep.RECORDS)
+    keys = KeyTable(KeyRetention.RECORDS)
     loaded = advised(file, None, keys, in_force)
     (key_files or KeyFiles()).check(file, loaded.config, keys)
     hasher(loaded.config.keys)

@@ -16,7 +16,7 @@ from gatehouse.files.watch import Fingerprint, Mark, mark
 from gatehouse.keys.record import KeyRecord
 from gatehouse.loading.gc_paused import uncollected
 from gatehouse.loading.key_file import fits, read_key_file
-from gatehouse.loading.key_table import Keep, KeyTable
+from gatehouse.loading.key_table import KeyRetention, KeyTable
 from gatehouse.loading.load import read
 
 
@@ -57,7 +57,7 @@ class Files:
     """
 
     def __init__(
-        self, file: Path, keep: Keep, environment: Mapping[str, str] | None = None, *, replaced: bool = False
+        self, file: Path, keep: KeyRetention, environment: Mapping[str, str] | None = None, *, replaced: bool = False
     ) -> None:
         """`replaced`: `file` never changes but by being replaced at once."""
         self.file = file
@@ -115,7 +115,7 @@ class _Look:
     """One look at all files, where `before` is in force: how each looks, and what is wrong with it."""
 
     file: Path
-    keep: Keep
+    keep: KeyRetention
     environment: Mapping[str, str]
     before: _Standing | None
     seen: dict[Path, Mark | None] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class _Look:
         config, main = found
         others = {str(self.file): main.keys}
         key_files: dict[Path, _Read] = {}
-        wanted = [Path(path) for path in config.key_files if self.keep is Keep.RECORDS]
+        wanted = [Path(path) for path in config.key_files if self.keep is KeyRetention.RECORDS]
         for path in wanted:
             read_ = self._key_file(path, before.get(path), config, others)
             if read_ is not None:

@@ -17,7 +17,7 @@ Finding = tuple[Path, str, str | None]
 """Path, message, hint."""
 
 
-class Keep(Enum):
+class KeyRetention(Enum):
     """What a process needs of keys."""
 
     EVERYTHING = auto()
@@ -31,7 +31,7 @@ class Keep(Enum):
 class KeyTable:
     """Records by digest, with what is wrong among them. `known` are records to use again where nothing has changed."""
 
-    def __init__(self, keep: Keep = Keep.RECORDS, known: Mapping[str, KeyRecord] | None = None) -> None:
+    def __init__(self, keep: KeyRetention = KeyRetention.RECORDS, known: Mapping[str, KeyRecord] | None = None) -> None:
         self.records: dict[str, KeyRecord] = {}
         self.entries: dict[str, ApiKey] = {}
         self.faults: list[Finding] = []
@@ -72,7 +72,7 @@ class KeyTable:
         self.entries.clear()
 
     def _take(self, at: Path, written: str, fields: Any) -> None:
-        if self._keep is Keep.NOTHING:
+        if self._keep is KeyRetention.NOTHING:
             return
         try:
             digest = key_digest(written)
@@ -87,7 +87,7 @@ class KeyTable:
                 message = "one key stands here both in plain text and hashed"
                 self.faults.append((at, message, "remove one of the two"))
             self.records[digest] = self._once(self._record_of(digest, entry))
-            if self._keep is Keep.EVERYTHING:
+            if self._keep is KeyRetention.EVERYTHING:
                 self.entries[digest] = entry
             if at != API_KEYS or digest != written:
                 self._elsewhere[digest] = (*at, written)

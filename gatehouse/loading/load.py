@@ -17,7 +17,7 @@ from gatehouse.config.source import API_KEYS, Source, dotted, parse
 from gatehouse.config.wording import explained
 from gatehouse.loading import fixed, rules
 from gatehouse.loading.gc_paused import uncollected
-from gatehouse.loading.key_table import Finding, Keep, KeyTable
+from gatehouse.loading.key_table import Finding, KeyRetention, KeyTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Loaded:
 
 def load(file: FilePath, environment: Mapping[str, str] | None = None) -> Config:
     """Read and check `file`. Raises `ConfigError` with everything that is wrong with it."""
-    return read(file, environment, KeyTable(Keep.EVERYTHING))
+    return read(file, environment, KeyTable(KeyRetention.EVERYTHING))
 
 
 def load_with_advice(file: FilePath, environment: Mapping[str, str] | None = None) -> Loaded:
     """As `load`, with the warnings beside it."""
-    return advised(file, environment, KeyTable(Keep.EVERYTHING))
+    return advised(file, environment, KeyTable(KeyRetention.EVERYTHING))
 
 
 def read(

@@ -1,9 +1,9 @@
 """Workers as copies (`fork`) of one process that has loaded what they need, and so share most of their memory.
 
-That process, the zygote, is itself forked from the supervisor before it has threads. It forks each worker twice, so
-that the worker is an orphan at once and the supervisor, as a subreaper, its parent: whoever kills the zygote kills no
-worker, and costs memory only, since from then on workers are executed. A worker is what `python -m` would run, down to
-its `__main__` module, its arguments, environment and title.
+That process, the prefork server, is itself forked from the supervisor before it has threads. It forks each worker
+twice, so that the worker is an orphan at once and the supervisor, as a subreaper, its parent. Killing the prefork
+server kills no worker and costs memory only: later workers are executed instead. A worker is what `python -m` would
+run, down to its `__main__` module, its arguments, environment and title.
 
 Once no copy was wanted for a while it ends: each of them has written to pages of its own by then, and what they left
 behind is kept by nobody else. Workers that have to be started again later are executed.
@@ -34,9 +34,9 @@ from gatehouse.process.supervise import Process, Start, executed
 
 log = logging.getLogger(__name__)
 
-TITLE = "gatehouse: zygote"
+TITLE = "gatehouse: prefork"
 PATIENCE_S = 30.0
-"""How long the zygote may take for a copy; its first one waits until everything is loaded."""
+"""How long the prefork server may take for a copy; its first one waits until everything is loaded."""
 LINGERS_S = 30.0
 """How long it waits for another copy to be wanted."""
 _LONGEST = 1024 * 1024
@@ -52,11 +52,11 @@ def copying(modules: Sequence[str]) -> Iterator[Start]:
     if not _can_adopt():
         yield executed
         return
-    zygote = _Zygote(modules)
+    prefork = _PreforkServer(modules)
     try:
-        yield zygote.start
+        yield prefork.start
     finally:
-        zygote.end()
+        prefork.end()
 
 
 def _can_adopt() -> bool:
@@ -68,7 +68,7 @@ def _can_adopt() -> bool:
     return True
 
 
-class _Zygote:
+class _PreforkServer:
     """The supervisor's side."""
 
     def __init__(self, modules: Sequence[str]) -> None:
@@ -96,7 +96,7 @@ class _Zygote:
                         pid = await self._copy(command)
                 except (OSError, EOFError, TimeoutError) as error:
                     reason = str(error) or type(error).__name__
-                    log.warning("workers share no memory from now on, their zygote is gone: %s", reason)
+                    log.warning("workers share no memory from now on, their prefork server is gone: %s", reason)
                     self.end()
                 except BaseException:
                     self.end()  # or its answer would be taken for the next one's
@@ -147,7 +147,7 @@ def _keep_shared() -> None:
 
 
 def _serve(requests: socket.socket, modules: Sequence[str], supervisor: int) -> NoReturn:
-    """The zygote, until the supervisor has ended."""
+    """The prefork server, until the supervisor has ended."""
     try:
         os.setpgid(0, 0)  # Ctrl-C is for the supervisor
         _close_all_but(requests.fileno())

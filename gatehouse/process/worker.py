@@ -22,7 +22,7 @@ from gatehouse.config.run_dir import DEFAULT_RUN_DIR, RunDir, Service, workers
 from gatehouse.files import permissions
 from gatehouse.loading.files import Files
 from gatehouse.loading.follower import follow
-from gatehouse.loading.key_table import Keep
+from gatehouse.loading.key_table import KeyRetention
 from gatehouse.metrics import Reloads
 from gatehouse.process import app_log, signals
 from gatehouse.process.prefork import copying
@@ -126,7 +126,9 @@ def _run_supervisor(service: Service, options: argparse.Namespace, start: Start)
 def _files(service: Service, options: argparse.Namespace) -> Files:
     """Only authz_service needs keys, and only where it runs need its key files be readable."""
     accepted = options.config == RunDir(options.run_dir).accepted  # published by replacing it
-    return Files(options.config, Keep.RECORDS if service == "authz" else Keep.NOTHING, replaced=accepted)
+    return Files(
+        options.config, KeyRetention.RECORDS if service == "authz" else KeyRetention.NOTHING, replaced=accepted
+    )
 
 
 def _unusable(error: ConfigError) -> int:

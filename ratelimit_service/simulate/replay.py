@@ -11,12 +11,12 @@ from typing import NamedTuple
 from ratelimit_service.answer import refusal
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plan, Plans
-from ratelimit_service.service import GHOST_S, GHOST_STEP_S
+from ratelimit_service.service import GHOST_STEP_S, LEASE_RELEASE_LAG_S
 from ratelimit_service.simulate.logged import KeyLimits, Logged, caller
 from ratelimit_service.store.memory import MemoryStore
 from ratelimit_service.store.port import Decision
 
-_WAIT_MS, _STEP_MS = round(GHOST_S * 1000), round(GHOST_STEP_S * 1000)
+_WAIT_MS, _STEP_MS = round(LEASE_RELEASE_LAG_S * 1000), round(GHOST_STEP_S * 1000)
 LEASE_TTL_MS = 10**11
 """For the plans of a replay: a lease that its holder is sure to give back needs no signs of life."""
 

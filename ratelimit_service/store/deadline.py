@@ -15,7 +15,7 @@ _TURNS = 4
 T = TypeVar("T")
 
 
-class Patience:
+class Deadline:
     """Waits for the answers of one store, all under one watch.
 
     A time-out is `timeout_s` in which answers were due and none came, to anybody. Only time counts in which this

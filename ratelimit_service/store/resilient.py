@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from ratelimit_service.store.backlog import Admission, Backlog, Event, Refund
 from ratelimit_service.store.breaker import Breaker
-from ratelimit_service.store.deadline import Patience
+from ratelimit_service.store.deadline import Deadline
 from ratelimit_service.store.fallback import Fallback
 from ratelimit_service.store.port import (
     Ask,
@@ -98,14 +98,14 @@ async def _nothing() -> Sequence[Charge]:
 class Resilient:
     """`Store` over one that may fail, without failing itself, unless `fallback` is None.
 
-    `decide` and `peek` wait for `store` as `Patience` says, and not at all while the breaker is open; then `fallback`
+    `decide` and `peek` wait for `store` as `Deadline` says, and not at all while the breaker is open; then `fallback`
     answers and the decision is marked degraded. Without a fallback they raise `StoreUnavailable`. A request that is
     cancelled was not let through: what the store charges it is given back.
 
     `settle` and `renew` never raise: what the store did not acknowledge is kept and told again when it answers, in
     chunks between which decisions go on. Until then the fallback is told, and leases count as held.
 
-    Failures are logged when the breaker opens and closes, and not in between. `answers` is for `Patience`; `seen` is
+    Failures are logged when the breaker opens and closes, and not in between. `answers` is for `Deadline`; `seen` is
     told what `store` decides, and `remembered` says what else must have been counted, if the store has forgotten;
     `clock` is monotonic, in seconds.
     """
@@ -136,7 +136,7 @@ class Resilient:
         self._remembered = remembered
         self._clock = clock
         self._reason: FailureKind = "other"
-        self._patience = Patience(timeout_s, self._timed_out, answers)
+        self._deadline = Deadline(timeout_s, self._timed_out, answers)
         self._late: set[asyncio.Future[Decision]] = set()
         self._recovery: asyncio.Task[None] | None = None
         self._names = map((secrets.token_hex(4) + "-{}").format, count())
@@ -146,7 +146,7 @@ class Resilient:
             return await self._decide_without(ask)
         began, answer = self._clock(), asyncio.ensure_future(self._store.decide(ask))
         try:
-            decision = await self._patience.wait_for(answer)
+            decision = await self._deadline.wait_for(answer)
         except TimeoutError:
             return await self._decide_without(ask, answer)
         except StoreUnavailable as error:
@@ -197,7 +197,7 @@ class Resilient:
         """Count what is still to be told as lost, and close the stores."""
         if self._recovery is not None:
             self._recovery.cancel()
-        self._patience.close()
+        self._deadline.close()
         self._lost(len(self._backlog) + len(self._admitted))
         await self._store.close()
         if self._fallback is not None:
@@ -249,7 +249,7 @@ class Resilient:
             raise StoreUnavailable(self._reason, "left alone until it answers a probe")
         began, answer = self._clock(), asyncio.ensure_future(question(self._store))
         try:
-            found = await self._patience.wait_for(answer)
+            found = await self._deadline.wait_for(answer)
         except TimeoutError:
             _drop(answer)
             raise StoreUnavailable("timeout", "no answer in time") from None
@@ -278,7 +278,7 @@ class Resilient:
         self._reason = error.kind
         if self._breaker.failed(now if began is None else began, now, hard=hard):
             log.error("Redis does not decide on limits until it answers again: %s", error)
-            self._patience.give_up()
+            self._deadline.give_up()
             self._recover_soon()
 
     def _tell_later(self, events: Iterable[Event]) -> None:

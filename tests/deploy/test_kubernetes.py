@@ -13,7 +13,7 @@ import yaml
 
 from gatehouse import __version__
 from gatehouse.loading.complete import KeyFiles
-from gatehouse.loading.key_table import Keep, KeyTable
+from gatehouse.loading.key_table import KeyRetention, KeyTable
 from gatehouse.loading.load import load
 from scripts import kubernetes
 from tests.deploy.kubernetes import CHART, OVERLAYS, Manifest, built, configuration, containers, named, templates
@@ -164,7 +164,7 @@ def test_the_dev_overlays_keys_are_good(tmp_path: Path) -> None:
     (tmp_path / "gatehouse.yaml").write_text(
         configuration(keys).replace("/run/secrets/gatehouse/keys.yaml", str(tmp_path / "keys.yaml"))
     )
-    KeyFiles().check(tmp_path / "gatehouse.yaml", load(tmp_path / "gatehouse.yaml"), KeyTable(Keep.RECORDS))
+    KeyFiles().check(tmp_path / "gatehouse.yaml", load(tmp_path / "gatehouse.yaml"), KeyTable(KeyRetention.RECORDS))
 
 
 def test_pods_have_the_time_that_draining_takes(overlay: list[Manifest]) -> None:

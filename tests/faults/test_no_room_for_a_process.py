@@ -28,11 +28,11 @@ def killed(gateway: RunningGateway, name: str) -> None:
     until(lambda: gateway.children().get(name) != pid, 3, "its end")
 
 
-@pytest.mark.parametrize("zygote", [True, False])
-def test_a_supervisor_without_a_free_descriptor_goes_on(tmp_path: Path, zygote: bool) -> None:
+@pytest.mark.parametrize("prefork", [True, False])
+def test_a_supervisor_without_a_free_descriptor_goes_on(tmp_path: Path, prefork: bool) -> None:
     with FakeVllm((MODEL,)) as backend, running_gateway(tmp_path, short_form(backend)) as gateway:
-        if not zygote:
-            os.kill(gateway.children()["zygote"], signal.SIGKILL)
+        if not prefork:
+            os.kill(gateway.children()["prefork"], signal.SIGKILL)
         pid = gateway.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))

@@ -61,7 +61,7 @@ def test_what_asks_for_something_ends_nobody_and_cuts_no_stream(gateway: Running
         lines = [line for line in answer.iter_lines() if line]
     backend.script = Script()
     assert lines[-1] == "data: [DONE]"
-    assert gateway.children().items() >= {k: v for k, v in children.items() if k != "zygote"}.items()
+    assert gateway.children().items() >= {k: v for k, v in children.items() if k != "prefork"}.items()
     assert status(gateway.url) == 200
     until(lambda: reloads(gateway) > before, 3, "the configuration, read again")
 

@@ -83,7 +83,7 @@ def test_f27_a_zygote_that_is_killed_costs_no_request_and_workers_are_started_wi
 ) -> None:
     with running_gateway(tmp_path, short_form(backend)) as running:
         before = running.children()
-        os.kill(before.pop("zygote"), signal.SIGKILL)
+        os.kill(before.pop("prefork"), signal.SIGKILL)
         with running.client(headers=HEADERS) as client:
             assert {client.post(CHAT, json={**BODY, "max_tokens": 1}).status_code for _ in range(20)} == {200}
         assert running.children().items() >= before.items()
@@ -105,7 +105,7 @@ def test_stopping_lets_a_stream_finish_and_leaves_nothing(
     """SIGINT as a terminal sends it on Ctrl-C: to the whole process group."""
     with running_gateway(tmp_path, short_form(backend)) as running:
         children, run_dir = running.children(), running.run_dir().path
-        assert children.keys() - {"zygote"} == set(PROCESSES)
+        assert children.keys() - {"prefork"} == set(PROCESSES)
         backend.script = Script(event_delay_s=0.05)
         body = {**BODY, "stream": True, "max_tokens": 40, "ignore_eos": True}
         with httpx.stream("POST", running.url + CHAT, json=body, headers=HEADERS) as answer:

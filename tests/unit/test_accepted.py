@@ -12,7 +12,7 @@ from gatehouse.contract.key_digest import digest_of
 from gatehouse.loading.accepted import accepted, forget_others
 from gatehouse.loading.complete import load_whole
 from gatehouse.loading.files import Files
-from gatehouse.loading.key_table import Keep
+from gatehouse.loading.key_table import KeyRetention
 from gatehouse.loading.load import Loaded
 from testkit.envoy_configs import CONFIGS, valid_configs
 
@@ -44,7 +44,7 @@ def keys_of(copy: Path) -> Path:
 
 def test_it_says_the_same_of_settings_and_keys(tmp_path: Path) -> None:
     copy = published(tmp_path)
-    own, copied = Files(tmp_path / "mine.yaml", Keep.RECORDS, {}), Files(copy, Keep.RECORDS, {})
+    own, copied = Files(tmp_path / "mine.yaml", KeyRetention.RECORDS, {}), Files(copy, KeyRetention.RECORDS, {})
     changed = {"key_files": (str(keys_of(copy)),)}
     assert own.load().model_copy(update=changed) == copied.load()
     assert own.records == copied.records
@@ -69,7 +69,7 @@ def test_the_file_of_keys_changes_its_name_with_what_it_holds_and_only_then(tmp_
 
 def test_without_keys_there_is_no_file_of_them(tmp_path: Path) -> None:
     copy = published(tmp_path, "vllm: {base_url: 'http://h/v1'}\n")
-    assert Files(copy, Keep.RECORDS, {}).load().key_files == ()
+    assert Files(copy, KeyRetention.RECORDS, {}).load().key_files == ()
     assert list(tmp_path.glob("keys-*")) == []
 
 
@@ -80,7 +80,7 @@ def test_keys_that_the_environment_changes_stay_in_the_settings(
     file.write_text(TEXT.replace(PLAIN, "lowercase-key"))
     monkeypatch.setenv("GATEHOUSE_API_KEYS__LOWERCASE-KEY__USER_ID", "other")
     accepted(load_whole(file), copy).publish(copy)
-    records = Files(copy, Keep.RECORDS)
+    records = Files(copy, KeyRetention.RECORDS)
     records.load()
     assert records.records[digest_of("lowercase-key")].user == "other"
     assert len(records.records) == 2
@@ -91,7 +91,7 @@ def test_key_files_of_others_come_after(tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("{}")
     copy = published(tmp_path, f"{TEXT}key_files: ['{other}']\n")
-    files = Files(copy, Keep.RECORDS, {})
+    files = Files(copy, KeyRetention.RECORDS, {})
     files.load()
     other.write_text(f"{PLAIN}: {{user_id: eve}}\nsk-a-new-one: {{user_id: eve}}\n")
     (problem,) = files.reload()

@@ -32,7 +32,7 @@ def test_the_short_form_is_read_as_it_stands(tmp_path: Path) -> None:
     assert config.server.workers == 4
     assert config.vllm is not None
     assert config.vllm.base_url == "http://localhost:8100/v1"
-    assert config.the_default_model == "meta-llama/Llama-2-7b-chat-hf"
+    assert config.effective_default_model == "meta-llama/Llama-2-7b-chat-hf"
     assert config.rate_limits["premium"].windows("requests") == [("minute", 100), ("hour", 1000)]
     assert config.api_keys[digest_of(KEY)].user_id == "dev-team"
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ratelimit_service.store.deadline import MOST_TIMEOUTS, Patience
+from ratelimit_service.store.deadline import MOST_TIMEOUTS, Deadline
 
 pytestmark = pytest.mark.asyncio
 
@@ -20,15 +20,15 @@ class Impatient:
     def __init__(self, after: int = 3, answers: Callable[[], int] | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.timeouts: list[int] = []
         self._after = after
-        self.patience = Patience(timeout_s, self._timed_out, answers)
+        self.deadline = Deadline(timeout_s, self._timed_out, answers)
 
     def _timed_out(self, in_a_row: int) -> None:
         self.timeouts.append(in_a_row)
         if in_a_row >= self._after:
-            self.patience.give_up()
+            self.deadline.give_up()
 
     async def wait_for(self, answer: Awaitable[str]) -> str:
-        return await self.patience.wait_for(asyncio.ensure_future(answer))
+        return await self.deadline.wait_for(asyncio.ensure_future(answer))
 
 
 async def test_an_answer_in_time_is_given() -> None:
@@ -126,7 +126,7 @@ async def test_what_has_come_but_was_not_read_yet_is_waited_for() -> None:
 
 async def test_a_caller_that_leaves_leaves_the_answer_under_way() -> None:
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(Impatient().patience.wait_for(answer))
+    waiting = asyncio.create_task(Impatient().deadline.wait_for(answer))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

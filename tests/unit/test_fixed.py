@@ -12,7 +12,7 @@ from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import render
 from gatehouse.loading.files import Files
 from gatehouse.loading.fixed import FIXED, restart_needed
-from gatehouse.loading.key_table import Keep
+from gatehouse.loading.key_table import KeyRetention
 from gatehouse.loading.load import load
 
 BASE: dict[str, Any] = {
@@ -123,7 +123,7 @@ redis:
 def test_a_change_that_needs_a_restart_is_refused_whole_with_its_lines(tmp_path: Path) -> None:
     file = tmp_path / "gatehouse.yaml"
     file.write_text(FILE)
-    files = Files(file, Keep.NOTHING, {})
+    files = Files(file, KeyRetention.NOTHING, {})
     before = files.load()
     file.write_text(FILE.replace("8000", "8001").replace("false", "true").replace("local\n", "deny\n"))
     told = list(map(str, files.reload()))
@@ -141,7 +141,7 @@ def test_a_change_that_needs_a_restart_is_refused_whole_with_its_lines(tmp_path:
 def test_a_fixed_field_that_is_taken_out_is_told_at_its_section(tmp_path: Path) -> None:
     file = tmp_path / "gatehouse.yaml"
     file.write_text(FILE.replace("8000", "8001"))
-    files = Files(file, Keep.NOTHING, {})
+    files = Files(file, KeyRetention.NOTHING, {})
     files.load()
     file.write_text(FILE.replace("  port: 8000\n", ""))
     assert str(files.reload()[0]).startswith(f"{file}:2: server.port: can't change while the gateway runs")
@@ -150,7 +150,7 @@ def test_a_fixed_field_that_is_taken_out_is_told_at_its_section(tmp_path: Path) 
 def test_what_the_environment_says_does_not_change_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "gatehouse.yaml"
     file.write_text(FILE)
-    files = Files(file, Keep.NOTHING, {"GATEHOUSE_SERVER__PORT": "8005", "VLLM_BASE_URL": "http://env:1"})
+    files = Files(file, KeyRetention.NOTHING, {"GATEHOUSE_SERVER__PORT": "8005", "VLLM_BASE_URL": "http://env:1"})
     files.load()
     file.write_text(FILE.replace("8000", "8001").replace("localhost:1", "localhost:2"))
     assert files.reload() == []

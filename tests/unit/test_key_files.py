@@ -10,7 +10,7 @@ from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import to_json
 from gatehouse.loading.files import Files
-from gatehouse.loading.key_table import Keep
+from gatehouse.loading.key_table import KeyRetention
 
 HASHED = digest_of("sk-secret-hashed")
 LATER = iter(range(1, 10_000))
@@ -21,7 +21,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = Files(path / "gatehouse.yaml", Keep.RECORDS, {})
+        self.files = Files(path / "gatehouse.yaml", KeyRetention.RECORDS, {})
 
     def write(self, name: str, text: str) -> Path:
         file = self.path / name

@@ -6,7 +6,7 @@ from pathlib import Path
 from authz_service.keyring import Keyring
 from gatehouse.contract.key_digest import digest_of
 from gatehouse.loading.files import Files
-from gatehouse.loading.key_table import Keep
+from gatehouse.loading.key_table import KeyRetention
 
 COUNT = 20_000
 
@@ -18,7 +18,7 @@ def test_many_keys_are_found_and_weigh_less_than_half_a_kilobyte_each(tmp_path: 
     )
     file = tmp_path / "gatehouse.yaml"
     file.write_text(f"vllm: {{base_url: 'http://h/v1'}}\nrate_limits: {{t: {{}}}}\napi_keys:\n{keys}")
-    files = Files(file, Keep.RECORDS, {})
+    files = Files(file, KeyRetention.RECORDS, {})
     tracemalloc.start()
     files.load()
     keyring = Keyring(files.records)

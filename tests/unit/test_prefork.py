@@ -1,4 +1,4 @@
-"""Workers are copies of a zygote: each a child of the supervisor, with a life and a death of its own."""
+"""Workers are copies of a prefork server: each a child of the supervisor, with a life and a death of its own."""
 
 import ctypes
 import json
@@ -19,10 +19,10 @@ from gatehouse.process.supervise import executed
 ROOT = Path(__file__).parents[2]
 SUPERVISOR = """
 import asyncio, os, signal, sys
-from gatehouse import zygote
+from gatehouse.process import prefork
 from gatehouse.process.supervise import Program, supervise
 
-zygote.LINGERS_S = float(os.environ["LINGERS_S"])
+prefork.LINGERS_S = float(os.environ["LINGERS_S"])
 
 async def main(start):
     os.environ["SINCE"] = "the fork"
@@ -33,7 +33,7 @@ async def main(start):
     await supervise(programs, stop)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background without it
-with zygote.copying(["json"]) as start:
+with prefork.copying(["json"]) as start:
     asyncio.run(main(start))
 """
 WORKER = """
@@ -77,12 +77,12 @@ class House:
     def said(self) -> str:
         return self._log.read_text()
 
-    def zygote(self) -> int:
+    def prefork(self) -> int:
         return self.zygotes()[0]
 
     def zygotes(self) -> list[int]:
         children = Path(f"/proc/{self.supervisor.pid}/task/{self.supervisor.pid}/children").read_text().split()
-        return [int(pid) for pid in children if "zygote" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [int(pid) for pid in children if "prefork" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def until(condition: Callable[[], bool], within_s: float = 20) -> None:
@@ -124,7 +124,7 @@ def test_a_copy_is_what_python_m_would_have_started(house: House) -> None:
 
 def test_the_zygote_has_one_thread(house: House) -> None:
     house.facts(2)
-    assert len(list(Path(f"/proc/{house.zygote()}/task").iterdir())) == 1
+    assert len(list(Path(f"/proc/{house.prefork()}/task").iterdir())) == 1
 
 
 def test_a_copy_that_is_killed_is_started_again_and_the_other_runs_on(house: House) -> None:
@@ -177,23 +177,23 @@ def test_once_no_copy_is_wanted_for_a_while_it_ends_and_workers_are_executed(tmp
 
 def test_sigterm_ends_all_and_leaves_nobody(house: House) -> None:
     pids = [facts["pid"] for facts in house.facts(2)]
-    zygote = house.zygote()
+    prefork = house.prefork()
     house.supervisor.terminate()
     assert house.supervisor.wait(10) == 0
-    assert not any(map(alive, [*pids, zygote]))
+    assert not any(map(alive, [*pids, prefork]))
 
 
 def test_a_supervisor_that_is_killed_leaves_nobody(house: House) -> None:
     pids = [facts["pid"] for facts in house.facts(2)]
-    zygote = house.zygote()
+    prefork = house.prefork()
     house.supervisor.kill()
     house.supervisor.wait()
-    until(lambda: not any(map(alive, [*pids, zygote])))
+    until(lambda: not any(map(alive, [*pids, prefork])))
 
 
 def test_a_zygote_that_is_killed_takes_nobody_along_and_workers_go_on_being_started(house: House) -> None:
     first, second = house.facts(2)
-    os.kill(house.zygote(), signal.SIGKILL)
+    os.kill(house.prefork(), signal.SIGKILL)
     time.sleep(0.2)
     assert alive(first["pid"])
     assert alive(second["pid"])
