@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
 from gatehouse.rpc.http2.client import CallFailedError, Client
 
@@ -12,7 +13,7 @@ METHOD = "/gatehouse.v1.Usage/Report"
 TIMEOUT_S = 1.0
 
 
-class LimiterUnavailableError(Exception):
+class LimiterUnavailableError(GatehouseError):
     """No worker of ratelimit_service gave an answer."""
 
 

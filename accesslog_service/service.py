@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from accesslog_service.entry import is_final
 from accesslog_service.leaving import Leaving
 from accesslog_service.record import Record
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.pb.accesslog_pb2 import HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
 from gatehouse.rpc.service import ClientStream, Code, Context, Health, Methods, Service
@@ -31,7 +32,7 @@ class Losses(Protocol):
     def lost(self, where: str, count: int) -> None: ...
 
 
-class ForeignStreamError(Exception):
+class ForeignStreamError(GatehouseError):
     """The stream is not an HTTP access log; the message says what is wrong with it."""
 
 

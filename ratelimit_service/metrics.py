@@ -2,13 +2,12 @@
 
 import asyncio
 from collections import Counter as Counts
-from typing import Literal, get_args
+from typing import get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
+from ratelimit_service.store.clock_watch import Clock
 from ratelimit_service.store.port import Decision, FailureKind
-
-Clock = Literal["redis", "machine"]
 
 FLUSH_S = 0.05
 """How far the counts of decisions may lag behind: a sample that all workers share takes 2 µs to write, a decision has

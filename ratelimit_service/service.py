@@ -16,7 +16,7 @@ from gatehouse.pb.usage_pb2 import UsageRequest, UsageResponse
 from gatehouse.rpc.service import Code, Context, Unary
 from ratelimit_service.answer import Headers, headers, refusal
 from ratelimit_service.caller import Caller, caller
-from ratelimit_service.estimate import Tokens, uncounted
+from ratelimit_service.estimate.guess import Tokens, uncounted
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.ok_response import passed
 from ratelimit_service.plan import Plan, Plans

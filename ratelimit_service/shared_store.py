@@ -13,7 +13,7 @@ from ratelimit_service.store.port import Ask, Charge, Store, StoreUnavailable
 from ratelimit_service.store.redis import checks
 from ratelimit_service.store.redis.marker import RedisMarker
 from ratelimit_service.store.redis.store import RedisStore
-from ratelimit_service.store.redis.watch import Vigil
+from ratelimit_service.store.redis.watch import RedisWatch
 from ratelimit_service.store.resilient import Remembered, Resilient
 from ratelimit_service.store.restoring import raise_to
 from ratelimit_service.store.seen import Seen
@@ -43,7 +43,7 @@ async def shared_store(url: str, config: Config, metrics: Metrics, remembered: R
 
 
 class Shared(Resilient):
-    """`Resilient` over Redis, and a `Vigil` beside it."""
+    """`Resilient` over Redis, and a `RedisWatch` beside it."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class Shared(Resilient):
             marker=marker,
             remembered=remembered,
         )
-        self._vigil = asyncio.create_task(Vigil(client, marker, self.forgot, metrics).keep())
+        self._watch = asyncio.create_task(RedisWatch(client, marker, self.forgot, metrics.on_clock_step).run())
 
     async def close(self) -> None:
-        self._vigil.cancel()
+        self._watch.cancel()
         await super().close()
 
 

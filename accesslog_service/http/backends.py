@@ -7,12 +7,13 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from gatehouse.config.model import Backend
+from gatehouse.contract.failures import GatehouseError
 
 HEALTH_TIMEOUT = ClientTimeout(total=1.0)
 MODELS_TIMEOUT = ClientTimeout(total=2.0)
 
 
-class UnreachableError(Exception):
+class UnreachableError(GatehouseError):
     """The model server gave no usable answer."""
 
 

@@ -21,6 +21,7 @@ from accesslog_service.reconcile.settling import Settling
 from gatehouse.config import Config, ConfigError
 from gatehouse.config.prices import prices
 from gatehouse.config.run_dir import RunDir, found_run_dir, workers
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.files.daily_file import DailyFile
 from gatehouse.loading.files import Files
 from gatehouse.loading.key_table import KeyRetention
@@ -28,7 +29,7 @@ from gatehouse.loading.key_table import KeyRetention
 LOCK = ".reconcile.lock"
 
 
-class BusyError(Exception):
+class BusyError(GatehouseError):
     """Another reconciliation is under way."""
 
 

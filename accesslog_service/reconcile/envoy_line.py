@@ -9,6 +9,7 @@ from typing import Any
 
 from accesslog_service.entry import FLAGS, METHODS
 from gatehouse.contract import names
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.envoy.tracing import TRACE_ID_TAG
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry, ResponseFlags
 from gatehouse.pb.base_pb2 import RequestMethod
@@ -22,7 +23,7 @@ _OLD_NAMESPACES = {"stream": "gatehouse.usage"}
 """What only lines of older versions have."""
 
 
-class UnreadableLineError(Exception):
+class UnreadableLineError(GatehouseError):
     """It is JSON, but no line of Envoy's log."""
 
 

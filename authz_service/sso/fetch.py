@@ -13,13 +13,14 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, D
 
 from gatehouse import __version__
 from gatehouse.config.model import JwtIssuer
+from gatehouse.contract.failures import GatehouseError
 
 TIMEOUT = ClientTimeout(total=5.0)
 MAX_BYTES = 256 * 1024
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})(?:$|[\s,])", re.IGNORECASE)
 
 
-class FetchError(Exception):
+class FetchError(GatehouseError):
     """The issuer gave no usable document. The message says which and why."""
 
 

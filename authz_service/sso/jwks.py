@@ -8,6 +8,8 @@ from typing import Any
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
+from gatehouse.contract.failures import GatehouseError
+
 _FITTING: Mapping[str, tuple[str, str | None]] = {
     **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", None)),
     "ES256": ("EC", "P-256"),
@@ -20,7 +22,7 @@ _FITTING: Mapping[str, tuple[str, str | None]] = {
 _PUBLIC = ("kty", "crv", "n", "e", "x", "y")
 
 
-class UnusableKeysError(ValueError):
+class UnusableKeysError(GatehouseError, ValueError):
     """The document holds no key that could check a token. The message says why; it quotes nothing of the document."""
 
 

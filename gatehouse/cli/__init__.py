@@ -1,11 +1,27 @@
 """The `gatehouse` command: one file a command."""
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from gatehouse import __version__
 from gatehouse.cli import check, doctor, drain, explain, keys, reconcile, render, schema, simulate, up, usage
+from gatehouse.cli.options import fail
+from gatehouse.contract.failures import GatehouseError
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """One of our own errors ends a command with its message and its exit status."""
+        try:
+            return super().invoke(ctx)
+        except GatehouseError as error:
+            fail(str(error), error.exit_status)
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

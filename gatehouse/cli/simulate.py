@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, err, escaped, fail, loaded_or_exit
+from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, err, escaped, loaded_or_exit
 from gatehouse.cli.progress import progress
 from gatehouse.cli.simulation_report import as_csv, as_json_, as_table
 from gatehouse.cli.usage import Format, warn_of
 from gatehouse.usage_report.answer import Stray
-from gatehouse.usage_report.log_files import NoLogsError, logs_in, named
+from gatehouse.usage_report.log_files import logs_in, named
 
 _WRITERS = {Format.TABLE: as_table, Format.CSV: as_csv, Format.JSON: as_json_}
 
@@ -34,10 +34,7 @@ def simulate(
     """Replay recorded requests against the limits of CONFIG: who would have been refused, when, and by what."""
     loaded = loaded_or_exit(config, as_json=as_json)
     form = Format.JSON if as_json else format_
-    try:
-        files = named(logs) if logs else logs_in(Path(loaded.config.logging.dir))
-    except NoLogsError as error:
-        fail(str(error))
+    files = named(logs) if logs else logs_in(Path(loaded.config.logging.dir))
     with _replayed(config, files, refusals=form is not Format.TABLE) as messages:
         result = _WRITERS[form](messages)
     warn_of([Stray(file, lines) for file, lines in result["skipped"].items()])

@@ -24,10 +24,10 @@ from gatehouse.cli.options import (
 )
 from gatehouse.config.model import Config
 from gatehouse.config.run_dir import SERVICES
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.files import permissions
-from gatehouse.gateway.envoy_binary import EnvoyRejectsError
-from gatehouse.gateway.handover import CannotReplaceError, place, predecessor
-from gatehouse.gateway.run import Gateway, PortInUseError, Signals, check_ports, reachable, run, run_directory
+from gatehouse.gateway.handover import place, predecessor
+from gatehouse.gateway.run import Gateway, Signals, check_ports, reachable, run, run_directory
 from gatehouse.process import app_log, signals, systemd
 from gatehouse.process.prefork import copying
 from gatehouse.process.supervise import Program, Start
@@ -66,7 +66,7 @@ def _up(config: Path, or_demo: bool, replace: bool, as_json: bool, start: Start)
         app_log.configure(loaded.config.logging, "gatehouse")
         gateway = Gateway(loaded, config, demo, start)
         asyncio.run(_run(gateway, as_json, replace))
-    except* (PortInUseError, CannotReplaceError, EnvoyRejectsError, FileNotFoundError) as errors:
+    except* (GatehouseError, FileNotFoundError) as errors:
         problem = str(errors.exceptions[0])
     except* TimeoutError:
         problem = f"the gateway did not come up in time; see {loaded.config.logging.dir}/"

@@ -23,12 +23,11 @@ from gatehouse.cli.options import (
     print_wide,
 )
 from gatehouse.cli.progress import progress
-from gatehouse.cli.refused import RefusedError
 from gatehouse.usage_report.answer import Row, Stray
 from gatehouse.usage_report.export import write_csv, write_json
-from gatehouse.usage_report.log_files import NoLogsError, logs_in, named, since
+from gatehouse.usage_report.log_files import logs_in, named, since
 from gatehouse.usage_report.question import MEASURES, Question, dimensions
-from gatehouse.usage_report.run import Report, UnreadableLogsError, reported
+from gatehouse.usage_report.run import Report, reported
 from gatehouse.usage_report.terminal import bars, table
 
 app = typer.Typer(invoke_without_command=True)
@@ -78,16 +77,13 @@ def usage(
         fail(f"--chart goes with a table, not with {form}")
     only = {"user": user, "team": team, "model": model, "key": key}
     question = _question(by, begin, end, {name: tuple(values) for name, values in only.items() if values}, measure)
-    try:
-        files = since(named(logs) if logs else logs_in(_log_directory(config, as_json=as_json)), question.since)
-        with ExitStack() as stack:
-            with progress("reading the logs") as show:
-                report = stack.enter_context(
-                    reported(question, files, lambda part: show(f"reading the logs: {part:.0f} %"))
-                )
-            _print(report, question, form, limit, chart=chart)
-    except (NoLogsError, UnreadableLogsError) as error:
-        fail(str(error))
+    files = since(named(logs) if logs else logs_in(_log_directory(config, as_json=as_json)), question.since)
+    with ExitStack() as stack:
+        with progress("reading the logs") as show:
+            report = stack.enter_context(
+                reported(question, files, lambda part: show(f"reading the logs: {part:.0f} %"))
+            )
+        _print(report, question, form, limit, chart=chart)
 
 
 def warn_of(strays: list[Stray]) -> None:
@@ -107,7 +103,7 @@ def _question(by: str, begin: str | None, end: str | None, only: dict[str, tuple
             only,
             measure,
         )
-    except (ValueError, RefusedError) as error:
+    except ValueError as error:
         fail(str(error))
 
 

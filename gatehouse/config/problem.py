@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gatehouse.contract.failures import GatehouseError
+
 VARIABLE = "environment variable "
 
 
@@ -27,8 +29,10 @@ class Problem:
         return f"{text} ({self.hint})" if self.hint else text
 
 
-class ConfigError(Exception):
+class ConfigError(GatehouseError):
     """The configuration can't be used. `problems` holds every fault found, in the order of the file."""
+
+    exit_status = 2
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)

@@ -15,6 +15,7 @@ import yaml
 
 from gatehouse.config.places import Parser, Path, Places, locate, parser
 from gatehouse.config.problem import ConfigError, Problem
+from gatehouse.contract.failures import GatehouseError
 
 MAX_NODES = 1_000_000
 """So many values aliases may stand for, all together."""
@@ -186,7 +187,7 @@ class _Walk:
         return ConfigError([Problem(self._origin, event.start_mark.line + 1, shown, message)])
 
 
-class _Unreadable(Exception):  # noqa: N818 - says what the value is
+class _Unreadable(GatehouseError):  # noqa: N818 - says what the value is
     """YAML gives this text a type that it can't have."""
 
 

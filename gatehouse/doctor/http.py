@@ -9,11 +9,13 @@ from typing import Any
 
 import aiohttp
 
+from gatehouse.contract.failures import GatehouseError
+
 PATIENCE_S = 3.0
 _MOST_BYTES = 4 * 1024 * 1024
 
 
-class NoAnswerError(Exception):
+class NoAnswerError(GatehouseError):
     """Nobody answers there; the message says why."""
 
 

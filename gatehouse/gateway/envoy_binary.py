@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.envoy.message import Message
 
 try:
@@ -18,7 +19,7 @@ except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeDumper  # type: ignore[assignment]
 
 
-class EnvoyRejectsError(Exception):
+class EnvoyRejectsError(GatehouseError):
     """Envoy itself refuses the rendered configuration; the message is Envoy's."""
 
 

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gatehouse.config.model import Server
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.gateway.generation import Generation
 from gatehouse.gateway.socket_dir import NoPrivateDirectoryError, private_directory
 
@@ -29,7 +30,7 @@ AGAIN_S = 0.5
 _TAKEN = b"taken\n"
 
 
-class CannotReplaceError(Exception):
+class CannotReplaceError(GatehouseError):
     """The gateway that runs can't be taken over from."""
 
 

@@ -18,6 +18,7 @@ import aiohttp
 from gatehouse import metrics
 from gatehouse.config.model import Config, Server, Tls
 from gatehouse.config.run_dir import SERVICES, RunDir, Service, workers
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.envoy.access_log import FILE_NAME
 from gatehouse.files import permissions
 from gatehouse.files.private_dir import private_directory, sweep
@@ -44,7 +45,7 @@ LONG_AFTER_S = 3600
 """An Envoy ends the one before it so long after its time to drain: by then that gateway has long ended it itself."""
 
 
-class PortInUseError(Exception):
+class PortInUseError(GatehouseError):
     """Another program listens where the gateway should."""
 
 

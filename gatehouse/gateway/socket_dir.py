@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gatehouse.config.run_dir import DEFAULT_RUN_DIR
+from gatehouse.contract.failures import GatehouseError
 
 _NAME = ".gatehouse"
 _SYSTEM = (Path(f"/run/user/{os.getuid()}"), Path("/run"), DEFAULT_RUN_DIR)
 """What systemd makes for a user who is logged in, what root has, and what our image has."""
 
 
-class NoPrivateDirectoryError(Exception):
+class NoPrivateDirectoryError(GatehouseError):
     """Others could have a hand in every place there is."""
 
 

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.files.atomic_file import own_like, sync_folder, write_all
 
 Entry = Mapping[str, Any]
 
 
-class AuditUnavailable(Exception):  # noqa: N818 - it names a state, and reads so where it is caught
+class AuditUnavailable(GatehouseError):  # noqa: N818 - it names a state, and reads so where it is caught
     """The audit log takes no entry, so nothing may be changed. The message says why and what to do."""
 
 

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gatehouse.config.problem import nearest
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.keys.lifecycle import status
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.standing import ONLY_RESTRICTS, restricted
 
 
-class UnknownKeyError(Exception):
+class UnknownKeyError(GatehouseError):
     """No key, or more than one, is meant. The message says which there are."""
 
 

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.keys.record import KeyRecord
 
 
-class KeyStoreUnavailable(Exception):  # noqa: N818 - it names a state of the store, and reads so where it is caught
+class KeyStoreUnavailable(GatehouseError):  # noqa: N818 - it names a state of the store, and reads so where it is caught
     """The store can't be asked, or did not take a change. The message says why and what to do; it shows no secret."""
 
 

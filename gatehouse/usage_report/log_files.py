@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gatehouse.contract.failures import GatehouseError
+
 _LOG = re.compile(r"(requests_(\d{4}-\d{2}-\d{2})\.log)(\.gz|\.zst)?")
 
 
-class NoLogsError(Exception):
+class NoLogsError(GatehouseError):
     """There is nothing to read. The message says where was looked, and what to do."""
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.files.private_dir import private_directory
 from gatehouse.usage_report import sql
 from gatehouse.usage_report.answer import Row, Stray
@@ -27,7 +28,7 @@ OnProgress = Callable[[float], None]
 """Told now and then how much of the reading is done, in per cent."""
 
 
-class UnreadableLogsError(Exception):
+class UnreadableLogsError(GatehouseError):
     """The logs can't be read to their end. The message says which one and what to do."""
 
 

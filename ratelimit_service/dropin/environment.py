@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
+from gatehouse.contract.failures import GatehouseError
 from ratelimit_service.dropin.config.yaml_nodes import integer
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -13,7 +14,7 @@ _PART = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 M = TypeVar("M", bound=BaseModel)
 
 
-class SettingsError(Exception):
+class SettingsError(GatehouseError):
     """Variables that can't be used, one a line. Values are not repeated: some are secrets."""
 
 

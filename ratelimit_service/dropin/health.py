@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.pb import health_pb2
 from gatehouse.rpc.service import Code, Context, Health
 from ratelimit_service.dropin.settings import RedisStartup
@@ -24,7 +25,7 @@ _PROBE = Ask("", (Charge("|health", Limit("health", MAX_AMOUNT, 1, Algorithm.FIX
 """A count that no request shares: their keys begin with a domain."""
 
 
-class NeverReachedError(Exception):
+class NeverReachedError(GatehouseError):
     """Redis has not answered within REDIS_STARTUP_MAX_ELAPSED_TIME."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
+from gatehouse.contract.failures import GatehouseError
 from ratelimit_service.dropin.config.rules import Level, RateLimit, Rule, Rules
 from ratelimit_service.store.limits import PERIODS, Algorithm, Limit
 
@@ -16,7 +17,7 @@ _REMEMBERED = 4096  # names that many requests have in common
 MAX_LABEL = 200
 
 
-class RequestError(Exception):
+class RequestError(GatehouseError):
     """A request that can't be answered. The message says why."""
 
 

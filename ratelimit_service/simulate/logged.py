@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gatehouse.contract import metering
 from gatehouse.contract.asks import Asks
 from ratelimit_service.caller import Caller
-from ratelimit_service.estimate import Tokens, uncounted
+from ratelimit_service.estimate.guess import Tokens, uncounted
 
 COLUMNS = {
     "start_ms": "epoch_ms(time)",

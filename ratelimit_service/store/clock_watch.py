@@ -1,5 +1,9 @@
 """Notices that a clock has stepped, by comparing it with one that never does."""
 
+from typing import Literal
+
+Clock = Literal["redis", "machine"]
+
 STEP_S = 1.0
 
 

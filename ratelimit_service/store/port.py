@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from gatehouse.contract.failures import GatehouseError
 from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
 
 RESERVATION_TTL_MS = 25 * 3_600_000
@@ -28,7 +29,7 @@ Bucket = tuple[str, Algorithm, int]
 """Key, algorithm and period in seconds: what names a count."""
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - it names a state of the store, and reads so where it is caught
+class StoreUnavailable(GatehouseError):  # noqa: N818 - it names a state of the store, and reads so where it is caught
     """The store gave no answer. Whether it acted is unknown, except for `oom`, `readonly` and `loading`: it did not."""
 
     def __init__(self, kind: FailureKind, detail: str = "") -> None:

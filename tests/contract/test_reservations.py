@@ -15,7 +15,7 @@ from gatehouse.pb.settlement_pb2 import Settlement, SettleRequest
 from gatehouse.pb.usage_pb2 import UsageRequest
 from gatehouse.redis_client.client import connect
 from gatehouse.rpc.service import Context
-from ratelimit_service.lengths import FEW
+from ratelimit_service.estimate.answer_lengths import FEW
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.service import RateLimits

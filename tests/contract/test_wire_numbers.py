@@ -61,7 +61,7 @@ def our_files() -> Iterator[File]:
 
 
 def official(name: str) -> str:
-    return name.replace("gatehouse.rpc.service", "google.rpc").replace("gatehouse.health", "grpc.health")
+    return name.replace("gatehouse.rpc", "google.rpc").replace("gatehouse.health", "grpc.health")
 
 
 OURS = list(our_files())

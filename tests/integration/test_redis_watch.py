@@ -46,7 +46,9 @@ async def watching(server: RedisServer) -> AsyncIterator[Watched]:
     client.time = stepped  # type: ignore[method-assign,assignment,union-attr] # a host's clock can't be set here
     marker = RedisMarker(client)
     await marker.renew()
-    task = asyncio.create_task(watch.Vigil(client, marker, watched.forgot, Metrics(watched.registry)).keep())
+    task = asyncio.create_task(
+        watch.RedisWatch(client, marker, watched.forgot, Metrics(watched.registry).on_clock_step).run()
+    )
     try:
         yield watched
     finally:

@@ -10,8 +10,8 @@ from accesslog_service.tally.counting import Counted, Day
 from gatehouse.config.model import Config
 from gatehouse.files import tally_file
 from gatehouse.files.tally_file import Used
+from ratelimit_service.from_tally import charges, restored
 from ratelimit_service.plan import Plans
-from ratelimit_service.store.from_tally import charges, restored
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TODAY, YESTERDAY, LONG_AGO = date(2026, 11, 24), date(2026, 11, 23), date(2026, 10, 26)

@@ -8,9 +8,9 @@ from gatehouse.config import Config
 from gatehouse.contract.asks import MAX_NUMBER, NOTHING_SAID, Asks
 from gatehouse.envoy import access_log
 from ratelimit_service.caller import Caller
-from ratelimit_service.estimate import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Tokens, estimate, uncounted
+from ratelimit_service.estimate.answer_lengths import FEW, UNKNOWN
+from ratelimit_service.estimate.guess import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Tokens, estimate, uncounted
 from ratelimit_service.key_rules import KeyRules
-from ratelimit_service.lengths import FEW, UNKNOWN
 from ratelimit_service.plan import LEASE_TTL_MS, Plans
 from ratelimit_service.rules import NOTHING
 from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit

@@ -13,7 +13,7 @@ from accesslog_service.record import Record
 from accesslog_service.settlements import settlement
 from gatehouse.config.model import Config
 from gatehouse.contract.names import ENDPOINTS
-from ratelimit_service.estimate import Tokens
+from ratelimit_service.estimate.guess import Tokens
 from ratelimit_service.plan import Plans
 from ratelimit_service.simulate.logged import KeyLimits, Logged
 from ratelimit_service.simulate.replay import LEASE_TTL_MS, Replay, Verdict

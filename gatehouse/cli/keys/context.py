@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gatehouse.cli.options import BAD_CONFIG, fail, loaded_or_exit
+from gatehouse.cli.options import loaded_or_exit
 from gatehouse.cli.refused import RefusedError
-from gatehouse.config import Config, ConfigError
+from gatehouse.config import Config
 from gatehouse.contract.key_digest import Hasher
 from gatehouse.keys.audit import AuditLog, AuditUnavailable, entries
-from gatehouse.keys.known import Known, UnknownKeyError, known_keys
+from gatehouse.keys.known import Known, known_keys
 from gatehouse.keys.peppers import hasher
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.store import KeyStore, KeyStoreUnavailable
@@ -80,13 +80,8 @@ async def opened(file: Path, *, as_json: bool) -> AsyncIterator[Opened]:
 
 
 def answer(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """The result of a command's `work`; what goes wrong is said, and is the exit status."""
-    try:
-        return asyncio.run(work)
-    except ConfigError as error:
-        fail(str(error), BAD_CONFIG)
-    except (KeyStoreUnavailable, AuditUnavailable, RefusedError, UnknownKeyError) as error:
-        fail(str(error))
+    """The result of a command's `work`."""
+    return asyncio.run(work)
 
 
 def no_store(file: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, NoReturn
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.rpc.http2.connection import WINDOW, Connection, Stream
 from gatehouse.rpc.http2.headers import ANSWER, NOT_GRPC, Headers, trailers
 from gatehouse.rpc.service import MAX_MESSAGE_BYTES, ClientStream, Code, Decode, Method, Unary
@@ -22,7 +23,7 @@ _PREFIX = 5
 """Each message is preceded by a byte that says whether it is compressed, and four with its length."""
 
 
-class Aborted(Exception):  # noqa: N818 - it is an answer
+class Aborted(GatehouseError):  # noqa: N818 - it is an answer
     """A method ends its call with a status."""
 
     def __init__(self, code: Code, details: str) -> None:

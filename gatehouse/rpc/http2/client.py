@@ -8,6 +8,7 @@ import asyncio
 from pathlib import Path
 from typing import cast
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.rpc.http2 import frames
 from gatehouse.rpc.http2.frames import HEAD
 from gatehouse.rpc.http2.headers import Headers, RequestHeaders, UnreadableHeadersError, literal
@@ -18,7 +19,7 @@ _ROOM = frames.DEFAULT_WINDOW // 2
 _GREETING = frames.PREFACE + frames.settings({frames.HEADER_TABLE_SIZE: 0, frames.ENABLE_PUSH: 0})
 
 
-class CallFailedError(Exception):
+class CallFailedError(GatehouseError):
     """There was no answer. Whether the server has acted is unknown. The text names a status, or what came between."""
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.rpc.http2 import frames
 from gatehouse.rpc.http2.frames import HEAD, ErrorCode
 from gatehouse.rpc.http2.headers import Headers, RequestHeaders, UnreadableHeadersError
@@ -38,7 +39,7 @@ class Answerer(Protocol):
         ...
 
 
-class ProtocolError(Exception):
+class ProtocolError(GatehouseError):
     """The peer broke the protocol so that the connection is over (section 5.4.1)."""
 
     def __init__(self, code: ErrorCode, text: str) -> None:

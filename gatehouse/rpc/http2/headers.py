@@ -11,6 +11,7 @@ from urllib.parse import quote
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.rpc.http2.trace_fields import without_trace
 
 MAX_LIST_BYTES = 64 * 1024
@@ -24,7 +25,7 @@ _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 Headers = tuple[tuple[str, str], ...]
 
 
-class UnreadableHeadersError(Exception):
+class UnreadableHeadersError(GatehouseError):
     """The block is no HPACK, or holds more than `MAX_LIST_BYTES`: the connection can't go on."""
 
 

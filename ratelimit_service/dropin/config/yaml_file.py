@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from gatehouse.contract.failures import GatehouseError
 from ratelimit_service.dropin.config.yaml_nodes import Mapping as MapNode
 from ratelimit_service.dropin.config.yaml_nodes import Node, Scalar, Sequence, document
 
@@ -19,7 +20,7 @@ Record = dict[str, Any]
 """Fields by name. One that is absent or null in the file is absent here, or empty."""
 
 
-class ConfigError(Exception):
+class ConfigError(GatehouseError):
     """A configuration that can't be used. The message begins with the name of the file."""
 
     def __init__(self, file: str, reason: str) -> None:

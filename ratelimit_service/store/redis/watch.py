@@ -9,8 +9,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from gatehouse.redis_client.client import Client
-from ratelimit_service.metrics import Clock, Metrics
-from ratelimit_service.store.clock_watch import ClockWatch
+from ratelimit_service.store.clock_watch import Clock, ClockWatch
 from ratelimit_service.store.port import StoreUnavailable
 from ratelimit_service.store.redis.marker import RedisMarker
 
@@ -21,17 +20,19 @@ _SURE_S = 0.5
 """An answer that took longer says too little about when Redis read its clock."""
 
 
-class Vigil:
-    """`forgot` is called when Redis has come back empty. Redis that does not answer is somebody else's business."""
+class RedisWatch:
+    """Calls `forgot` when Redis has come back empty, `stepped` when a clock has. Outages are the breaker's."""
 
-    def __init__(self, client: Client, marker: RedisMarker, forgot: Callable[[], None], metrics: Metrics) -> None:
+    def __init__(
+        self, client: Client, marker: RedisMarker, forgot: Callable[[], None], stepped: Callable[[Clock], None]
+    ) -> None:
         self._client = client
         self._marker = marker
         self._forgot = forgot
-        self._metrics = metrics
+        self._stepped = stepped
         self._clocks: dict[Clock, ClockWatch] = {"redis": ClockWatch(), "machine": ClockWatch()}
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Until it is cancelled."""
         while True:
             await asyncio.sleep(PERIOD_S)
@@ -59,7 +60,7 @@ class Vigil:
         step = self._clocks[clock].step_s(clock_s, monotonic_s)
         if step:
             log.warning("the clock of %s has stepped by %.0f s: limits heal within their periods", _WHOSE[clock], step)
-            self._metrics.on_clock_step(clock)
+            self._stepped(clock)
 
 
 _WHOSE: dict[Clock, str] = {"redis": "Redis' host", "machine": "this machine"}

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_service.lengths import FEW, LEAST, MOST, RECENT, UNKNOWN, Lengths
+from ratelimit_service.estimate.answer_lengths import FEW, LEAST, MOST, RECENT, UNKNOWN, Lengths
 
 
 def learned(*tokens: int) -> int:
