@@ -3,16 +3,21 @@
 Each process keeps its samples in memory-mapped files named after itself (`authz-0`, not a process id): they outlive a
 crash, a restarted worker goes on counting where it stopped, and the number of files is bounded. This is
 prometheus_client's multiprocess mode with identities of our own.
+
+Names that prometheus_client does not document are used here and in `files.sample_file` only, and
+tests/unit/test_private_names.py says which of them a new version has broken.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest, samples, values
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest, samples, values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
@@ -34,6 +39,31 @@ def share(directory: Path, process: str) -> None:
 def started(worker: str, registry: CollectorRegistry = REGISTRY) -> None:
     """Count a start of `worker` in `api_worker_starts_total{worker}`: more than one, and something ended it."""
     Counter("api_worker_starts_total", "Starts of workers.", ["worker"], registry=registry).labels(worker).inc()
+
+
+def label_names(metric: Counter | Histogram) -> tuple[str, ...]:
+    return tuple(metric._labelnames)
+
+
+def observe_many(histogram: Histogram, observed: Sequence[float]) -> None:
+    """`Histogram.observe` for many values: each bucket, and the sum, is written once."""
+    histogram._sum.inc(sum(observed))
+    for bucket, count in Counts(bisect_left(histogram._upper_bounds, value) for value in observed).items():
+        histogram._buckets[bucket].inc(count)
+
+
+class Observed(NamedTuple):
+    """Which histogram an observation went to: its name, labels and the upper bounds of its buckets."""
+
+    metric: str
+    labels: Mapping[str, str]
+    bounds: Sequence[float]
+
+
+def series_of(histogram: Histogram) -> Observed:
+    """`histogram` is one with its label values."""
+    labels = dict(zip(histogram._labelnames, histogram._labelvalues, strict=True))
+    return Observed(histogram._name, labels, histogram._upper_bounds)
 
 
 class Exemplar(NamedTuple):

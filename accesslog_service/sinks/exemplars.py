@@ -8,12 +8,12 @@ import asyncio
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gatehouse.files.atomic_file import replace_file
-from gatehouse.metrics import Exemplar, exemplar_file
+from gatehouse.metrics import Exemplar, Observed, exemplar_file
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,10 @@ class Exemplars:
         self._newest: dict[tuple[str, tuple[str, ...], float], Exemplar] = {}
         self._changed = False
 
-    def note(
-        self, metric: str, labels: dict[str, str], bounds: Sequence[float], value: float, trace_id: str, time: float
-    ) -> None:
+    def note(self, series: Observed, value: float, trace_id: str, time: float) -> None:
         """`value` was observed at `time` (Unix seconds), in the trace."""
         if self._file is not None:
+            metric, labels, bounds = series
             bound = bounds[bisect_left(bounds, value)]
             self._newest[metric, tuple(labels.values()), bound] = Exemplar(metric, labels, bound, trace_id, value, time)
             self._changed = True

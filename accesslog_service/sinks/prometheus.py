@@ -1,6 +1,5 @@
 """What Prometheus sees of the requests."""
 
-from bisect import bisect_left
 from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.series import Admission, Series
 from gatehouse.contract import metering
 from gatehouse.contract.errors import CODES, UPSTREAM_ERROR
+from gatehouse.metrics import label_names, observe_many, series_of
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 """Seconds: from a refusal at the gate to a long answer of a large model."""
@@ -49,7 +49,7 @@ class RequestMetrics:
             # Models that the configuration knows have their times, however many they are.
             most = MOST[kind] + (labels.known_models if isinstance(metric, Histogram) else 0)
             admission = Admission(most, directory / f"{kind}.series" if directory else None)
-            return Series(metric.labels, metric._labelnames, admission)
+            return Series(metric.labels, label_names(metric), admission)
 
         by_request = ("endpoint", "model", "user", "tier", "status")
         self._requests = series(_counter("api_requests_total", "Requests answered.", *by_request), "requests")
@@ -139,35 +139,24 @@ class RequestMetrics:
             failed.inc(count)
 
     def _time(self, endpoint: str, model: str, records: Sequence[Record]) -> None:
-        _observe(self._duration[endpoint, model], [record.duration_ms / 1000 for record in records])
+        observe_many(self._duration[endpoint, model], [record.duration_ms / 1000 for record in records])
         traced = next((record for record in reversed(records) if record.trace_id), None)
         if traced:
             self._note(self._duration[endpoint, model], traced, traced.duration_ms)
             if traced.stream and traced.ttft_ms is not None:
                 self._note(self._ttft[model,], traced, traced.ttft_ms)
         if first := [record.ttft_ms / 1000 for record in records if record.stream and record.ttft_ms is not None]:
-            _observe(self._ttft[model,], first)
+            observe_many(self._ttft[model,], first)
         if paces := [pace / 1000 for record in records if (pace := record.tpot_ms) is not None]:
-            _observe(self._tpot[model,], paces)
+            observe_many(self._tpot[model,], paces)
 
     def _note(self, histogram: Histogram, traced: Record, milliseconds: float) -> None:
         """One exemplar for all that came at once."""
-        labels = dict(zip(histogram._labelnames, histogram._labelvalues, strict=True))
         ended = traced.time.timestamp() + traced.duration_ms / 1000
-        self._exemplars.note(
-            histogram._name, labels, histogram._upper_bounds, milliseconds / 1000, traced.trace_id or "", ended
-        )
+        self._exemplars.note(series_of(histogram), milliseconds / 1000, traced.trace_id or "", ended)
 
 
 _Alike = tuple[str, str | None, str | None, str | None, int]
-
-
-def _observe(histogram: Histogram, values: Sequence[float]) -> None:
-    """`Histogram.observe` for many: each bucket, and the sum, is written once."""
-    bounds = histogram._upper_bounds
-    histogram._sum.inc(sum(values))
-    for bucket, count in Counts(bisect_left(bounds, value) for value in values).items():
-        histogram._buckets[bucket].inc(count)
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:

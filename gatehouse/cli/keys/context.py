@@ -1,7 +1,6 @@
 """What the commands work on: configuration, store and audit log, opened; and how their failures end."""
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +76,6 @@ async def opened(file: Path, *, as_json: bool) -> AsyncIterator[Opened]:
     finally:
         if store:
             await store.close()
-
-
-def answer(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """The result of a command's `work`."""
-    return asyncio.run(work)
 
 
 def no_store(file: Path) -> str:

@@ -1,5 +1,6 @@
 """`gatehouse keys create`: a new key, shown once."""
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from gatehouse.cli.keys.context import Opened, answer, opened
+from gatehouse.cli.keys.context import Opened, opened
 from gatehouse.cli.keys.minting import Made, born, dangers, print_made
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
 from gatehouse.cli.refused import RefusedError
@@ -40,7 +41,7 @@ def create(
         async with opened(config, as_json=as_json) as here:
             return await _create(here, settings)
 
-    print_made(answer(work()), as_json=as_json)
+    print_made(asyncio.run(work()), as_json=as_json)
 
 
 def _settings(

@@ -1,11 +1,12 @@
 """`gatehouse keys list` and `show`: what keys there are, in files and in the store."""
 
+import asyncio
 import time
 from typing import Annotated
 
 import typer
 
-from gatehouse.cli.keys.context import answer, opened
+from gatehouse.cli.keys.context import opened
 from gatehouse.cli.keys.display import fields, print_one, print_table
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, print_json
 from gatehouse.cli.refused import RefusedError
@@ -32,7 +33,7 @@ def list_(
                 raise RefusedError("only a key store notes when keys are used: --stale needs key_store")
             return [key for key in await here.known() if wanted(key)]
 
-    keys = answer(work())
+    keys = asyncio.run(work())
     if as_json:
         print_json({"keys": [fields(key) for key in keys]})
     else:
@@ -68,7 +69,7 @@ def show(key_id: KeyId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = F
         async with opened(config, as_json=as_json) as here:
             return find(await here.known(), key_id)
 
-    key = answer(work())
+    key = asyncio.run(work())
     if as_json:
         print_json(fields(key))
     else:

@@ -1,11 +1,12 @@
 """`gatehouse keys revoke`: a key that no worker accepts two seconds later."""
 
+import asyncio
 import time
 from typing import Annotated, Any
 
 import typer
 
-from gatehouse.cli.keys.context import Opened, answer, no_store, opened
+from gatehouse.cli.keys.context import Opened, no_store, opened
 from gatehouse.cli.keys.display import fields
 from gatehouse.cli.keys.listing import KeyId
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, out, print_json
@@ -28,7 +29,7 @@ def revoke(
         async with opened(config, as_json=as_json) as here:
             return await _revoke(here, key_id, LEAKED if leaked else REVOKED, cut=now)
 
-    said = answer(work())
+    said = asyncio.run(work())
     if as_json:
         print_json(said)
         return

@@ -1,11 +1,12 @@
 """`gatehouse keys rotate`: a successor with the same rights and counters, and an end for the old key."""
 
+import asyncio
 import time
 from typing import Annotated
 
 import typer
 
-from gatehouse.cli.keys.context import Opened, answer, opened
+from gatehouse.cli.keys.context import Opened, opened
 from gatehouse.cli.keys.listing import KeyId
 from gatehouse.cli.keys.minting import Made, born, dangers, print_made
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile
@@ -32,7 +33,7 @@ def rotate(
         async with opened(config, as_json=as_json) as here:
             return await _rotate(here, key_id, overlap_s, until)
 
-    print_made(answer(work()), as_json=as_json)
+    print_made(asyncio.run(work()), as_json=as_json)
 
 
 async def _rotate(here: Opened, key_id: str, overlap_s: float, until: float | None) -> Made:

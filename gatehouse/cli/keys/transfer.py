@@ -1,5 +1,6 @@
 """`gatehouse keys export` and `import`: key records as JSON lines. Digests, never keys."""
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gatehouse.cli.keys.context import Opened, answer, opened
+from gatehouse.cli.keys.context import Opened, opened
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, err, fail, out, print_json
 from gatehouse.cli.refused import RefusedError
 from gatehouse.files.atomic_file import replace_file
@@ -31,7 +32,7 @@ def export(
         async with opened(config, as_json=as_json) as here:
             return list((await here.store.all()).values())
 
-    records = answer(work())
+    records = asyncio.run(work())
     lines = "".join(f"{to_json(record)}\n" for record in records)
     if to is None:
         sys.stdout.write(lines)
@@ -58,7 +59,7 @@ def import_(
             here.store  # noqa: B018 - says what is missing before anything else does
             return await _import(here, _lines(source), quiet=as_json)
 
-    count = answer(work())
+    count = asyncio.run(work())
     if as_json:
         print_json({"imported": count})
     else:
