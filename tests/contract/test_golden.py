@@ -1,5 +1,6 @@
 """What `envoy/` shows an operator is what the gateway runs with."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_person_can_read_it() -> None:
     """The Lua stands there line by line, and nothing hides behind an anchor."""
     shown = (GOLDEN / "envoy.yaml").read_text()
     for script in ("json", "request", "body", "usage", "events", "on_request", "on_response"):
-        lua = (ROOT / "gatehouse" / "envoy" / "lua" / f"{script}.lua").read_text().splitlines()
+        lua = files("gatehouse.envoy").joinpath("lua", f"{script}.lua").read_text().splitlines()
         assert [line for line in lua if line and f" {line}\n" not in shown] == []
     assert "&id" not in shown
 

@@ -1,0 +1,59 @@
+"""The tests as somebody meets them who has installed the wheel: `build/wheel-env` with the wheel in it, built from this
+checkout, and `build/tree` with everything but the packages, so that nothing is imported that the wheel has not.
+
+    python scripts/wheel_tree.py && cd build/tree && ../wheel-env/bin/python -m pytest
+"""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build"
+ENVIRONMENT, TREE = BUILD / "wheel-env", BUILD / "tree"
+
+
+def main() -> None:
+    for folder in (ENVIRONMENT, TREE, BUILD / "wheel"):
+        shutil.rmtree(folder, ignore_errors=True)
+    wheel = _built()
+    _environment(wheel)
+    _tree()
+
+
+def _pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
+
+
+def _built() -> Path:
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(BUILD / "wheel"), str(ROOT))
+    [wheel] = (BUILD / "wheel").glob("*.whl")
+    return wheel
+
+
+def _environment(wheel: Path) -> None:
+    """What the wheel depends on comes from the environment of this interpreter. A path in a `.pth` file is searched
+    for modules, and its own `.pth` files are left alone: so the checkout, if installed there as editable, is not."""
+    venv.create(ENVIRONMENT, with_pip=False, symlinks=True)
+    own = ENVIRONMENT / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    _pip("--python", str(ENVIRONMENT / "bin" / "python"), "install", "--no-deps", str(wheel))
+
+
+def _tree() -> None:
+    packages = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    )
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if name.split("/")[0] not in packages and (ROOT / name).exists():
+            (TREE / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, TREE / name)
+
+
+if __name__ == "__main__":
+    main()
