@@ -41,7 +41,7 @@ test test-slow: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev  ## run every test that fits in a few minutes, two at a time; faults are timed, so by themselves
 	@$(BIN)/python scripts/wheel_tree.py
 	@cd build/tree; failed=0; \
-	../wheel-env/bin/python -m pytest -n 2 --dist loadfile --ignore tests/faults || failed=1; \
+	../wheel-env/bin/python -m pytest -n 2 --dist loadfile --ignore tests/faults --cov || failed=1; \
 	../wheel-env/bin/python -m pytest tests/faults || failed=1; \
 	exit $$failed
 

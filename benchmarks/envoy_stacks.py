@@ -21,6 +21,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
@@ -43,7 +44,7 @@ class Names:
 
     def __init__(self, binary: Path) -> None:
         with binary.open("rb") as file:
-            elf = ELFFile(file)
+            elf: Any = ELFFile(file)
             text = elf.get_section_by_name(".text")
             self._shift = text["sh_addr"] - text["sh_offset"]
             self._range = range(text["sh_addr"], text["sh_addr"] + text["sh_size"])
@@ -59,7 +60,7 @@ class Names:
         return self._called.get(start, f"{start:#x}")
 
 
-def _function_starts(elf: ELFFile) -> list[int]:
+def _function_starts(elf: Any) -> list[int]:
     """From the table that exceptions are unwound by (Linux Standard Base, `.eh_frame_hdr`)."""
     section = elf.get_section_by_name(".eh_frame_hdr")
     table, base = section.data(), section["sh_addr"]
@@ -67,7 +68,7 @@ def _function_starts(elf: ELFFile) -> list[int]:
     return sorted(base + start for start, _ in struct.iter_unpack("<ii", table[12 : 12 + 8 * count]))
 
 
-def _virtual_functions(elf: ELFFile, text: range) -> dict[int, str]:
+def _virtual_functions(elf: Any, text: range) -> dict[int, str]:
     """Address -> `Class#place`. A function that several classes have is named after the one with the shortest name."""
     relocations = elf.get_section_by_name(".rela.dyn").data()
     pointers = {at: to for at, info, to in struct.iter_unpack("<QQq", relocations) if info & 0xFFFFFFFF == _RELATIVE}
@@ -84,7 +85,7 @@ def _virtual_functions(elf: ELFFile, text: range) -> dict[int, str]:
     return {address: f"{readable[mangled]}#{place}" for address, (mangled, place) in found.items()}
 
 
-def _types(elf: ELFFile, pointers: Mapping[int, int], text: range) -> Iterator[tuple[int, str]]:
+def _types(elf: Any, pointers: Mapping[int, int], text: range) -> Iterator[tuple[int, str]]:
     """Where a `std::type_info` is, and its mangled name: two pointers, of which the second leads to text."""
     section = elf.get_section_by_name(".rodata")
     data, base = section.data(), section["sh_addr"]

@@ -24,8 +24,8 @@ from pathlib import Path
 import grpc
 import redis
 import yaml
-from grpc_load import Load, generator, load
-from original import NotBuiltError, built
+from grpc_load import Load, generator, load  # type: ignore[import-not-found]  # beside this file, which is a script
+from original import NotBuiltError, built  # type: ignore[import-not-found]
 
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 

@@ -37,9 +37,9 @@ def _curves(rows: Sequence[Row], measure: str, value: str, across: str, up: str,
             points[row.contender][at].append(row.values[value])
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for name, found in points.items():
-        at = sorted(found)
-        axes.plot(at, [statistics.median(found[x]) for x in at], marker="o", label=name)
-        axes.fill_between(at, [min(found[x]) for x in at], [max(found[x]) for x in at], alpha=0.15)
+        xs = sorted(found)
+        axes.plot(xs, [statistics.median(found[x]) for x in xs], marker="o", label=name)
+        axes.fill_between(xs, [min(found[x]) for x in xs], [max(found[x]) for x in xs], alpha=0.15)
     axes.set(xscale="log", yscale="log", xlabel=across, ylabel=up)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small")

@@ -16,7 +16,7 @@ def redis(folder: Path) -> Iterator[int]:
     if server is None:
         raise NotInstalledError("there is no redis-server")
     path = folder / "redis.sock"
-    command = [server, "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
+    command: list[str | Path] = [server, "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
     with running(command, folder, GATEWAY_CPUS) as pid:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not path.exists():

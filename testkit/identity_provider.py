@@ -23,7 +23,7 @@ AUDIENCE = "llm"
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 
 
-def base64url(data: bytes | dict[str, Any]) -> str:
+def base64url(data: Any) -> str:
     """A part of a token."""
     raw = data if isinstance(data, bytes) else json.dumps(data).encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

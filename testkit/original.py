@@ -36,5 +36,5 @@ def running_original(environment: Mapping[str, str], log: Path) -> Iterator[None
 
 def accepts(folder: Path) -> bool:
     """Whether its check of configuration files takes what is in the folder."""
-    command = [original("config_check_cmd"), "-config_dir", str(folder)]
+    command: list[str | Path] = [original("config_check_cmd"), "-config_dir", str(folder)]
     return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0

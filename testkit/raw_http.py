@@ -34,7 +34,7 @@ def answers(received: bytes) -> list[httpx.Response]:
     while b"\r\n\r\n" in received:
         head, _, rest = received.partition(b"\r\n\r\n")
         status, *lines = head.decode("latin-1").split("\r\n")
-        headers = httpx.Headers([tuple(line.split(": ", 1)) for line in lines])  # type: ignore[misc]
+        headers = httpx.Headers([(name, value) for name, _, value in (line.partition(": ") for line in lines)])
         length = int(headers.get("content-length", 0))
         if len(rest) < length:
             break

@@ -103,7 +103,7 @@ class _Client:
 
     async def _connect(self, due: float) -> None:
         try:
-            _, made = await asyncio.get_running_loop().create_connection(lambda: _Connection(self), *self._address)
+            _, made = await asyncio.get_running_loop().create_connection(lambda: _Connection(self), *self._address)  # type: ignore[arg-type]  # neither part is None
         except OSError:
             self.statuses["refused"] += 1
             return

@@ -137,7 +137,7 @@ async def _run(seen: _Seen, count: int, lasting_s: float, *, report: bool) -> No
     loop = asyncio.get_running_loop()
     for number in range(count):
         try:
-            await loop.create_connection(lambda: _Stream(seen), *seen.address)
+            await loop.create_connection(lambda: _Stream(seen), *seen.address)  # type: ignore[arg-type]  # neither part is None
         except OSError:
             seen.closed += 1
         if number % 4 == 3:

@@ -26,7 +26,7 @@ def _start(folder: Path, upstream: str) -> Iterator[Running]:
     port = free_port()
     with redis(folder) as store:
         environment = {"UPSTREAM": upstream, "FOLDER": str(folder)}
-        command = [
+        command: list[str | Path] = [
             _install() / "python",
             "-m",
             "uvicorn",

@@ -29,7 +29,7 @@ def start(
         port = free_port()
         file = folder / "gatehouse.yaml"
         file.write_text(_config(folder, upstream, port, keys, models))
-        command = [sys.executable, "-m", "gatehouse.cli", "up", "-c", file, "--json"]
+        command: list[str | Path] = [sys.executable, "-m", "gatehouse.cli", "up", "-c", file, "--json"]
         with running(command, folder, GATEWAY_CPUS) as pid:
             url = f"http://127.0.0.1:{port}"
             headers = {"authorization": f"Bearer {KEY}"}

@@ -28,7 +28,7 @@ def _start(folder: Path, upstream: str) -> Iterator[Running]:
     }
     file, port = folder / "config.yaml", free_port()
     file.write_text(yaml.safe_dump(document))
-    command = [_install() / "litellm", "--config", file, "--host", "127.0.0.1", "--port", str(port)]
+    command: list[str | Path] = [_install() / "litellm", "--config", file, "--host", "127.0.0.1", "--port", str(port)]
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
     with running([*command, "--num_workers", "2"], folder, GATEWAY_CPUS, environment) as pid:
         url, headers = f"http://127.0.0.1:{port}", {"authorization": f"Bearer {_KEY}"}

@@ -21,7 +21,7 @@ def _start(folder: Path, upstream: str) -> Iterator[Running]:
         "x-portkey-custom-host": f"{upstream}/v1",
         "authorization": "Bearer none",
     }
-    command = [_install() / "gateway", "--headless", f"--port={port}"]
+    command: list[str | Path] = [_install() / "gateway", "--headless", f"--port={port}"]
     with running(command, folder, GATEWAY_CPUS, {"NODE_ENV": "production"}) as pid:
         url = f"http://127.0.0.1:{port}"
         start_s = wait_until_answers(url + PATH, {**HEADERS, **headers}, BODY, pid)

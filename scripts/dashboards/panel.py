@@ -110,7 +110,8 @@ class Dashboard:
         }
 
     def _laid_out(self) -> list[Json]:
-        found, x, y = [], 0, 0
+        x, y = 0, 0
+        found: list[dict[str, Any]] = []
         for number, panel in enumerate(self._panels, 1):
             if x + panel.width > WIDTH:
                 x, y = 0, y + found[-1]["gridPos"]["h"]

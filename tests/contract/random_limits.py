@@ -84,7 +84,7 @@ class Made:
         if self._is(0.03):
             del descriptor.entries[:]
         elif self._is(0.08):
-            unit = self.random.choice(UNITS)
+            unit: Any = self.random.choice(UNITS)
             descriptor.limit.requests_per_unit = self.random.choice((0, 1, 4, 100))
             descriptor.limit.unit = unit
             descriptor.entries[0].key += f"-{unit}"  # there, windows of two units that begin together are one counter

@@ -164,8 +164,8 @@ def both(folder: Path, redis: RedisServer, made: Made, ours: dict[str, str], the
         dropin = stack.enter_context(Dropin(folder, here).running())
         until(lambda: dropin.get("/healthcheck")[0] == 200)
         found = (("ours", dropin.ports), ("theirs", ports))
-        servers = [_server(stack, name, folder / f"{name}.sock", at_) for name, at_ in found]
-        yield Pair(*servers, domains)
+        ours_, theirs_ = (_server(stack, name, folder / f"{name}.sock", at_) for name, at_ in found)
+        yield Pair(ours_, theirs_, domains)
 
 
 def _server(stack: ExitStack, name: str, socket: Path, ports: dict[str, int]) -> Server:

@@ -263,7 +263,7 @@ async def test_a_cluster_keeps_keys_and_tells_of_changes() -> None:
 def many() -> list[KeyRecord]:
     """100,000 keys as a company has them."""
     tiers = ("premium", "standard", "free")
-    full = {"models": ("llama-*",), "created_at": 1_767_268_800.25, "created_by": "root"}
+    full: dict[str, Any] = {"models": ("llama-*",), "created_at": 1_767_268_800.25, "created_by": "root"}
     return [
         KeyRecord(digest_of(f"k{n}"), f"k{n:07}", f"user{n % 20_000}", f"team{n % 200}", tiers[n % 3], **full)
         for n in range(100_000)

@@ -66,8 +66,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         made = project.run(
             "exec", "-T", "authz", "gatehouse", "keys", "create", "--user=alice", "--tier=premium", "--json"
         )
-        urls = [f"http://127.0.0.1:{port}" for port in ports.values()]
-        yield Deployed(project, *urls, config / "gatehouse.yaml", json.loads(made)["key"])
+        url, metrics, prometheus = (f"http://127.0.0.1:{port}" for port in ports.values())
+        yield Deployed(project, url, metrics, prometheus, config / "gatehouse.yaml", json.loads(made)["key"])
     finally:
         project.run("--profile", "observability", "down", "--volumes")
         assert project.leftovers() == []

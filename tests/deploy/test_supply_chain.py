@@ -48,7 +48,8 @@ class Registry(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         if self.headers.get("Authorization") != "Bearer let-me-in":
             self.send_response(401)
-            realm = f"http://127.0.0.1:{self.server.server_address[1]}/token"
+            port = self.server.server_address[1]  # type: ignore[index]
+            realm = f"http://127.0.0.1:{port}/token"
             self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="hub",scope="repository:x:pull"')
         elif self.path == "/v2/library/redis/manifests/7-bookworm" and "oci.image.index" in self.headers["Accept"]:
             self.send_response(200)

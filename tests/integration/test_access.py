@@ -70,8 +70,8 @@ def short(models: FakeVllm, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def long(models: FakeVllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """The small llama has two more names."""
-    form = {"models": {name: {"backends": [{"url": f"{models.url}/v1"}]} for name in MODELS}}
-    form["models"]["llama-8b"]["aliases"] = ["gpt-4o-mini", "tiny"]  # type: ignore[assignment]
+    form: dict[str, Any] = {"models": {name: {"backends": [{"url": f"{models.url}/v1"}]} for name in MODELS}}
+    form["models"]["llama-8b"]["aliases"] = ["gpt-4o-mini", "tiny"]
     with running_gateway(tmp_path_factory.mktemp("long"), {**form, **HOLDERS, "api_keys": KEYS}) as running:
         yield running
 

@@ -76,7 +76,7 @@ def test_health_of_another_service_is_not_known(dropin: Dropin) -> None:
 def test_override_per_week(dropin: Dropin) -> None:
     asked = request("any=week")
     asked.descriptors[0].limit.requests_per_unit = 7
-    asked.descriptors[0].limit.unit = RateLimitResponse.RateLimit.WEEK  # overrides have no name for it
+    asked.descriptors[0].limit.unit = int(RateLimitResponse.RateLimit.WEEK)  # type: ignore[assignment]  # overrides have no name for it
     (status,) = dropin.send(asked).statuses
     assert (status.current_limit.unit, status.limit_remaining) == (RateLimitResponse.RateLimit.WEEK, 6)
     assert 0 < status.duration_until_reset.seconds <= 7 * 86_400

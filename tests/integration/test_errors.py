@@ -201,7 +201,7 @@ def raw(gateway: RunningGateway, request: bytes) -> httpx.Response:
             received += chunk
     head, _, body = received.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
-    headers = [tuple(line.split(": ", 1)) for line in lines]
+    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
     return httpx.Response(int(status.split()[1]), headers=headers, content=body)
 
 

@@ -201,7 +201,8 @@ def test_an_attack_is_answered_as_any_wrong_key(
 
 
 def test_operators_see_whose_token_has_expired(gateway: RunningGateway, idp: IdentityProvider) -> None:
-    answers = [ask(gateway, token(idp, sub="eve", **times)) for times in ({}, {"exp": 1})]
+    dated: tuple[dict[str, Any], ...] = ({}, {"exp": 1})
+    answers = [ask(gateway, token(idp, sub="eve", **times)) for times in dated]
     assert [answer.status_code for answer in answers] == [200, 401]
     records = [gateway.record(answer.headers["x-request-id"]) for answer in answers]
     assert records[0]["key_id"] == records[1]["key_id"]

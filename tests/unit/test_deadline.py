@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class Impatient:
         if in_a_row >= self._after:
             self.deadline.give_up()
 
-    async def wait_for(self, answer: Awaitable[str]) -> str:
+    async def wait_for(self, answer: Awaitable[Any]) -> Any:
         return await self.deadline.wait_for(asyncio.ensure_future(answer))
 
 

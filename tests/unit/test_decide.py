@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from authz_service.access import Rules
 from authz_service.credential import Credential, Unusable
 from authz_service.decide import Decision, Result, decide
-from authz_service.principals import Principals, principals
+from authz_service.principals import Principal, Principals, principals
 from gatehouse.config.model import ApiKey, Config
 from gatehouse.contract.key_digest import digest_of
 
@@ -22,7 +22,7 @@ FREE = Rules(Config())
 ALICE = {"name": "laptop", "user_id": "alice", "team": "search", "tier": "premium"}
 
 
-def known(**fields: Any) -> Principals:
+def known(**fields: Any) -> dict[str, Principal]:
     """One key, `KEY`, of Alice's."""
     return principals({digest_of(KEY): ApiKey.model_validate(ALICE | fields)})
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 
-from ratelimit_service.dropin.config import reader_process, reload
+from ratelimit_service.dropin.config import reload
 from ratelimit_service.dropin.config.reload import Configuration
 from ratelimit_service.dropin.settings import load
 from ratelimit_service.dropin.stats import Stats
@@ -53,8 +54,8 @@ async def test_what_cannot_be_read_is_tried_again_and_told_once(
 ) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "a.yaml").write_text(GOOD)
-    python = reader_process.sys.executable
-    monkeypatch.setattr(reader_process.sys, "executable", "/no/such/program")
+    python = sys.executable
+    monkeypatch.setattr(sys, "executable", "/no/such/program")
     monkeypatch.setattr(reload, "POLL_S", 0.01)
     monkeypatch.setattr(reload, "RETRY_S", 0.02)
     found, stats = made(tmp_path)
@@ -62,6 +63,6 @@ async def test_what_cannot_be_read_is_tried_again_and_told_once(
     following = asyncio.create_task(found.follow())
     await until_async(lambda: counted(stats, "config_load_error") > 3)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
-    monkeypatch.setattr(reader_process.sys, "executable", python)
+    monkeypatch.setattr(sys, "executable", python)
     await until_async(lambda: found.rules is not None)
     following.cancel()

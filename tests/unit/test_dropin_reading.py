@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import time
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_file_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> Non
 
 
 def test_process_that_dies_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_process.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(OSError, match="ended with status 1"):
         read(tmp_path)
 

@@ -158,8 +158,8 @@ def test_among_500_models_one_is_looked_up_and_no_other_tried() -> None:
     host = virtual_host(config)
     for name, model in (("m0", "m0"), ("m499", "m499"), ("a250", "m250")):
         assert [route["name"] for route in tried(host, "POST", CHAT, name)] == [f"model:{model}"]
-    for name in (None, "other"):
-        assert len(tried(host, "POST", CHAT, name)) < 10
+    assert len(tried(host, "POST", CHAT, None)) < 10
+    assert len(tried(host, "POST", CHAT, "other")) < 10
 
 
 DEFAULTS = [("short", "llama"), ("nameless", None), ("long", None), ("with-default", "gpt-4o")]

@@ -82,17 +82,17 @@ def test_what_is_rendered_names_files_and_watches_where_links_are_swapped() -> N
 
 
 @pytest.fixture
-def issued(tmp_path: Path) -> dict[str, str]:
+def issued(tmp_path: Path) -> dict[str, Any]:
     authority = Authority(tmp_path / "ca")
     key, certificate = authority.issue("server", "localhost")
     return {"key_file": str(key), "cert_file": str(certificate), "client_ca_file": str(authority.certificate)}
 
 
-def test_envoy_accepts_it(issued: dict[str, str], tmp_path: Path) -> None:
+def test_envoy_accepts_it(issued: dict[str, Any], tmp_path: Path) -> None:
     validate(merged(with_tls(**issued), RUN_DIR, "/dev/null"), tmp_path)
 
 
-def test_envoy_refuses_a_pair_that_does_not_fit(issued: dict[str, str], tmp_path: Path) -> None:
+def test_envoy_refuses_a_pair_that_does_not_fit(issued: dict[str, Any], tmp_path: Path) -> None:
     other, _ = Authority(tmp_path / "other").issue("server", "localhost")
     with pytest.raises(EnvoyRejectsError):
         validate(merged(with_tls(**{**issued, "key_file": str(other)}), RUN_DIR, "/dev/null"), tmp_path)

@@ -180,7 +180,7 @@ async def test_health_follows_the_backend(tmp_path: Path) -> None:
 async def test_health_tells_of_one_configuration_though_another_is_adopted_while_it_asks(tmp_path: Path) -> None:
     async with backend() as old, backend() as new, followed(tmp_path, long(a=[old.url])) as (ask, adopt):
         old.delay_s = 0.1
-        asked = asyncio.create_task(ask("/health"))
+        asked = asyncio.ensure_future(ask("/health"))
         async with asyncio.timeout(5):
             while not old.asked:
                 await asyncio.sleep(0.005)

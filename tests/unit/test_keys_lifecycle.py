@@ -105,7 +105,7 @@ def test_a_key_without_an_end_is_never_expiring() -> None:
     assert not is_expiring(replace(OLD, expires_at=math.inf), NOW, math.inf)
 
 
-TIERS = {"rate_limits": {"premium": {}, "standard": {}}}
+TIERS: dict[str, dict[str, dict[str, object]]] = {"rate_limits": {"premium": {}, "standard": {}}}
 MODELS = {"vllm": None, "models": {"llama-70b": {"backends": [{"url": "http://a/v1"}], "aliases": ["gpt-4o"]}}}
 
 

@@ -1,5 +1,7 @@
 """What a request must pass, and whose counters it is charged to."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,8 +166,9 @@ def slot_tag(key: str) -> str:
 
 @given(st.text(min_size=1))
 def test_all_counters_of_a_user_are_on_one_slot_of_a_cluster(user: str) -> None:
-    found = [*charges("metered", user), *charges("by-model", user), *PLANS.plan(caller("crowded", user)).ask.leases]
-    tags = {slot_tag(each.key) for each in found}
+    charged = [*charges("metered", user), *charges("by-model", user)]
+    leases = PLANS.plan(caller("crowded", user)).ask.leases
+    tags = {slot_tag(key) for key in (*(each.key for each in charged), *(each.key for each in leases))}
     assert len(tags) == 1
     assert tags.pop().startswith("u:")
 
@@ -209,7 +212,7 @@ def test_a_guess_above_the_whole_limit_needs_no_empty_window_and_has_no_room_for
     ],
 )
 def test_what_is_asked_for_beyond_the_whole_limit_is_charged_as_such_so_that_it_never_passes(
-    asks: dict[str, int], limit: str, hits: int
+    asks: dict[str, Any], limit: str, hits: int
 ) -> None:
     assert reserved(**asks)[limit] == hits
 

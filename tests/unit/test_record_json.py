@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from gatehouse.config.model import ApiKey, Limits
 from gatehouse.contract.key_digest import digest_of
 from gatehouse.keys.configured import record_of
+from gatehouse.keys.limits_json import canonical as limits_json
 from gatehouse.keys.record import KeyRecord
-from gatehouse.keys.record_json import from_json, limits_json, to_json
+from gatehouse.keys.record_json import from_json, to_json
 
 DIGEST = digest_of("sk-some-key-001")
 LEAST = {"id": "a1", "digest": DIGEST, "user_id": "alice"}

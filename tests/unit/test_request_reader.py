@@ -75,8 +75,8 @@ def test_of_100_000_bodies_there_is_none_on_which_they_differ(data: st.DataObjec
     check(data)
 
 
-ORDINARY = st.fixed_dictionaries(
-    {"model": st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30)},
+ORDINARY: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"model": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)},
     optional={
         "messages": st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": st.text()})),
         "stream": st.booleans() | st.none(),

@@ -21,7 +21,7 @@ def test_what_never_comes_fails_with_what_was_missed_and_seen_and_raised_last() 
     with pytest.raises(AssertionError, match=r"a model: not within 0.05 s, but \[\]"):
         until(list, 0.05, "a model")
     with pytest.raises(AssertionError) as failed:
-        until(lambda: {}["models"], 0.05)
+        until(lambda: dict[str, str]()["models"], 0.05)
     assert isinstance(failed.value.__cause__, KeyError)
 
 

@@ -27,7 +27,8 @@ def test_who_has_left_makes_room() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=200), st.integers(1, 10))
 def test_never_more_than_twice_as_many(steps: list[tuple[str, bool]], most: int) -> None:
-    room, inside = Room(most), []
+    room = Room(most)
+    inside: list[str] = []
     for holder, leaves in steps:
         if leaves and inside:
             room.leave(inside.pop())

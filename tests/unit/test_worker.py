@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.process.worker import DEFAULT_RUN_DIR, Worker, run, worker_program
+from gatehouse.config.run_dir import DEFAULT_RUN_DIR
+from gatehouse.process.worker import Worker, run, worker_program
 from testkit.waiting import until
 
 ROOT = Path(__file__).parents[2]
