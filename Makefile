@@ -117,8 +117,8 @@ bench-full: $(VENV)/.bench  ## the same with more rounds, streams and sizes, in 
 	$(BIN)/python -m benchmarks --full
 
 bench-parts: $(VENV)/.dev  ## the limiter, beside envoyproxy/ratelimit where Go is at hand, and the receiver, one core each
-	$(BIN)/python benchmarks/limiter.py
-	$(BIN)/python benchmarks/receiver.py
+	$(BIN)/python -m benchmarks.limiter
+	$(BIN)/python -m benchmarks.receiver
 
 clean:           ## remove what was installed and generated
 	rm -rf $(VENV) .venv-vllm build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

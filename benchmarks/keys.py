@@ -1,6 +1,6 @@
 """authz_service with many keys: how long a worker takes to start, what it weighs, how fast it answers.
 
-    python benchmarks/keys.py [--keys 100000]
+    python -m benchmarks.keys [--keys 100000]
 
 One worker at a time, for keys in gatehouse.yaml, in a key file, in a store of each kind, and for ten keys beside them.
 """
@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.store_file import FileKeyStore

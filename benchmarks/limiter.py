@@ -1,6 +1,6 @@
 """How many ShouldRateLimit calls one worker answers on one core, beside envoyproxy/ratelimit in the same run.
 
-`python benchmarks/limiter.py [--seconds 10] [--rounds 3] [--json]`
+`python -m benchmarks.limiter [--seconds 10] [--rounds 3] [--json]`
 
 Each server has CPU 0 to itself, and takes its turn in interleaved rounds; Redis and the load are on CPU 1. Every call
 checks and charges two windows of one user, a minute's and an hour's, in the one Redis that both servers use.
@@ -24,10 +24,10 @@ from pathlib import Path
 import grpc
 import redis
 import yaml
-from grpc_load import Load, generator, load  # type: ignore[import-not-found]  # beside this file, which is a script
-from original import NotBuiltError, built  # type: ignore[import-not-found]
 
+from benchmarks.grpc_load import Load, generator, load
 from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
+from testkit.original_build import NotBuiltError, built
 
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 LIMIT = 4_000_000_000  # nothing is refused, and it fits the peer's 32 bits

@@ -1,4 +1,4 @@
-"""How many access-log entries one receiver takes: `python benchmarks/receiver.py [--entries 400000] [--profile FILE]`.
+"""How many access-log entries one receiver takes: `python -m benchmarks.receiver [--entries 400000] [--profile FILE]`.
 
 A receiver runs as it does in a gateway, on CPU 0: it reads messages from its unix socket as Envoy makes them (16 KiB),
 makes records, writes and counts them. From CPU 1 they are sent as fast as it takes them. What counts is the CPU time of

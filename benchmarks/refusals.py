@@ -1,6 +1,6 @@
 """Do refusals tell by their timing whether a key exists? Unknown, expired, revoked and disabled keys, in turn.
 
-    python benchmarks/refusals.py [--rounds 20000]
+    python -m benchmarks.refusals [--rounds 20000]
 
 One worker's decision, without a transport, which would only hide differences. What is printed for each kind is the
 median, and how far it is from that of unknown keys, in units of the spread of single calls.
@@ -9,12 +9,8 @@ median, and how far it is from that of unknown keys, in units of the spread of s
 import argparse
 import random
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import cast
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from authz_service.access import Rules
 from authz_service.gate import Gate

@@ -1,6 +1,6 @@
 """A saturated model: how long premium waits while free floods it, first come first served and by weight.
 
-    python benchmarks/saturation.py [--seconds 15] [--json]
+    python -m benchmarks.saturation [--seconds 15] [--json]
 
 A stand-in model server takes 8 requests at a time, 100 ms each, and queues the rest as vLLM does: in the order in which
 they came or, like `vllm serve --scheduling-policy priority`, by `x-vllm-priority`. In front of it runs a whole gateway.
@@ -12,7 +12,6 @@ import asyncio
 import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,8 +24,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from testkit.ports import free_port
 from testkit.running_gateway import running_gateway

@@ -1,6 +1,6 @@
 """gatehouse usage and gatehouse simulate over many records: how long they take, and how much memory.
 
-    python benchmarks/usage.py [--records 10000000] [--replayed 100000]
+    python -m benchmarks.usage [--records 10000000] [--replayed 100000]
 
 Logs of 28 days are written to a temporary directory (650 bytes a record) and removed afterwards.
 """
@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from testkit.request_logs import record
 

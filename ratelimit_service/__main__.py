@@ -14,9 +14,9 @@ from gatehouse.rpc.server import serve
 from gatehouse.rpc.service import Service
 from ratelimit_service.estimate.answer_lengths import Lengths
 from ratelimit_service.from_tally import restored
-from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
+from ratelimit_service.rules.key_rules import KeyRules
 from ratelimit_service.service import RateLimits
 from ratelimit_service.store.memory import MemoryStore
 from ratelimit_service.store.port import Store

@@ -12,7 +12,7 @@ from gatehouse.config.model import PERIODS
 from gatehouse.contract.errors import INSUFFICIENT_QUOTA, RATE_LIMITED, ClientError
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plan
-from ratelimit_service.rules import Concurrency, Rule
+from ratelimit_service.rules.rule_set import Concurrency, Rule
 from ratelimit_service.store.port import Decision, Outcome
 
 Headers = list[tuple[str, str]]

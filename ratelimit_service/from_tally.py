@@ -12,7 +12,7 @@ from gatehouse.files import tally_file
 from gatehouse.files.tally_file import Used
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plans
-from ratelimit_service.rules import Rule
+from ratelimit_service.rules.rule_set import Rule
 from ratelimit_service.store.limits import MAX_AMOUNT, PERIODS, Algorithm, Limit
 from ratelimit_service.store.memory import epoch_ms
 from ratelimit_service.store.port import Charge

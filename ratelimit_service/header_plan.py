@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ratelimit_service.rules import Rule
+from ratelimit_service.rules.rule_set import Rule
 
 _PERIODS = ((60, "minute"), (3600, "hour"))
 _MEASURES = ("requests", "tokens")

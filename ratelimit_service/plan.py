@@ -18,8 +18,8 @@ from ratelimit_service.caller import Caller
 from ratelimit_service.estimate.answer_lengths import Lengths
 from ratelimit_service.estimate.guess import Tokens, at_most, estimate
 from ratelimit_service.header_plan import Shown, shown
-from ratelimit_service.key_rules import KeyRules
-from ratelimit_service.rules import NOTHING, Concurrency, Rule, rule_set
+from ratelimit_service.rules.key_rules import KeyRules
+from ratelimit_service.rules.rule_set import NOTHING, Concurrency, Rule, rule_set
 from ratelimit_service.store.limits import MAX_AMOUNT, Limit
 from ratelimit_service.store.port import Ask, Charge, LeaseAsk, Renewal, Settlement
 

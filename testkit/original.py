@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.original import NotBuiltError, built
+from testkit.original_build import NotBuiltError, built
 
 PATIENCE_S = 15
 

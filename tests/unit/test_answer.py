@@ -12,7 +12,7 @@ from ratelimit_service.answer import CONCURRENT_RETRY_MS, Refusal, duration, hea
 from ratelimit_service.caller import Caller
 from ratelimit_service.header_plan import shown
 from ratelimit_service.plan import Plan
-from ratelimit_service.rules import Concurrency, Rule
+from ratelimit_service.rules.rule_set import Concurrency, Rule
 from ratelimit_service.store.limits import PERIODS, Limit
 from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, LeaseOutcome, Outcome
 

@@ -12,9 +12,9 @@ from gatehouse.envoy import access_log
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate.answer_lengths import FEW, UNKNOWN
 from ratelimit_service.estimate.guess import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Tokens, estimate, uncounted
-from ratelimit_service.key_rules import KeyRules
 from ratelimit_service.plan import LEASE_TTL_MS, Plans
-from ratelimit_service.rules import NOTHING
+from ratelimit_service.rules.key_rules import KeyRules
+from ratelimit_service.rules.rule_set import NOTHING
 from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
 from ratelimit_service.store.port import Charge
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from gatehouse.keys.limits_json import parsed
-from ratelimit_service.rules import NOTHING, RuleSet, rule_set
+from ratelimit_service.rules.rule_set import NOTHING, RuleSet, rule_set
 
 log = logging.getLogger(__name__)
 
