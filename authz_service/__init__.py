@@ -1,13 +1,13 @@
-"""authz_service: who is this, may they. Envoy's ext_authz asks it once a request, with two headers and an address.
+"""authz_service: who calls, and may they? Envoy's ext_authz asks it once a request, with two headers and an address.
 
 - `credential`    headers -> the key, or why there is none
-- `gate`          the way of a key: refused by its looks, or after too many `guesses`, or looked up
-- `keyring`       every key there is, from files and store; `store` follows the store, `restrictions` outlast a restart
-- `cutting`       which keys' running streams Envoy is to end
-- `principals`    a record of a key -> whom it stands for
+- `gate`          checks before the look-up: malformed keys, and addresses with too many failures (`guesses`)
+- `keyring`       all keys, from files and store; `store` follows the store, `restrictions` survive a restart
+- `cutting`       tells Envoy which keys' running streams must end
+- `principals`    a key's record -> its holder
 - `access`        what key, user, team and tier together allow
 - `decide`        the decision: pure, and knows no transport
-- `sso`           JSON Web Tokens in the place of keys: whom each stands for
+- `sso`           JSON Web Tokens instead of keys
 - `service`       protobuf in, protobuf out
 - `metrics`       what is counted
 """

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from authz_service.sso.following import Issuers
 
 FIRST_TRY_S = 3.0
-"""How long a worker waits for a key store that is slow to tell its keys. One that is down is not waited for."""
+"""How long a worker waits at its start for the keys of a slow key store. It does not wait for one that is down."""
 
 
 async def main(worker: Worker) -> None:
-    """One worker, until it is told to stop."""
+    """One worker, until it is asked to stop."""
     config = worker.config
     stored = config.key_store.type != "none"
     keyring = Keyring(worker.files.records, config.key_store.max_stale_s if stored else None)
@@ -49,12 +49,12 @@ async def main(worker: Worker) -> None:
 
         await stack.enter_async_context(worker.following(adopt))
         await stack.enter_async_context(_storing(worker, keyring, last_used))
-        gc.freeze()  # keys stay: the collector need not walk through 100,000 of them again and again
+        gc.freeze()  # keys stay: the garbage collector need not traverse 100,000 of them again and again
         await serve(Service(authz.methods), worker.run_dir.socket("authz", worker.index), worker.stop, GRACE_S)
 
 
 class _TokensOf:
-    """Who knows the tokens of a configuration. Those who have no issuers load nothing for them."""
+    """Resolves the tokens of a configuration. Without issuers, none of this is imported."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
@@ -75,8 +75,8 @@ class _TokensOf:
 
 @asynccontextmanager
 async def _storing(worker: Worker, keyring: Keyring, last_used: dict[str, float] | None) -> AsyncIterator[None]:
-    """The key store, if there is one, is followed while the block runs."""
-    store, metrics = store_of(worker.config), StoreMetrics()  # without a store, too: its metrics are told as 0
+    """Follows the key store, if there is one, while the block runs."""
+    store, metrics = store_of(worker.config), StoreMetrics()  # without a store, too: its metrics are then 0
     if store is None or last_used is None:
         yield
         return

@@ -1,8 +1,8 @@
-"""What a caller may use, and from where: the rules of key, user, team and tier together. All must allow it.
+"""Which models a caller may use, and from where: the rules of key, user, team and tier must all allow it.
 
-A key lists models by patterns. Where the configuration names the models, patterns are worked out to the names they
-match, so that Envoy has but a list to look into: a model is allowed by any of its names, and then by all of them.
-Where any name goes to one model server, names stay names and wildcards become regular expressions.
+A key lists models by patterns. Where the configuration names the models, patterns are expanded to the names they match,
+so that Envoy only searches a list; a model that is allowed by one of its names is allowed by all of them. Where any
+name goes to one model server, names stay names and wildcards become regular expressions.
 """
 
 import logging
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 EVERYTHING = (patterns.EVERYTHING,)
 REMEMBERED = 1024
-"""Combinations of rules that are kept worked out."""
+"""Combinations of rules to cache."""
 
 Patterns = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Access:
-    """Everything that holds of a caller beyond the key itself.
+    """The rules that apply to a caller beyond the key itself.
 
     A model may be used if it is one of `models`, or if every one of `expressions` (there is at least one) is found in
     its name. `models` is `EVERYTHING` where nothing restricts. Of each of `networks` some network must have the
-    client's address. Nobody passes whose user is `disabled`.
+    client's address. A `disabled` user is always rejected.
     """
 
     models: tuple[str, ...] = EVERYTHING
@@ -49,7 +49,7 @@ _FREE = _Level(EVERYTHING, ())
 
 
 class Rules:
-    """The rules of a configuration. What they come to is worked out once for all callers they treat alike."""
+    """The rules of a configuration. Their result is computed once for all callers with the same rules."""
 
     def __init__(self, config: Config) -> None:
         self._levels = {
@@ -62,7 +62,7 @@ class Rules:
         self._access = lru_cache(REMEMBERED)(self._worked_out)
 
     def of(self, principal: Principal) -> Access:
-        """What holds of `principal`, whom the configuration need not name."""
+        """The rules for `principal`, whom the configuration need not name."""
         named = (("user", principal.user), ("team", principal.team), ("tier", principal.tier))
         levels = [level for kind, name in named if (level := self._levels[kind].get(name))]
         return self._access(principal.models, *levels)

@@ -1,8 +1,7 @@
-"""What a client shows to prove who it is: one API key, in `Authorization: Bearer KEY` or `x-api-key: KEY`.
+"""The client's credential: one API key, in `Authorization: Bearer KEY` or `x-api-key: KEY`.
 
-A JSON Web Token may stand in the place of a key. A header that is there must hold a key and nothing else. A repeated
-header arrives joined by commas (RFC 9110 §5.3), and no key has a comma, so whatever was sent twice is refused rather
-than guessed at.
+A JSON Web Token may take the place of a key. A header that is present must hold a key and nothing else. Envoy joins
+repeated headers by commas (RFC 9110 §5.3), and no key has a comma, so a header that was sent twice is always rejected.
 """
 
 import re
@@ -29,7 +28,7 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A key as it was sent: 1 to `MAX_KEY_LENGTH` visible ASCII characters, or a token's more. Nothing prints it."""
+    """A key as it was sent: 1 to `MAX_KEY_LENGTH` visible ASCII characters; a token may be longer. Never printed."""
 
     key: str = field(repr=False)
 
@@ -40,7 +39,7 @@ class Credential:
 
 
 class Unusable(Enum):
-    """Why there is no credential: none was sent, or what was sent can't be a key."""
+    """Why there is no credential: none was sent, or its value can't be a key."""
 
     MISSING = auto()
     INVALID = auto()

@@ -1,4 +1,4 @@
-"""Which keys' running streams are to end, told to Envoy: `cut.lua` reads the file while it passes streams on."""
+"""Tells Envoy which keys' running streams must end: `cut.lua` reads this file while streams pass."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def cutting(keyring: Keyring, path: Path) -> Callable[[], None]:
-    """Keeps the ids of `keyring.cut` at `path`, written only when there are others than the last time."""
+    """A function that writes the ids of `keyring.cut` to `path` if they have changed since it last did."""
     last: frozenset[str] = frozenset()
 
     def cut() -> None:
@@ -26,7 +26,7 @@ def cutting(keyring: Keyring, path: Path) -> Callable[[], None]:
             with lock(path, PATIENCE_S):  # every worker writes it
                 replace_file(path, "".join(f"{key_id}\n" for key_id in sorted(now)).encode(), durable=False)
         except OSError as error:
-            log.error("%s can't be written, so streams of revoked keys go on: %s", path, error.strerror)
+            log.error("%s can't be written, so running streams of revoked keys are not ended: %s", path, error.strerror)
             return
         last = now
 

@@ -1,4 +1,4 @@
-"""May this request pass: the whole decision, without I/O. Any transport can carry it."""
+"""The whole decision whether a request is allowed, without I/O and independent of the transport."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -23,15 +23,15 @@ class Result(StrEnum):
     DISABLED = "disabled"
     IP_NOT_AUTHORIZED = "ip_not_authorized"
     UNAVAILABLE = "auth_unavailable"
-    """Nobody can say: the key store, or the token's issuer, was never heard or too long ago."""
+    """Can't be decided: the key store, or the token's issuer, has not answered for too long."""
     TOO_MANY_FAILURES = "too_many_failures"
-    """The address has shown too many wrong keys."""
+    """The address has used too many wrong keys."""
     ERROR = "error"
     """Nothing was decided: the service itself failed."""
 
 
 class Decision(NamedTuple):
-    """`principal` is whose key was shown, also when it is refused; None when it is nobody's. `access`: if it passes."""
+    """`principal` is the key's holder, also when rejected; None for an unknown key. `access` is set when allowed."""
 
     result: Result
     principal: Principal | None = None
@@ -54,10 +54,10 @@ def decide(
     hasher: Hasher = _UNPEPPERED,
     stale: bool = False,
 ) -> Decision:
-    """Whether the bearer of `credential`, a key, calling from `client_ip` at `now` (Unix seconds), may pass.
+    """Whether a request with the key `credential` from `client_ip` at `now` (Unix seconds) is allowed.
 
-    A key is refused from the instant it expires at. That an address is not allowed is told only to who has the key.
-    `stale`: the key store has been silent for too long, so that only files can say who has a key.
+    A key is rejected from the instant at which it expires. Only the holder of a valid key learns that an address is not
+    allowed. `stale`: the key store has been silent for too long, so only keys in files can be decided.
     """
     if not isinstance(credential, Credential):
         return _MISSING if credential is Unusable.MISSING else _INVALID
@@ -71,7 +71,7 @@ def decide(
 
 
 def admit(principal: Principal, client_ip: str, rules: Rules, now: float) -> Decision:
-    """Whether `principal`, who is known by now, may pass from `client_ip` at `now`."""
+    """Whether `principal` is allowed from `client_ip` at `now`."""
     if principal.revoked:
         return Decision(Result.REVOKED, principal)
     if now >= principal.expires_at:
@@ -85,7 +85,7 @@ def admit(principal: Principal, client_ip: str, rules: Rules, now: float) -> Dec
 
 
 def _holder(digests: Iterable[str], principals: Principals) -> Principal | None:
-    """Who has the key: a look-up and a comparison for each form it may be kept in, also after it is found."""
+    """The key's holder: one look-up and comparison for each form it may be stored in, even after a match."""
     holder = None
     for digest in digests:
         principal = principals.get(digest)

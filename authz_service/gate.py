@@ -1,4 +1,4 @@
-"""The way of a key: refused by its looks, or because too many came before it, or looked up. No I/O."""
+"""Checks a key before the look-up: is it well-formed, has its address failed too often? No I/O."""
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _FAILURES = (Result.INVALID, Result.EXPIRED, Result.REVOKED, Result.DISABLED)
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Decides on keys. `last_used`: when keys, by id, were last let pass (Unix seconds); None: nobody wants to know."""
+    """Decides on keys. `last_used` collects when keys, by id, were last accepted (Unix seconds); None: not needed."""
 
     prefix: str = Keys().prefix
     hasher: Hasher = field(default_factory=lambda: Hasher({}))
@@ -30,7 +30,7 @@ class Gate:
     def decide(
         self, credential: Credential, client_ip: str, principals: Principals, rules: Rules, now: float
     ) -> Decision:
-        """As `decide.decide`. A minted key with a mistake in it is refused without a look-up.
+        """As `decide.decide`. A minted key whose checksum is wrong is rejected without a look-up.
 
         An address with too many failures waits until its minute is over, except for what nobody can guess: sound minted
         keys. So one who guesses does not lock out the colleagues behind the same address.

@@ -1,4 +1,4 @@
-"""Who guesses keys: failures of each client address, counted by the minute. Pure."""
+"""Failed attempts of each client address, counted by the minute: guessing keys must be slow. Pure."""
 
 import math
 from collections import OrderedDict
@@ -10,7 +10,7 @@ WINDOW_S = 60.0
 
 
 class Guesses:
-    """At most `per_minute` failures of an address; 0: as many as it likes. `now` is in seconds, of any clock.
+    """At most `per_minute` failures of an address; 0: no limit. `now` is in seconds, of any clock.
 
     `per_minute` may change. Remembers the `max_addresses` that failed last. An IPv6 address counts as its /64, since a
     host has a whole one.
@@ -28,11 +28,11 @@ class Guesses:
         ends, failures = self._minutes.get(_site(address), (now, 0))
         over = (
             failures >= self.per_minute and now < ends <= now + WINDOW_S
-        )  # a clock that was set back locks nobody out
+        )  # a clock that was set back must not lock anybody out
         return math.ceil(min(ends - now, WINDOW_S)) if over else 0
 
     def failed(self, address: str, now: float) -> None:
-        """`address` has shown a key that is nobody's."""
+        """`address` has used an unknown key."""
         if not self.per_minute:
             return
         site = _site(address)
@@ -44,7 +44,7 @@ class Guesses:
 
 @lru_cache(MAX_ADDRESSES)
 def _site(address: str) -> str:
-    """What counts as one client. Whatever is no address is one, too."""
+    """What counts as one client. Anything that is not an address is one client, too."""
     try:
         parsed = ip_address(address)
     except ValueError:

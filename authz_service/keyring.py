@@ -1,7 +1,7 @@
 """Every key a worker knows: those in files, and those of the key store, which also restricts the ones in files.
 
-Look-ups meet two dictionaries of records; a principal is made when its key is first shown, and kept while it is in use.
-So a change of one key costs as little among 100,000 as among ten.
+Records live in two dictionaries; a principal is built when its key is first used, and cached while it is in use. So a
+change of one key costs as little among 100,000 as among ten.
 """
 
 import logging
@@ -17,14 +17,14 @@ from gatehouse.keys.store import Change
 log = logging.getLogger(__name__)
 
 IN_USE = 4096
-"""So many principals are kept made."""
+"""Principals to cache."""
 
 _Made = tuple[KeyRecord | None, KeyRecord | None, Principal | None]
-"""A principal, and the records in file and store that it was made of."""
+"""A principal, and the records in file and store that it was built from."""
 
 
 class Keyring:
-    """Principals by digest. With a store (`max_stale_s` is not None) what it does not know may still be a key of that.
+    """Principals by digest. With a store (`max_stale_s` is not None) a digest unknown here may still be in the store.
 
     `clock` is monotonic, in seconds.
     """
@@ -44,7 +44,7 @@ class Keyring:
         self._made: dict[str, _Made] = {}
 
     def get(self, digest: str) -> Principal | None:
-        """Whose key has this digest."""
+        """The principal whose key has this digest."""
         listed, stored = self._listed.get(digest), self._stored.get(digest)
         if listed is None and stored is None:
             return None
@@ -54,7 +54,7 @@ class Keyring:
         return made[2]
 
     def _make(self, digest: str, listed: KeyRecord | None, stored: KeyRecord | None) -> "_Made":
-        """Records are told apart by what they are, not by what is in them: hashing one takes as long as a decision."""
+        """Records are compared by identity, not by content: hashing one takes as long as a decision."""
         made = listed, stored, _principal(listed, stored)
         self._made.pop(digest, None)
         if len(self._made) >= IN_USE:
@@ -63,34 +63,34 @@ class Keyring:
         return made
 
     def age_s(self) -> float:
-        """How long ago the store was last heard; 0 while it is, or where there is none."""
+        """Seconds since the store last answered; 0 while connected, or without a store."""
         return 0.0 if self._max_stale_s is None else max(0.0, self._clock() - self._in_touch_until)
 
     @property
     def stale(self) -> bool:
-        """Whether the store has been silent for so long that nothing of it counts any more."""
+        """Whether the store has been silent for too long for its keys to be trusted."""
         return self._max_stale_s is not None and self.age_s() > self._max_stale_s
 
     def adopt(self, listed: Mapping[str, KeyRecord]) -> None:
-        """Put the keys in files in force, all at once, in the place of those before."""
+        """Replace the keys from files, all at once."""
         self._listed = listed
 
     def recall(self, records: Iterable[KeyRecord]) -> None:
-        """Restrict keys in files as `records` do, until the store is heard."""
+        """Restrict keys in files by these saved `records` until the store answers."""
         self._stored |= {record.digest: record for record in records}
 
     def restrictions(self) -> list[KeyRecord]:
-        """What the store says against keys in files."""
+        """The store's records of keys that are also in files."""
         both = self._listed.keys() & self._stored.keys()
         return [self._stored[digest] for digest in sorted(both)]
 
     @property
     def cut(self) -> frozenset[str]:
-        """The ids of keys whose running streams are to end."""
+        """The ids of keys whose running streams must end."""
         return frozenset(self._cut)
 
     def apply(self, change: Change) -> None:
-        """Take up what the store says. Whatever it says, a key that was once revoked stays so."""
+        """Apply a change from the store. A key that was once revoked stays revoked, whatever the store says."""
         self._in_touch_until = math.inf
         self._cut |= {record.key_id for record in change.records.values() if record and record.cut}
         if change.complete:
@@ -109,7 +109,7 @@ class Keyring:
         self._in_touch_until = min(self._in_touch_until, self._clock())
 
     def _still_revoked(self, before: Mapping[str, KeyRecord]) -> None:
-        """A store that comes back with less than it had must not revive keys, those in files above all."""
+        """A store that comes back with fewer records must not revive keys, above all those in files."""
         for digest, old in before.items():
             now = self._stored.get(digest)
             if old.revoked_at is not None and (now is None or now.revoked_at is None):
@@ -118,7 +118,7 @@ class Keyring:
 
 
 def _principal(listed: KeyRecord | None, stored: KeyRecord | None) -> Principal | None:
-    """Whom two records of one digest stand for together."""
+    """The principal of two records of one digest."""
     if listed is not None:
         return principal(restricted(listed, stored))
     if stored is None or stored.models == ONLY_RESTRICTS:

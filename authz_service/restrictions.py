@@ -1,5 +1,5 @@
-"""What the key store said against keys in files, kept beside the sockets: without it, a worker that starts while the
-store is down would take a revoked key in a file for a good one."""
+"""The key store's restrictions of keys in files, saved beside the sockets: otherwise a worker that starts while the
+store is down would accept a key in a file that the store has revoked."""
 
 import logging
 from collections.abc import Callable
@@ -14,18 +14,18 @@ log = logging.getLogger(__name__)
 
 
 def recalled(path: Path) -> list[KeyRecord]:
-    """The records kept at `path`; none where there is nothing that can be read."""
+    """The records saved at `path`; none if there is no readable file."""
     try:
         return [from_json(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        log.error("%s can't be read, so keys in files count as they stand there: %s", path, error)
+        log.error("%s can't be read, so keys in files apply without the key store's restrictions: %s", path, error)
         return []
 
 
 def remembering(keyring: Keyring, path: Path) -> Callable[[], None]:
-    """Keeps the restrictions of `keyring` at `path`, written only when there are others than the last time."""
+    """A function that saves the restrictions of `keyring` at `path` if they have changed since it last did."""
     last: list[KeyRecord] = keyring.restrictions()
 
     def remember() -> None:

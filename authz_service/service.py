@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 NAME = "envoy.service.auth.v3.Authorization"
 
 MAX_ANSWERS = 4096
-"""So many answers are kept serialized: those of the keys in use, not of the keys there are."""
+"""Serialized answers to cache: enough for the keys in use, not for all keys that exist."""
 
 _GRPC_STATUS = {401: 16, 429: 8, 503: 14}  # UNAUTHENTICATED, RESOURCE_EXHAUSTED, UNAVAILABLE
 
@@ -40,10 +40,10 @@ _FOR_AUTHZ_ALONE = ("authorization", "x-api-key", CLIENT_IP_HEADER)
 
 
 def allowed(principal: Principal) -> bytes:
-    """Let `principal` pass: known to the filters that follow and to the model server, which never sees the key.
+    """The answer that allows `principal`: its identity goes to later filters and to the model server, its key does not.
 
-    What it may use is still to be said: serialized messages that stand one after the other are one message (protobuf
-    encoding, "Last One Wins"), so `allowed(…) + usable(…)` is the answer, and the long part of it is kept once for all.
+    The models it may use are appended: concatenated serialized messages are one message (protobuf encoding, "Last One
+    Wins"), so `allowed(…) + usable(…)` is the whole answer, and its long part is cached once for all callers.
     """
     identity = _identity(principal)
     headers = {f"x-gatehouse-{name.replace('_', '-')}": value for name, value in identity.items() if value}
@@ -54,14 +54,14 @@ def allowed(principal: Principal) -> bytes:
 
 
 def usable(access: Access) -> bytes:
-    """The rest of the answer: the models that Envoy is to let pass."""
+    """The rest of the answer: the models that Envoy lets through."""
     response = CheckResponse()
     response.dynamic_metadata.update({"models": list(access.models), "expressions": list(access.expressions)})
     return response.SerializeToString()
 
 
 def denied(error: ClientError, **metadata: str) -> bytes:
-    """Answer the client with `error`. The access log sees its code, and `metadata`."""
+    """The answer that rejects a request with `error`. Its code and `metadata` go to the access log."""
     denial = DeniedHttpResponse(
         status=HttpStatus(code=error.status), headers=_headers(_error_headers(error)), body=error.json().decode()
     )
@@ -71,8 +71,8 @@ def denied(error: ClientError, **metadata: str) -> bytes:
 
 
 def refused(result: Result, principal: Principal) -> bytes:
-    """A denial of a key that somebody has. One that is expired, revoked or of a disabled user is answered as an unknown
-    one, for all the client can see."""
+    """The rejection of a known key. To the client, an expired or revoked key, or one of a disabled user, looks like an
+    unknown one."""
     if result is not Result.IP_NOT_AUTHORIZED:
         return denied(errors.INVALID_API_KEY, key_id=principal.key_id)
     return denied(errors.IP_NOT_AUTHORIZED, **_identity(principal))
@@ -83,7 +83,7 @@ def _identity(principal: Principal) -> dict[str, str]:
 
 
 def _own_limits(principal: Principal) -> dict[str, str]:
-    """For the limiter, which knows no keys: it counts under the family if there is one, else under the key's id."""
+    """For the limiter, which stores no keys: it counts under the family if there is one, else under the key's id."""
     own = {
         "key_limits": principal.limits,
         "key_family": principal.family if principal.family != principal.key_id else "",
@@ -92,7 +92,7 @@ def _own_limits(principal: Principal) -> dict[str, str]:
 
 
 def _error_headers(error: ClientError) -> dict[str, str]:
-    """RFC 9110 §11.6.1: a 401 names the scheme. OpenAI's clients obey `x-should-retry`; a wrong key stays wrong."""
+    """RFC 9110 §11.6.1: a 401 names the scheme. OpenAI's clients honour `x-should-retry`: a wrong key stays wrong."""
     headers = {"content-type": "application/json"}
     if error.status == 401:
         headers |= {"www-authenticate": "Bearer", "x-should-retry": "false"}
@@ -120,17 +120,17 @@ _DENIED = {
 
 
 class Tokens(Protocol):
-    """Who knows whom JSON Web Tokens stand for."""
+    """Resolves JSON Web Tokens to principals."""
 
     async def holder(self, token: str) -> Principal | Result:
-        """Whom `token` stands for, be it expired by now, or why it is refused. Never raises."""
+        """The principal of `token`, even if expired by now, or why it is rejected. Never raises."""
         ...
 
 
 class Authz:
-    """Answers `Check`. It takes and gives serialized messages: an answer that never changes is serialized once.
+    """Answers `Check`. Takes and returns serialized messages: an answer that never changes is serialized once.
 
-    Without `tokens` a JSON Web Token is a key like any other, and nobody's.
+    Without `tokens` a JSON Web Token is treated as a key, and an unknown one.
     """
 
     def __init__(
@@ -151,22 +151,22 @@ class Authz:
     def adopt(
         self, principals: Principals, rules: Rules, tokens: Tokens | None = None, gate: Gate | None = None
     ) -> None:
-        """Put all in force at once: a check sees the old or the new, never some of each. Without a `gate` the old one
+        """Apply all of it at once: a check sees the old or the new, never a mixture. Without a `gate` the old one
         stays."""
         self._principals, self._rules, self._tokens = principals, rules, tokens
         self._gate = gate or self._gate
         self._allowed = lru_cache(MAX_ANSWERS)(allowed)
-        self._refused = lru_cache(MAX_ANSWERS)(refused)  # kept so that it takes no longer than to refuse nobody's key
+        self._refused = lru_cache(MAX_ANSWERS)(refused)  # cached: as quick as an unknown key
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
-        """What the gRPC shell serves."""
+        """The methods for the gRPC server."""
         return {NAME: {"Check": Unary(self.check, decode=bytes, encode=bytes)}}
 
     def check(self, request: bytes, _context: Context) -> bytes | Coroutine[Any, Any, bytes]:
-        """The `CheckResponse` to a `CheckRequest`: of a key at once, of a token when it is known whose it is.
+        """The `CheckResponse` to a `CheckRequest`: at once for a key, once it is resolved for a token.
 
-        Never raises: what can't be decided is answered 503.
+        Never raises: a request that can't be decided gets 503.
         """
         try:
             message = CheckRequest.FromString(request)
@@ -197,7 +197,7 @@ class Authz:
         return answer
 
     def _undecided(self, error: Exception) -> bytes:
-        """An RPC that fails would make Envoy invent an answer, without a body."""
+        """If the RPC failed instead, Envoy would send an answer of its own, without a body."""
         log.error("a check failed: %s", _without_values(error))
         self._metrics.decisions[Result.ERROR].inc()
         return _UNAVAILABLE
@@ -214,13 +214,13 @@ class Authz:
 
 
 def _client_ip(request: CheckRequest) -> str:
-    """Who calls, as far as proxies are trusted. An Envoy that does not say so tells at least whose connection it is,
+    """The client's address, as far as proxies are trusted. Without the header it is the address of the connection,
     which behind a proxy is the proxy's."""
     attributes = request.attributes
     return attributes.request.http.headers.get(CLIENT_IP_HEADER) or attributes.source.address.socket_address.address
 
 
 def _without_values(error: Exception) -> str:
-    """What failed and where. An exception's text may quote what it choked on, and that may be a key."""
+    """What failed and where. The exception's text is left out: it may quote its input, and that may be a key."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"

@@ -1,4 +1,4 @@
-"""The key store, followed: what it says goes to the keyring, and when keys were last used goes back."""
+"""Follows the key store: its changes go to the keyring, and the times at which keys were last used go back."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 1.0
-"""Between two tries to reach the store: its return is noticed within two seconds."""
+"""Between two attempts to reach the store, so that its return is noticed within two seconds."""
 
 REPORT_EVERY_S = 60.0
 
@@ -24,11 +24,11 @@ async def follow(
     tried: asyncio.Event,
     after_change: Sequence[Callable[[], None]] = (),
 ) -> None:
-    """Keep `keyring` as the store has it, for ever.
+    """Apply the store's changes to `keyring` until cancelled.
 
-    `tried` is set once the store has spoken, or failed to; `after_change` is called whenever it has spoken.
+    `tried` is set after the first answer or the first failure; `after_change` is called after every change.
 
-    While the store does not answer, the keyring keeps what it had, and knows since when.
+    While the store does not answer, the keyring keeps its last known keys and tracks how old they are.
     """
     wait_s = FIRST_WAIT_S
     while True:
@@ -41,22 +41,22 @@ async def follow(
                 for call in after_change:
                     call()
                 tried.set()
-            reason: object = "it has nothing more to say"
+            reason: object = "it ended its change stream"
         except KeyStoreUnavailable as error:
             reason = error
-        except Exception as error:  # whatever it is, keys must go on being decided, and the store being asked
-            reason = f"{type(error).__name__}; this is a mistake in the gateway"
+        except Exception as error:  # whatever it is, checks and attempts to reach the store must go on
+            reason = f"{type(error).__name__}; this is a bug in the gateway"
         keyring.lose_touch()
         metrics.errors.inc()
         tried.set()
         if wait_s == FIRST_WAIT_S:
-            log.error("the key store does not answer, keys are as they were: %s", reason)
+            log.error("the key store does not answer; using the last known keys: %s", reason)
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
 async def show_age(keyring: Keyring, metrics: StoreMetrics) -> None:
-    """Keep the metric of the store's age up to date, for ever. A store that was never heard is as old as the worker."""
+    """Update the metric of the store's age until cancelled. A store that never answered is as old as the worker."""
     beginning = asyncio.get_running_loop().time()
     while True:
         metrics.age_s.set(min(keyring.age_s(), asyncio.get_running_loop().time() - beginning))
@@ -64,7 +64,7 @@ async def show_age(keyring: Keyring, metrics: StoreMetrics) -> None:
 
 
 async def report_use(store: KeyStore, last_used: MutableMapping[str, float]) -> None:
-    """Tell the store once a minute, and when cancelled, which keys were used and when. What it does not take waits."""
+    """Report to the store once a minute, and when cancelled, when keys were used. What it rejects is sent again."""
     try:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
@@ -80,6 +80,6 @@ async def _report(store: KeyStore, last_used: MutableMapping[str, float]) -> Non
         if batch:
             await store.used(batch)
     except KeyStoreUnavailable as error:
-        log.info("when keys were last used is told to the store later: %s", error)
+        log.info("last-used times of keys will be reported to the store later: %s", error)
         for key_id, at in batch.items():
             last_used.setdefault(key_id, at)

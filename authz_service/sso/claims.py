@@ -14,7 +14,7 @@ MAX_NAME_LENGTH = 128
 def principal(
     claims: Claims, settings: JwtIssuer, tiers: Collection[str], teams: Collection[str], digest: str
 ) -> Principal | None:
-    """Whom `claims` stand for; None when they name no user whose name could be used.
+    """The principal of `claims`; None if they name no user, or one whose name can't be used.
 
     `tiers` and `teams` are the configured ones, in the file's order. A claim that lists several means the first of
     these that it names. If it names none of them, the token is of the issuer's `tier`, and of the first team it names.
@@ -77,5 +77,5 @@ def _patterns(value: Any) -> list[str]:
 
 
 def _id(issuer: str, subject: object) -> str:
-    """What logs call the holder's tokens, of which no two are alike."""
+    """The name of the holder's tokens in logs, since no two tokens are alike."""
     return "jwt-" + hashlib.sha256(f"{issuer}\0{subject}".encode("utf-8", "surrogatepass")).hexdigest()[:8]

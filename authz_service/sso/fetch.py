@@ -33,7 +33,7 @@ class Document:
 
 
 def session() -> ClientSession:
-    """What issuers are asked through: it keeps no cookies."""
+    """The HTTP client for issuers: it stores no cookies."""
     headers = {"User-Agent": f"gatehouse/{__version__}", "Accept": "application/json"}
     return ClientSession(headers=headers, cookie_jar=DummyCookieJar())
 

@@ -24,10 +24,10 @@ MIN_PERIOD_S = 60.0
 """Keys are not fetched more often than this for what the issuer's Cache-Control says."""
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
-"""After failures: soon, then ever less often."""
+"""After failures: soon at first, then with growing pauses."""
 
 FIRST_EARLY_S, LAST_EARLY_S = 1.0, 10.0
-"""At least so far apart are early fetches. The pause doubles while they bring nothing new: anyone can make up a key."""
+"""Least time between early fetches. It doubles while they bring nothing new, since anyone can make up a key id."""
 
 
 class Issuer:
@@ -104,7 +104,7 @@ class Issuer:
             self._counted(True)
 
     def _take(self, document: Document) -> None:
-        """Put the keys of `document` in force. Raises `UnusableKeysError`, and the old ones stay."""
+        """Use the keys of `document` from now on. Raises `UnusableKeysError`; then the old ones stay."""
         if self._keys is None or document.body != self._document:
             self._keys = keys(document.body, self.settings.algorithms)
             self._document = document.body

@@ -1,4 +1,4 @@
-"""The way of a token: remembered, or read, checked and mapped to a principal."""
+"""Resolves a token: from the cache, or parsed, verified and mapped to a principal."""
 
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -17,7 +17,7 @@ PATIENCE_S = 0.06
 
 
 class TokenPrincipals:
-    """Whom tokens stand for. `tiers` and `teams` are the configured ones."""
+    """Resolves tokens to principals. `tiers` and `teams` are the configured ones."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class TokenPrincipals:
         self._verified = Verified()
 
     async def holder(self, token: str) -> Principal | Result:
-        """Whom `token` stands for, be it expired by now; or INVALID, or UNAVAILABLE when nobody can say. Never raises.
+        """The principal of `token`, even if expired by now; or INVALID, or UNAVAILABLE without the issuer's keys.
 
-        Waits for up to `PATIENCE_S` when the issuer's keys may have changed. If they take longer, nobody can say yet.
+        Never raises. Waits up to `PATIENCE_S` if the issuer's keys may have changed, and is UNAVAILABLE beyond that.
         """
         digest = digest_of(token)
         known = self._verified.get(digest)

@@ -1,4 +1,4 @@
-"""A JSON Web Token -> its claims, or why it proves nothing. Pure: the keys and the time are arguments.
+"""A JSON Web Token -> its claims, or why it is not valid. Pure: the keys and the time are arguments.
 
 Follows RFC 8725 (JWT Best Current Practices): the issuer decides which algorithms and keys may be used (§3.1, §3.2,
 §3.8), never the token; what a token says about where its key can be found (`jwk`, `jku`, `x5c`, `x5u`) is not read
@@ -26,7 +26,7 @@ _LAST_INSTANT = 2**53
 
 
 class Reason(StrEnum):
-    """Why a token proves nothing; the values of the label `reason` of `api_jwt_refusals_total`."""
+    """Why a token is not valid; the values of the label `reason` of `api_jwt_refusals_total`."""
 
     MALFORMED = "malformed"
     ISSUER = "issuer"
@@ -39,12 +39,12 @@ class Reason(StrEnum):
     USER = "user"
     """It names no user, or one whose name can't be used."""
     NO_KEYS = "no_keys"
-    """Nobody can say: the issuer's keys are not known, or are just being fetched."""
+    """Can't be decided: the issuer's keys are not known, or just being fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenHeader:
-    """What a token says of how it can be checked. Nothing vouches for it yet."""
+    """What a token says about its own verification. None of it is verified yet."""
 
     issuer: str
     algorithm: str
@@ -52,9 +52,9 @@ class TokenHeader:
 
 
 def read(token: str) -> TokenHeader | None:
-    """What `token` says of itself; None when it is no signed JWT, or one with demands that nobody here understands.
+    """The header of `token`; None if it is no signed JWT, or has critical extensions.
 
-    Never raises. RFC 7515 §4.1.11: what is critical and not understood is refused; no extension is understood.
+    Never raises. RFC 7515 §4.1.11: a critical extension that is not understood is rejected; none is understood.
     """
     try:
         first, payload, _ = token.split(".")

@@ -1,4 +1,4 @@
-"""Tokens that were found good, so that each is checked once: afterwards it costs a hash and a look-up."""
+"""A cache of verified tokens: each is verified once, and afterwards costs a hash and a look-up."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ class _Entry:
 
 
 class Verified:
-    """The `capacity` most recently used tokens, by digest. One whose issuer has changed its keys is not among them."""
+    """The `capacity` most recently used tokens, by digest; a change of an issuer's keys drops its tokens."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def get(self, digest: str) -> Principal | None:
-        """Whom the token stands for. It may have expired since it was put here."""
+        """The token's principal. The token may have expired since it was cached."""
         entry = self._entries.get(digest)
         if entry is None:
             return None
@@ -36,7 +36,7 @@ class Verified:
         return entry.principal
 
     def put(self, issuer: Issuer, keys: Keys, principal: Principal) -> None:
-        """Keep the principal of a token that `keys` of `issuer` have verified."""
+        """Cache the principal of a token that was verified with `keys` of `issuer`."""
         self._entries[principal.digest] = _Entry(principal, issuer, keys)
         if len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
