@@ -230,7 +230,7 @@ async def test_a_mistake_in_the_store_does_not_end_the_following(caplog: pytest.
         assert result(follower.keyring) is Result.UNAVAILABLE
         follower.store.all = good  # type: ignore[method-assign]
         await follower.becomes(Result.ALLOWED)
-    assert "RuntimeError; this is a mistake" in caplog.text
+    assert "RuntimeError; this is a bug" in caplog.text
     assert KEY not in caplog.text
 
 
