@@ -64,7 +64,7 @@ def _watch(target: Target, loaded: Loaded, tell: Callable[[list[str]], None]) ->
     try:
         asyncio.run(_follow(target, loaded, tell))
     except EnvoyRejectsError as error:
-        fail(f"Envoy refuses what this configuration becomes: {error}")
+        fail(f"Envoy rejected the configuration rendered from this file: {error}")
 
 
 async def _follow(target: Target, loaded: Loaded, tell: Callable[[list[str]], None]) -> None:

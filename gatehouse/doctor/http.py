@@ -1,4 +1,4 @@
-"""One GET, and what came of it."""
+"""One GET request and its answer."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _MOST_BYTES = 4 * 1024 * 1024
 
 
 class NoAnswerError(GatehouseError):
-    """Nobody answers there; the message says why."""
+    """The request got no answer; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,6 @@ def _json(body: bytes) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """Why a connection failed, as the operating system calls it."""
+    """Why a connection failed, in the operating system's words."""
     number = getattr(error, "errno", None) or getattr(getattr(error, "os_error", None), "errno", None)
     return os.strerror(number) if number and number > 0 else str(error) or type(error).__name__

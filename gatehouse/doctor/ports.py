@@ -31,7 +31,7 @@ def _port(host: str, port: int, field: str, page: str) -> Finding:
 
 
 def _ours(page: str) -> bool:
-    """Whether a gateway shows `page`: its health, as JSON, or its metrics."""
+    """Whether a gateway answers at `page`: its health, as JSON, or its metrics."""
     try:
         with opened(page, _PATIENCE_S, _anybody()) as answer:
             text = answer.read(1_000_000)
@@ -41,7 +41,7 @@ def _ours(page: str) -> bool:
 
 
 def _anybody() -> ssl.SSLContext:
-    """Whoever answers is only asked what it is, and told nothing."""
+    """Sends no credential: anything may be listening there."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

@@ -1,4 +1,4 @@
-"""Do the others that the gateway talks to answer: issuers of tokens, and the receiver of traces?"""
+"""Do the gateway's other peers answer: issuers of tokens, and the receiver of traces?"""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ async def _issuer(session: aiohttp.ClientSession, issuer: JwtIssuer) -> Finding:
         return error(ISSUERS, f"{issuer.label}: {issuer.keys_from} does not answer: {gone}", fix)
     if answer.status != 200 or not _tells_keys(answer.body):
         return error(ISSUERS, f"{issuer.label}: {issuer.keys_from} has no keys ({answer.status})", fix)
-    return ok(ISSUERS, f"{issuer.label} tells its keys")
+    return ok(ISSUERS, f"{issuer.label} publishes its keys")
 
 
 def _tells_keys(body: Any) -> bool:
@@ -35,7 +35,7 @@ def _tells_keys(body: Any) -> bool:
 
 
 async def traces(config: Config) -> list[Finding]:
-    """Whether somebody listens: that it is OTLP shows only once something is sent."""
+    """Whether the port is open: that it speaks OTLP shows only when something is sent."""
     if config.tracing.otlp_endpoint is None:
         return []
     url = urlsplit(config.tracing.otlp_endpoint)

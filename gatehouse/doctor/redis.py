@@ -1,4 +1,4 @@
-"""Is Redis there, fit to keep counters and keys, and of one mind with this machine about the time?"""
+"""Does Redis answer, can it keep counters and keys, and does its clock agree with this machine's?"""
 
 import time
 
@@ -14,7 +14,7 @@ from gatehouse.redis_client.client import Client, connect
 ABOUT = "redis"
 PATIENCE_S = 2.0
 SKEW_S = 2.0
-"""Keys expire by this machine's clock and windows move by Redis's: more than this apart shows."""
+"""Keys expire by this machine's clock and windows move by Redis's: a larger difference is noticeable."""
 
 
 async def redis(config: Config) -> list[Finding]:
@@ -34,7 +34,7 @@ async def redis(config: Config) -> list[Finding]:
 
 
 async def unusable(config: Config) -> list[Finding]:
-    """Why the Redis of `config` could not be used however healthy it is; nothing if it can, or does not answer now."""
+    """Why the Redis of `config` can never be used; empty if it can be, or does not answer now."""
     if config.redis.url is None:
         return []
     try:
@@ -73,7 +73,7 @@ async def _time(client: Client) -> tuple[int, int]:
 
 
 def clock(redis_says: float, before: float, after: float) -> Finding:
-    """`redis_says` what the time was between `before` and `after`, all in seconds since 1970."""
+    """`redis_says` is Redis's time, read between `before` and `after`, all in Unix seconds."""
     skew = redis_says - before if redis_says < before else max(0.0, redis_says - after)
     if abs(skew) <= SKEW_S:
         return ok("clock", f"within {SKEW_S:g} s of that of Redis")

@@ -1,4 +1,4 @@
-"""Is there room for as many clients and as much memory as the configuration allows?"""
+"""Are there enough file descriptors and memory for what the configuration allows?"""
 
 import resource
 

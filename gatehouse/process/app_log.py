@@ -1,4 +1,4 @@
-"""The services' own log: JSON lines in `app_YYYY-MM-DD.log`, and warnings on standard error for whoever watches."""
+"""The services' own log: JSON lines in `app_YYYY-MM-DD.log`, and warnings also on standard error."""
 
 import json
 import logging
@@ -60,7 +60,7 @@ class _DailyHandler(logging.Handler):
 
 
 def configure(settings: Logging, process: str) -> None:
-    """Send this process's log where `settings` say. `process` is its name in each line, such as `authz-0`.
+    """Write this process's log where `settings` say. `process` is its name in each line, such as `authz-0`.
 
     Call it again when they have changed.
     """

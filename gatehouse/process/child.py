@@ -1,4 +1,4 @@
-"""A child process that is watched by its pid: one that this process has not started through asyncio."""
+"""A child process watched by its pid, for children that asyncio did not start."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import signal
 
 
 class Child:
-    """As `asyncio.subprocess.Process`, as far as a supervisor needs it. `pid` is a child that nobody has waited for."""
+    """The part of `asyncio.subprocess.Process` that a supervisor uses. `pid` must be an unreaped child."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -17,7 +17,7 @@ class Child:
         asyncio.get_running_loop().add_reader(watched, self._reap, watched)
 
     async def wait(self) -> int:
-        """Returns its exit status when it has ended."""
+        """Waits for its end; returns its exit status."""
         await self._ended.wait()
         assert self.returncode is not None
         return self.returncode
@@ -29,7 +29,7 @@ class Child:
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        if self.returncode is None:  # until then the pid is no other's
+        if self.returncode is None:  # until then the pid can't be reused
             os.kill(self.pid, number)
 
     def _reap(self, watched: int) -> None:

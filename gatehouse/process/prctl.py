@@ -1,4 +1,4 @@
-"""What a process asks of the kernel about its relatives (`man 2 prctl`, Linux). Elsewhere nothing is asked."""
+"""Parent-death signal and subreaper (`man 2 prctl`, Linux). Does nothing on other systems."""
 
 import ctypes
 import signal
@@ -11,10 +11,10 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else
 
 
 def die_with_parent() -> None:
-    """From now on SIGTERM comes when the parent dies. May run between fork and exec."""
+    """Have the kernel send SIGTERM when the parent dies. May be called between fork and exec."""
     _prctl(_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def adopt_orphans(adopt: bool = True) -> None:
-    """Be the parent of every descendant whose own parent has ended, from now on, or no longer."""
+    """Become the parent of every orphaned descendant (a subreaper), or stop being it."""
     _prctl(_SET_CHILD_SUBREAPER, int(adopt))

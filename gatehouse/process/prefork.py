@@ -1,12 +1,12 @@
-"""Workers as copies (`fork`) of one process that has loaded what they need, and so share most of their memory.
+"""Forks workers from one process that has imported their modules, so that they share most of their memory.
 
 That process, the prefork server, is itself forked from the supervisor before it has threads. It forks each worker
 twice, so that the worker is an orphan at once and the supervisor, as a subreaper, its parent. Killing the prefork
 server kills no worker and costs memory only: later workers are executed instead. A worker is what `python -m` would
 run, down to its `__main__` module, its arguments, environment and title.
 
-Once no copy was wanted for a while it ends: each of them has written to pages of its own by then, and what they left
-behind is kept by nobody else. Workers that have to be started again later are executed.
+The prefork server ends when no worker was forked for a while: by then most shared pages have been copied, so it would
+only hold memory of its own. Workers that are restarted later are executed.
 """
 
 import asyncio
@@ -36,18 +36,18 @@ log = logging.getLogger(__name__)
 
 TITLE = "gatehouse: prefork"
 PATIENCE_S = 30.0
-"""How long the prefork server may take for a copy; its first one waits until everything is loaded."""
+"""How long a fork may take; the first one waits until all modules are imported."""
 LINGERS_S = 30.0
-"""How long it waits for another copy to be wanted."""
+"""How long the prefork server waits for another request to fork."""
 _LONGEST = 1024 * 1024
 _ADOPTED_POLL_S = 0.0005
 
 
 @contextmanager
 def copying(modules: Sequence[str]) -> Iterator[Start]:
-    """How to start `python -m MODULE …` while the block runs: as a copy of a process that has loaded `modules`.
+    """A function that starts `python -m MODULE …` while the block runs, forked from a process with `modules` imported.
 
-    Enter it while this process has one thread. Where orphans can't be adopted and watched they are executed.
+    Enter it while this process has one thread. Workers are executed instead on systems without subreapers and pidfds.
     """
     if not _can_adopt():
         yield executed

@@ -1,6 +1,6 @@
-"""What signals mean to a process that runs for long.
+"""Signals of long-running processes.
 
-SIGTERM and SIGINT stop it. SIGHUP has it read its configuration again and open its logs again, SIGUSR1 the latter only.
+SIGTERM and SIGINT stop the process. SIGHUP reloads the configuration and reopens logs, SIGUSR1 only reopens logs.
 Others that would end a program that does not know them are passed over. A terminal that is closed sends SIGHUP, too:
 that stops what was started from it.
 """
@@ -26,7 +26,7 @@ def bide() -> None:
 
 
 def handle(stop: Act, reread: Act, reopen: Act) -> None:
-    """From now on, in the running event loop."""
+    """Install the handlers in the running event loop."""
     loop, started_from = asyncio.get_running_loop(), _terminal()
     for number in STOP:
         loop.add_signal_handler(number, stop)

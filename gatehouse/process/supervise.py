@@ -1,6 +1,6 @@
-"""Keep programs running: start them, start again what dies, stop them in order.
+"""Supervises programs: starts them, restarts those that die, stops them in order.
 
-A child is told by the kernel when its supervisor dies (`PR_SET_PDEATHSIG`, Linux), so even `kill -9` of the supervisor
+The kernel signals children when their supervisor dies (`PR_SET_PDEATHSIG`, Linux), so even `kill -9` of the supervisor
 leaves nothing running.
 """
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 STEADY_S = 10.0
-"""A program that ran this long is started again at once."""
+"""A program that ran this long is restarted at once."""
 KILL_AFTER_S = 15.0
 
 
 class Process(Protocol):
-    """What is started: see `asyncio.subprocess.Process`."""
+    """A running program: see `asyncio.subprocess.Process`."""
 
     @property
     def pid(self) -> int: ...
@@ -45,14 +45,14 @@ async def executed(command: Sequence[str], environment: Mapping[str, str] | None
 
 
 Start = Callable[[Sequence[str]], Awaitable[Process]]
-"""A way to start a command, in a process that ends with this one."""
+"""Starts a command in a process that ends with this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command under supervision. `name` is what logs call it. `again`: how it is started but for the first time.
+    """A supervised command. `name` is its name in logs, `again` starts it after the first time.
 
-    `ran`: it has been seen to run.
+    `ran` is set once it has run.
     """
 
     name: str
@@ -63,14 +63,14 @@ class Program:
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait before the start that follows `failures` quick deaths in a row."""
+    """Seconds to wait before a restart after `failures` quick deaths in a row."""
     return min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(failures - 1, 10)) if failures else 0.0
 
 
 async def supervise(
     programs: Sequence[Program], stop: asyncio.Event, running: MutableMapping[str, Process] | None = None
 ) -> None:
-    """Keep `programs` running until `stop` is set; return when the last of them has ended."""
+    """Keep `programs` running until `stop` is set; returns when all have ended."""
     async with asyncio.TaskGroup() as tasks:
         for program in programs:
             tasks.create_task(keep_running(program, stop, running=running))

@@ -1,6 +1,6 @@
-"""What systemd is told of a running gateway: that it is ready, that it lives, that it stops (sd_notify(3)).
+"""Notifies systemd that the gateway is ready, alive or stopping (sd_notify(3)).
 
-Does nothing where systemd does not ask for it by `NOTIFY_SOCKET`.
+Does nothing without `NOTIFY_SOCKET`.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 async def report(ready: asyncio.Event, stop: asyncio.Event, environment: Mapping[str, str] = os.environ) -> None:
-    """READY=1 once `ready` is set, then WATCHDOG=1 twice in the time that systemd waits; STOPPING=1 at `stop`."""
+    """Send READY=1 once `ready` is set, then WATCHDOG=1 twice per watchdog period, and STOPPING=1 at `stop`."""
     address = environment.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -29,14 +29,14 @@ async def report(ready: asyncio.Event, stop: asyncio.Event, environment: Mapping
 
 
 async def _live(address: str, pause_s: float) -> None:
-    """The event loop says so: if it hangs, nobody does."""
+    """Sent by the event loop, so a loop that hangs sends none."""
     while pause_s:
         _tell(address, "WATCHDOG=1")
         await asyncio.sleep(pause_s)
 
 
 def _tell(address: str, state: str) -> None:
-    """A datagram; `@` stands for the first byte of an abstract address. Nobody ends because systemd can't be told."""
+    """Send a datagram; `@` stands for the first byte of an abstract address. Failures are ignored."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
             out.connect("\0" + address[1:] if address.startswith("@") else address)

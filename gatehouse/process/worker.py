@@ -1,7 +1,7 @@
-"""The command line that the three services share: `python -m authz_service -c gatehouse.yaml --workers 2`.
+"""The command line that all services share: `python -m authz_service -c gatehouse.yaml --workers 2`.
 
-Without `--index` the process supervises `--workers` workers, each a process with a unix socket of its own in the run
-directory, and starts again what dies. With `--index` it is one of them.
+Without `--index` the process supervises `--workers` workers, each a process with its own unix socket in the run
+directory, and restarts those that die. With `--index` it is one of them.
 """
 
 import argparse
@@ -29,20 +29,19 @@ from gatehouse.process.prefork import copying
 from gatehouse.process.supervise import Process, Program, Start, executed, supervise
 
 GRACE_S = 10.0
-"""How long a worker finishes what it has begun after SIGTERM."""
+"""How long a worker may take after SIGTERM to finish its calls."""
 
 _LOADED: dict[Service, tuple[str, ...]] = {
     "authz": ("authz_service.__main__",),
     "ratelimit": ("ratelimit_service.__main__", "ratelimit_service.shared_store"),
     "accesslog": ("accesslog_service.__main__",),
 }
-_LOADED_BY_ALL = ("watchfiles", "anyio._backends._asyncio")  # of which the one loads the other when it is first used
+_LOADED_BY_ALL = ("watchfiles", "anyio._backends._asyncio")  # watchfiles imports this backend lazily
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What one worker is wired from: its name (`authz-0`), the configuration's files, where things are, which one of
-    its service it is, when to stop."""
+    """What one worker is wired from: its name (`authz-0`), configuration files, run directory, index and stop event."""
 
     name: str
     files: Files
@@ -50,7 +49,7 @@ class Worker:
     index: int
     stop: asyncio.Event
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    """To read the files again, changed or not."""
+    """Set to read the files again, changed or not."""
 
     @property
     def config(self) -> Config:
@@ -59,8 +58,7 @@ class Worker:
 
     @asynccontextmanager
     async def following(self, adopt: Callable[[Config], None]) -> AsyncIterator[None]:
-        """While the block runs, the files are followed; `adopt` is given the configuration each time it has changed,
-        or keys have."""
+        """Follow the files while the block runs; calls `adopt` with the configuration whenever it or keys change."""
         logging = self.config.logging
 
         def taken_up() -> None:
@@ -81,7 +79,7 @@ Main = Callable[[Worker], Awaitable[None]]
 
 
 def run(service: Service, main: Main, arguments: Sequence[str] | None = None) -> int:
-    """Run `service` as the command line says; returns the exit status (2: the configuration can't be used)."""
+    """Run `service` by its command line; returns the exit status (2: the configuration can't be used)."""
     options = _parser(service).parse_args(arguments)
     signals.bide()
     if options.index is not None:
@@ -91,7 +89,7 @@ def run(service: Service, main: Main, arguments: Sequence[str] | None = None) ->
 
 
 def loaded_by(services: Sequence[Service]) -> list[str]:
-    """The modules that workers of `services` load in the end."""
+    """The modules that workers of `services` import."""
     return [*_LOADED_BY_ALL, *(module for service in services for module in _LOADED[service])]
 
 
@@ -113,7 +111,7 @@ def _run_worker(service: Service, main: Main, options: argparse.Namespace) -> in
 
 def _run_supervisor(service: Service, options: argparse.Namespace, start: Start) -> int:
     try:
-        config = _files(service, options).load()  # and forget the rest: a supervisor has no use for 100,000 keys
+        config = _files(service, options).load()  # and drop the rest: a supervisor does not need 100,000 keys
     except ConfigError as error:
         return _unusable(error)
     count = options.workers or workers(config, service)
@@ -124,7 +122,7 @@ def _run_supervisor(service: Service, options: argparse.Namespace, start: Start)
 
 
 def _files(service: Service, options: argparse.Namespace) -> Files:
-    """Only authz_service needs keys, and only where it runs need its key files be readable."""
+    """Only authz_service needs keys, and only it must be able to read the key files."""
     accepted = options.config == RunDir(options.run_dir).accepted  # published by replacing it
     return Files(
         options.config, KeyRetention.RECORDS if service == "authz" else KeyRetention.NOTHING, replaced=accepted
@@ -137,7 +135,7 @@ def _unusable(error: ConfigError) -> int:
 
 
 def worker_program(service: Service, index: int, config: Path, run_dir: Path, start: Start = executed) -> Program:
-    """How worker `index` of `service` is started."""
+    """The program that is worker `index` of `service`."""
     module = (sys.executable, "-m", f"{service}_service")
     command = (*module, "-c", str(config), "--run-dir", str(run_dir), "--index", str(index))
     return Program(f"{service}-{index}", command, start=start)

@@ -1,6 +1,6 @@
-"""What a Redis says of itself, for those who depend on it.
+"""Reads INFO of a Redis and judges whether counters and keys are safe there.
 
-Everything is read from INFO, which managed Redis services allow where they forbid CONFIG.
+Only INFO is used: managed Redis services allow it where they forbid CONFIG.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ UNCHECKED = Finding(
 )
 
 OLDEST = 7
-"""The first Redis that refuses a script as a whole when it is out of memory (`#!lua` scripts)."""
+"""The first Redis that rejects a whole script when it is out of memory (`#!lua` scripts)."""
 
 
 async def infos(client: Client) -> list[Mapping[str, Any]]:
@@ -40,7 +40,7 @@ async def infos(client: Client) -> list[Mapping[str, Any]]:
 
 
 def unfit_to_count(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """Why a server can't keep counters, by the fields of its INFO (https://redis.io/docs/latest/commands/info/)."""
+    """Why a server can't keep counters, judged by its INFO (https://redis.io/docs/latest/commands/info/)."""
     version = str(info["redis_version"])
     if int(version.partition(".")[0]) < OLDEST:
         fix = f"upgrade to Redis {OLDEST}.0 or newer"

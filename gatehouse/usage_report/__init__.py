@@ -1,5 +1,5 @@
 """Who used what: sums over the request logs, by DuckDB.
 
-`question` says what is asked, `sql` turns it into statements, `reading` runs them over the files that `log_files`
-finds, and `shown`, `chart` and `written` are what becomes of the answer.
+`question` holds the options of a report, `sql` turns them into statements, `run` runs these over the files that
+`log_files` finds; `terminal` and `export` print the result.
 """

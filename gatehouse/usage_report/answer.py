@@ -51,13 +51,13 @@ COLUMNS = (
 
 
 def figures(row: Row) -> dict[str, Any]:
-    """What a row says, by the names of `COLUMNS`."""
+    """The figures of a row, by the names of `COLUMNS`."""
     return {name: getattr(row, name) for name in COLUMNS}
 
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A file with `lines` that are no records: foreign text, or a last line that was cut."""
+    """A file with `lines` that are not records: foreign text, or a truncated last line."""
 
     file: str
     lines: int

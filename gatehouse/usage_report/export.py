@@ -1,4 +1,4 @@
-"""A report for programs: CSV and JSON, written row by row, so that millions of them need no memory."""
+"""A report as CSV or JSON, written row by row, so that millions of rows need little memory."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_csv(question: Question, rows: Iterable[Row], to: TextIO) -> None:
-    """A header and the rows; no total, which whoever sums a column would count twice."""
+    """A header and the rows, without a total: summing a column would count it twice."""
     sheet = csv.writer(to, lineterminator="\n")
     sheet.writerow([*question.by, *COLUMNS])
     for row in rows:
@@ -33,7 +33,7 @@ def write_json(question: Question, rows: Iterable[Row], total: Row, strays: Sequ
 
 
 def cell(value: str | int | None) -> str | int:
-    """Clients name models and paths: no spreadsheet may take what they wrote for a formula (OWASP, "CSV Injection")."""
+    """Clients choose names of models and paths: no spreadsheet may run them as formulas (OWASP, "CSV Injection")."""
     if value is None:
         return ""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

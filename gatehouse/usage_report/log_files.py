@@ -1,4 +1,4 @@
-"""Which files the request logs are."""
+"""Finds the files of the request log."""
 
 import os
 import re
@@ -12,13 +12,13 @@ _LOG = re.compile(r"(requests_(\d{4}-\d{2}-\d{2})\.log)(\.gz|\.zst)?")
 
 
 class NoLogsError(GatehouseError):
-    """There is nothing to read. The message says where was looked, and what to do."""
+    """There are no logs. The message says which directory was searched, and what to do."""
 
 
 def logs_in(directory: Path) -> list[Path]:
     """The request logs in `directory`, oldest first. Raises `NoLogsError` when there are none.
 
-    Of a day that is there twice, because it is just being compressed, only the plain file counts: it is whole.
+    If a day has two files, because it is just being compressed, only the plain one counts: it is complete.
     """
     days: dict[str, Path] = {}
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
@@ -30,7 +30,7 @@ def logs_in(directory: Path) -> list[Path]:
 
 
 def named(paths: Sequence[Path]) -> list[Path]:
-    """Files and directories of logs that somebody named, each file once. Raises `NoLogsError`."""
+    """The logs among the given files and directories, each once. Raises `NoLogsError`."""
     found: dict[Path, Path] = {}
     for path in paths:
         for file in logs_in(path) if path.is_dir() else [path]:
@@ -44,7 +44,7 @@ def named(paths: Sequence[Path]) -> list[Path]:
 def since(files: Sequence[Path], start: datetime | None) -> list[Path]:
     """Without the days that ended before `start`, except for the last of them if there is no other.
 
-    A record stands under the day on which its request ended, or a later one; so nothing is left out at the other end.
+    A record is in the file of the day on which its request ended, or a later one, so later files are never left out.
     """
     day = "" if start is None else start.astimezone(UTC).date().isoformat()
     return [file for file in files if _day(file) >= day] or list(files[-1:])

@@ -1,4 +1,4 @@
-"""What a report is asked for: by what, of when, of whom. Pure."""
+"""The options of a report: dimensions, period, filters, measure. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from gatehouse.config.problem import nearest
 
 DIMENSIONS = ("user", "team", "tier", "model", "key", "endpoint", "status", "day", "hour", "backend")
-"""What usage can be summed by. Days and hours are UTC."""
+"""Dimensions by which usage can be summed. Days and hours are UTC."""
 
 _TIMES = ("day", "hour")
 
@@ -22,12 +22,12 @@ MEASURES = (
     "cached_tokens",
     "cost_usd",
 )
-"""What rows can be sorted and drawn by. `tokens` are those of prompts and completions."""
+"""Measures by which rows can be sorted and charted. `tokens` are those of prompts and completions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`since` counts, `until` does not. `only` names values of dimensions: a request must have one of each.
+    """`since` is inclusive, `until` exclusive. `only` filters by values of dimensions: a request must have one of each.
 
     Raises `ValueError` for what is no dimension or no measure, with the nearest one.
     """

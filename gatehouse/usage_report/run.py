@@ -1,4 +1,4 @@
-"""Runs statements over log files, in a DuckDB of its own that is gone afterwards."""
+"""Runs statements over log files, in a temporary DuckDB."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY = "1GB"
-"""What does not fit goes to a temporary directory."""
+"""Memory for DuckDB; what does not fit is spilled to a temporary directory."""
 _MAX_THREADS = 8
 """Each reads with buffers of 64 MB."""
 _LOOK_S = 0.1
 _BATCH = 10_000
 
 OnProgress = Callable[[float], None]
-"""Told now and then how much of the reading is done, in per cent."""
+"""Called now and then with the share of the logs that is read, in per cent."""
 
 
 class UnreadableLogsError(GatehouseError):
-    """The logs can't be read to their end. The message says which one and what to do."""
+    """A log can't be read to its end. The message says which one, and what to do."""
 
 
 class Report:
-    """An answer, as long as the block of `reported` lasts."""
+    """The result, valid within the block of `reported`."""
 
     def __init__(self, connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
         self._connection = connection
@@ -88,13 +88,14 @@ def _connected() -> Iterator["duckdb.DuckDBPyConnection"]:
             try:
                 yield connection
             except duckdb.OutOfMemoryException:
-                raise UnreadableLogsError(f"{MEMORY} of memory do not suffice; ask by less, or of less time") from None
+                advice = "use fewer dimensions, or a shorter period"
+                raise UnreadableLogsError(f"{MEMORY} of memory are not enough; {advice}") from None
             except (duckdb.IOException, duckdb.InvalidInputException) as error:
                 raise UnreadableLogsError(_explained(str(error))) from None
 
 
 def _execute(connection: "duckdb.DuckDBPyConnection", statement: Statement, on_progress: OnProgress) -> None:
-    """In a thread of its own, so that progress can be told meanwhile, and Ctrl-C be heard."""
+    """Run in a thread of its own, so that progress is shown meanwhile and Ctrl-C works."""
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(connection.execute, statement.text, dict(statement.parameters))
         try:

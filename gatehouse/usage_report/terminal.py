@@ -24,7 +24,7 @@ _MOST_LETTERS = 60
 
 
 def table(question: Question, rows: Iterable[Row], total: Row) -> Table:
-    """A line for each row, and one for the total of all there are."""
+    """A line for each row, and one for the total of all rows."""
     shown = Table(box=None, pad_edge=False)
     for name in question.by:
         shown.add_column(name, overflow="fold", max_width=_MOST_LETTERS)
@@ -50,7 +50,7 @@ def bars(question: Question, rows: Sequence[Row]) -> Table:
 
 
 def label(value: str | int | None) -> str:
-    """A value of a dimension. Clients name models and paths: nothing of them may command a terminal, or be markup."""
+    """A value of a dimension. Clients choose these: they must not act as terminal escapes or markup."""
     if value is None or value == "":
         return "-"
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

@@ -172,7 +172,7 @@ class TestCheck:
         monkeypatch.setenv("ENVOY_BIN", envoy_that(tmp_path, version="1.40.0", complains=said))
         result = gatehouse("check", good, *(["--json"] if as_json else []))
         assert result.exit_code == 2
-        message = "refuses what this configuration becomes: no [such] thing"
+        message = "rejects the configuration rendered from this file: no [such] thing"
         if as_json:
             [told] = json.loads(result.stdout)["errors"]
             assert (told["origin"], told["message"]) == ("envoy", message)
