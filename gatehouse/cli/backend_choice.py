@@ -1,4 +1,4 @@
-"""Which backends a request for a model may go to, and how one of them is chosen: for `gatehouse explain`."""
+"""The backends of a model, and how one of them is chosen: for `gatehouse explain`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Choice:
 
 
 def of(config: Config, model: str, health: Mapping[str, Any]) -> Choice:
-    """The choice for `model`, of which `health` (the `models` of `/health`, in the order of the configuration) says who
-    is up. None for an unknown one."""
+    """The choice for `model`; `health` is the `models` of `/health`, in the configuration's order. None for an unknown
+    model."""
     models = served(config)
     name = next(iter(models)) if config.vllm else config.model_of(model)
     if name not in models:

@@ -1,4 +1,4 @@
-"""`gatehouse check`: is this configuration one that would run?"""
+"""`gatehouse check`: would a gateway run with this configuration?"""
 
 import asyncio
 from pathlib import Path
@@ -29,8 +29,8 @@ def check(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Check a configuration file, with Envoy's own validation of what it becomes, and whether Envoy and Redis are new
-    enough. Exits 2 when it can't be used."""
+    """Check a configuration file: its fields, the Envoy configuration rendered from it, and the versions of Envoy and
+    Redis. Exits 2 if it can't be used."""
     loaded = loaded_or_exit(file or config, as_json=as_json, to_run=True, to_log=True)
     found = _found(loaded.config)
     if refused := [finding for finding in found if finding.level == "error"]:
@@ -53,7 +53,7 @@ def check(
 
 
 def _found(config: Config) -> "list[Finding]":
-    """What Envoy and Redis say to it; a Redis that does not answer now has nothing against it."""
+    """Problems found by Envoy and Redis; a Redis that does not answer now is no problem."""
     from gatehouse.doctor.envoy import envoy  # brings clients of Redis and HTTP
     from gatehouse.doctor.redis import unusable
 

@@ -1,4 +1,4 @@
-"""`gatehouse doctor`: what is wrong around the gateway, and what to do about it."""
+"""`gatehouse doctor`: finds problems around the gateway, and says how to fix them."""
 
 import asyncio
 from dataclasses import asdict
@@ -17,7 +17,7 @@ COLOURS = {"ok": "green", "advice": "cyan", "warning": "yellow", "error": "red"}
 
 
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Check ports, certificates, Redis, Envoy, backends, logs and limits. Exits 1 when something is wrong."""
+    """Check ports, certificates, Redis, Envoy, backends, logs and limits. Exits 1 if it finds an error."""
     from gatehouse.doctor import Finding, checks  # brings clients of Redis and HTTP
 
     loaded: Loaded = loaded_or_exit(config, as_json=as_json, to_run=True)

@@ -1,4 +1,4 @@
-"""`gatehouse drain`: end an Envoy's requests in good order, from beside it; a preStop hook."""
+"""`gatehouse drain`: lets the running requests of an Envoy finish; for preStop hooks."""
 
 import asyncio
 from pathlib import Path

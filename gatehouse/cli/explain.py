@@ -1,4 +1,4 @@
-"""`gatehouse explain`: what would become of a request, and why. Asks the running gateway; consumes nothing."""
+"""`gatehouse explain`: predicts the answer to a request, and says why. Asks the running gateway; consumes nothing."""
 
 import json
 import sys
@@ -90,7 +90,7 @@ def _reason(answer: Answer) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Gateway:
-    """Where to ask, and as whom. `tls`: whose certificate it shows; None: one that this machine trusts."""
+    """The gateway's URL and the key to use. `tls`: its certificate's settings; None: this machine trusts it."""
 
     url: str
     key: str = field(repr=False)

@@ -29,10 +29,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def loaded_or_exit(file: Path, *, as_json: bool = False, to_run: bool = False, to_log: bool = False) -> Loaded:
-    """The checked configuration; on faults, says them all and exits with status 2.
+    """The checked configuration; on problems, prints them all and exits with status 2.
 
-    `to_run`: its key files, secrets and certificate are checked too, and no keys are kept. `to_log`: so is where logs
-    go.
+    `to_run`: also checks its key files, secrets and certificate, and drops the keys. `to_log`: also checks the log
+    directory.
     """
     try:
         loaded = _with_certificate(load_whole(file)) if to_run else load_with_advice(file)
@@ -59,7 +59,7 @@ def _check_log_directory(loaded: Loaded, file: Path) -> None:
 
 
 def _with_certificate(loaded: Loaded) -> Loaded:
-    """Raises `ConfigError` when there is none to serve with; one that clients will refuse is worth a warning."""
+    """Raises `ConfigError` if the certificate can't be used; one that clients will reject gets a warning."""
     tls = loaded.config.server.tls
     if tls is None:
         return loaded
@@ -80,13 +80,13 @@ def print_json(value: Any) -> None:
 
 
 def print_wide(table: Table) -> None:
-    """A table at its full width, whatever the terminal's: figures are not to be cut."""
+    """Print a table at its full width, whatever the terminal's, so that no figure is truncated."""
     endless = out.options.update_width(10_000)
     Console(highlight=False, width=Measurement.get(out, endless, table).maximum).print(table)
 
 
 def escaped(text: str) -> str:
-    """`text` with nothing in it taken for markup."""
+    """`text` with rich's markup escaped."""
     return text.replace("[", r"\[")
 
 

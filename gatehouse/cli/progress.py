@@ -10,7 +10,7 @@ from gatehouse.cli.options import err
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[str], None]]:
-    """Shows how far the work is, in words, as they are told; gone when the block ends."""
+    """Shows the latest progress message; removed when the block ends."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as shown:
         task = shown.add_task(what)

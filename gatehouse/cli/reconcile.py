@@ -1,4 +1,4 @@
-"""`gatehouse usage reconcile`: restore what the request log has lost. accesslog_service does it, in its own process."""
+"""`gatehouse usage reconcile`: restores lost records of the request log. accesslog_service does it, as a subprocess."""
 
 import json
 import subprocess
@@ -27,9 +27,9 @@ def reconcile(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the request logs with Envoy's own, and restore the records that are missing. Again changes nothing.
+    """Compare the request logs with Envoy's own, and restore missing records. Running it again changes nothing.
 
-    What ended in the last half minute is left alone: it may only be late. Safe while the gateway runs.
+    Requests of the last half minute are skipped: their records may only be late. Safe while the gateway runs.
     """
     command = [sys.executable, "-m", "accesslog_service.reconcile", "-c", str(config)]
     command += ["--since", str(since.date())] if since else []

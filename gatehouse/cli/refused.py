@@ -1,4 +1,4 @@
-"""What a command can't do."""
+"""The error of commands that can't do what they are asked."""
 
 from gatehouse.contract.failures import GatehouseError
 

@@ -1,4 +1,4 @@
-"""`gatehouse render`: Envoy's configuration as files, for whoever runs Envoy himself."""
+"""`gatehouse render`: writes Envoy's configuration, for an Envoy that something else runs."""
 
 import asyncio
 import signal
@@ -34,8 +34,8 @@ def render_files(
 ) -> None:
     """Write Envoy's configuration. Start Envoy with envoy.yaml; it watches the other two files in RUN_DIR/envoy.
 
-    With --watch, changes are checked as a whole (with Envoy's own validation) and put into the files in an order that
-    drops no request; Envoy is asked for its progress at RUN_DIR/envoy-admin.sock. A bad change is refused and told.
+    With --watch, changes are checked as a whole (with Envoy's own validation) and written to the files in an order that
+    drops no request; Envoy reports its progress at RUN_DIR/envoy-admin.sock. An invalid change is rejected and logged.
     """
     source = file or config
     loaded = loaded_or_exit(source, as_json=as_json, to_run=watch)

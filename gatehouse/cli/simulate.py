@@ -1,4 +1,4 @@
-"""`gatehouse simulate`: recorded requests, against the limits of another configuration."""
+"""`gatehouse simulate`: replays recorded requests against the limits of another configuration."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def simulate(
     ] = Format.TABLE,
     as_json: AsJson = False,
 ) -> None:
-    """Replay recorded requests against the limits of CONFIG: who would have been refused, when, and by what."""
+    """Replay recorded requests against the limits of CONFIG: which would have been rejected, when, by which limit."""
     loaded = loaded_or_exit(config, as_json=as_json)
     form = Format.JSON if as_json else format_
     files = named(logs) if logs else logs_in(Path(loaded.config.logging.dir))
@@ -45,8 +45,8 @@ def simulate(
 
 @contextmanager
 def _replayed(config: Path, files: Sequence[Path], *, refusals: bool) -> Iterator[Iterator[dict[str, Any]]]:
-    """What `ratelimit_service.simulate` finds, a process of its own as services are. If it fails, it says why, and its
-    exit status is ours."""
+    """The messages of `ratelimit_service.simulate`, run as a subprocess. If it fails, it prints why, and its exit
+    status becomes ours."""
     command = [sys.executable, "-m", "ratelimit_service.simulate", "-c", str(config)]
     command += [word for file in files for word in ("--log", str(file))]
     command += ["--refusals"] if refusals else []
@@ -59,7 +59,7 @@ def _replayed(config: Path, files: Sequence[Path], *, refusals: bool) -> Iterato
 
 
 def _found(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
-    """Its messages, but for those on progress, which are shown."""
+    """Its messages except those on progress, which are displayed."""
     last: dict[str, Any] = {}
     with progress("reading the logs") as show:
         for line in process.stdout or ():

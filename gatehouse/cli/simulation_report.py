@@ -1,5 +1,5 @@
-"""What a simulation found, for people and for programs. Each of these takes the messages of
-`ratelimit_service.simulate` and returns the last of them, the result."""
+"""The result of a simulation, for people and for programs. Each function takes the messages of
+`ratelimit_service.simulate` and returns the last one, the result."""
 
 import csv
 import json

@@ -44,13 +44,13 @@ def up(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run Envoy and the three services. Ctrl-C lets running requests finish; a second Ctrl-C does not.
+    """Run Envoy and the services. Ctrl-C lets running requests finish; a second Ctrl-C stops at once.
 
     With --replace the gateway that runs at the same address hands over and ends when its last request has: no
     connection is refused, no stream is cut.
     """
     signals.bide()
-    with copying(loaded_by(SERVICES)) as start:  # first of all: with nothing of 100,000 keys in memory
+    with copying(loaded_by(SERVICES)) as start:  # first, before 100,000 keys are in memory
         _up(config, or_demo, replace, as_json, start)
 
 
@@ -90,7 +90,7 @@ async def _run(gateway: Gateway, as_json: bool, replace: bool) -> None:
 
 
 async def _talk(gateway: Gateway, told: Signals, ready: asyncio.Event, as_json: bool) -> None:
-    """Tell whoever started the gateway what it is doing."""
+    """Print what the gateway is doing."""
     await ready.wait()
     facts = _facts(gateway)
     if as_json:
@@ -130,12 +130,12 @@ def _welcome(facts: dict[str, Any], gateway: Gateway) -> None:
 
 
 def _key_to_show(gateway: Gateway, *, terminal: bool) -> str | None:
-    """A console that is no terminal is somebody's journal, and only the key of a demo is nobody's secret."""
+    """Output that is no terminal may be a journal, so no key is printed there; on a terminal only a demo's."""
     return gateway.loaded.plain_key if terminal and gateway.demo else None
 
 
 def _trust(config: Config) -> str:
-    """The certificate is for the name that clients use, which here is not the one of the URL."""
+    """curl's options for TLS: the certificate names the public host, not the one in this URL."""
     tls = config.server.tls
     if tls is None:
         return ""
@@ -143,7 +143,7 @@ def _trust(config: Config) -> str:
 
 
 def _demo(config: Config) -> Program | None:
-    """The demo model server, if the configured one does not answer; the services learn of it by the environment."""
+    """The demo model server, if the configured one does not answer; services get its URL from the environment."""
     if not config.vllm or reachable(config.vllm.base_url):
         return None
     with socket.socket() as probe:

@@ -87,7 +87,7 @@ def usage(
 
 
 def warn_of(strays: list[Stray]) -> None:
-    """Lines that were left out are never left out in silence."""
+    """Warn about skipped lines."""
     for stray in strays:
         lines = "1 line is" if stray.lines == 1 else f"{stray.lines:,} lines are"
         err.print(f"[yellow]warning[/yellow] {escaped(stray.file)}: {lines} no record, and skipped")

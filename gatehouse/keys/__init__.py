@@ -1,1 +1,1 @@
-"""What an API key is, and how one is kept: only ever as a digest."""
+"""API keys: their format, their records, and where records are stored; only ever as digests."""

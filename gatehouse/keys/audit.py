@@ -1,6 +1,6 @@
-"""Who changed which key, when and how: `audit.log` beside the other logs, append-only JSON lines (0600), kept for good.
+"""Who changed which key, when and how: `audit.log` beside the other logs, append-only JSON lines (0600), never deleted.
 
-An entry is on the disk before the change is made; what cannot be noted is not done.
+An entry is on disk before the change is made; a change that can't be logged is not made.
 """
 
 import json
@@ -18,7 +18,7 @@ Entry = Mapping[str, Any]
 
 
 class AuditUnavailable(GatehouseError):  # noqa: N818 - it names a state, and reads so where it is caught
-    """The audit log takes no entry, so nothing may be changed. The message says why and what to do."""
+    """The audit log can't be written, so nothing may be changed. The message says why and what to do."""
 
 
 class AuditLog:
@@ -68,7 +68,7 @@ def who() -> dict[str, str]:
 
 
 def operator() -> str:
-    """The person behind it, as far as is known."""
+    """The person behind the process, as far as known."""
     found = who()
     return found.get("sudo_user", found["user"])
 

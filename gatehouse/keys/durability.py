@@ -11,7 +11,7 @@ from gatehouse.redis_client.info import Finding, infos
 
 
 async def check(config: Config, *, patience_s: float = 2.5) -> list[Finding]:
-    """What endangers the keys in the Redis of `config`; nothing when it is not what keeps them, or does not answer."""
+    """Risks to keys in the Redis of `config`; none if keys are stored elsewhere, or it does not answer."""
     if config.key_store.type != "redis" or config.redis.url is None:
         return []
     client = connect(config.redis.url, timeout_s=patience_s, connect_timeout_s=patience_s)
@@ -28,7 +28,7 @@ async def check(config: Config, *, patience_s: float = 2.5) -> list[Finding]:
 
 
 def findings(info: Mapping[str, Any], snapshots: bool | None) -> Iterator[Finding]:
-    """What the fields of one server's INFO give away; `snapshots`: whether it takes any, None if it does not say."""
+    """Risks by the INFO of one server; `snapshots`: whether it takes any, None if unknown."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy.startswith("allkeys"):
         yield Finding(

@@ -1,4 +1,4 @@
-"""Does a key fit the configuration: does what it names exist?"""
+"""Does everything that a key names exist in the configuration?"""
 
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
@@ -10,7 +10,7 @@ from gatehouse.keys.record import KeyRecord
 
 
 def misfit(key: KeyRecord, config: Config) -> str | None:
-    """What `key` names and `config` does not have, with the nearest thing that it has; None when all is there."""
+    """The first name in `key` that `config` does not have, with the nearest that it has; None if all exist."""
     if config.rate_limits and key.tier not in config.rate_limits:
         return _unknown("tier", key.tier, config.rate_limits)
     if key.team and config.teams and key.team not in config.teams:

@@ -26,13 +26,13 @@ class Minted:
 
 
 class Kind(StrEnum):
-    """What a string can be told to be by its looks alone."""
+    """What a string is, judged by its characters alone."""
 
     MINTED = "minted"
     MANGLED = "mangled"
-    """A minted key with a mistake in it: it is nobody's, and need not be looked up."""
+    """A minted key with a typing error: it can't be valid, and needs no look-up."""
     FOREIGN = "foreign"
-    """Not ours: a key only if some source names it."""
+    """Not minted here: a key only if a source lists it."""
 
 
 def mint(prefix: str) -> Minted:

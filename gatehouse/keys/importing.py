@@ -1,4 +1,4 @@
-"""Lines to import, each checked on its own and against all others, here and in the sources there are."""
+"""Checks lines to import: each on its own, and against all others and existing keys."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from gatehouse.keys.standing import ONLY_RESTRICTS
 
 
 class Import:
-    """Gathers records, and faults with their line numbers. Keys that do not say so were made by `by` and at `at`."""
+    """Collects records, and faults with their line numbers. `by` and `at` fill in who made a key, and when."""
 
     def __init__(self, config: Config, known: Iterable[Known], by: str, at: float) -> None:
         self.records: list[KeyRecord] = []

@@ -1,4 +1,4 @@
-"""Every key there is: those in files and those in the store, as one list."""
+"""All keys, those in files and those in the store, as one list."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gatehouse.keys.standing import ONLY_RESTRICTS, restricted
 
 
 class UnknownKeyError(GatehouseError):
-    """No key, or more than one, is meant. The message says which there are."""
+    """No key, or more than one, has the id. The message lists candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class InFile:
-    """A key that a file has, and where."""
+    """A key in a file, and its line."""
 
     record: KeyRecord
     place: str
@@ -35,7 +35,7 @@ class InFile:
 def known_keys(
     in_files: Sequence[InFile], stored: Mapping[str, KeyRecord], store_name: str, last_used: Mapping[str, float]
 ) -> Iterator[Known]:
-    """Files first, in their order. What only restricts a key that no file has any more is no key."""
+    """Files first, in their order. A record that only restricts a key is left out if no file has the key."""
     placed = {key.record.digest for key in in_files}
     for key in in_files:
         record = restricted(key.record, stored.get(key.record.digest))

@@ -1,4 +1,4 @@
-"""What becomes of a key: created, rotated, revoked. Records in, records out; times are Unix seconds."""
+"""Creates, rotates and revokes keys. Records in, records out; times are Unix seconds."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ LEAKED, REVOKED = "leaked", "revoked"
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What makes a key a new one: under which id and digest it is kept, when it was made and by whom."""
+    """The identity of a new key: its id and digest, when it was made and by whom."""
 
     key_id: str
     digest: str
@@ -29,7 +29,7 @@ def created(settings: ApiKey, birth: Birth) -> KeyRecord:
 
 
 def successor(of: KeyRecord, birth: Birth, expires_at: float | None) -> KeyRecord:
-    """A new key in the place of `of`: the same holder, rights, limits and counters. It expires when `of` did."""
+    """The successor of `of`: same holder, rights, limits, counters and expiry."""
     return replace(
         of,
         key_id=birth.key_id,
@@ -42,7 +42,7 @@ def successor(of: KeyRecord, birth: Birth, expires_at: float | None) -> KeyRecor
 
 
 def expiring(key: KeyRecord, at: float, *, in_file: bool) -> KeyRecord:
-    """`key`, which goes at `at` at the latest; for one that stands in a file, the record that makes it go."""
+    """`key`, expiring at `at` at the latest; for one in a file, the record that makes it expire."""
     return replace(_own(key, in_file=in_file), expires_at=min(key.expires_at, at))
 
 

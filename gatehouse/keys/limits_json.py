@@ -1,4 +1,4 @@
-"""Limits of a single key, as they travel: from the store to authz_service, and with each request to the limiter.
+"""Limits of a single key as JSON: in the store, in authz_service, and with each request to the limiter.
 
 One text for one set of limits, so that it can be compared, cached and kept in a `KeyRecord`.
 """

@@ -1,4 +1,4 @@
-"""What a key is called in logs, metrics and counters, where the key itself must not stand."""
+"""Names of keys in logs, metrics and counters, where the key itself must not appear."""
 
 from gatehouse.config.model import ApiKey
 from gatehouse.contract.key_digest import beginning

@@ -1,4 +1,4 @@
-"""The peppers of a configuration, fetched from where it says they are."""
+"""The peppers of a configuration, read from the environment or files."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from gatehouse.config.secret import resolve
 from gatehouse.contract.key_digest import Hasher
 
 SHORTEST = 16
-"""Bytes. Whoever has the digests and can guess the pepper has no pepper to overcome."""
+"""Bytes. A pepper that can be guessed protects no digest."""
 
 
 def hasher(settings: Keys, environment: Mapping[str, str] | None = None) -> Hasher:

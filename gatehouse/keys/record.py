@@ -1,4 +1,4 @@
-"""A key as it is kept: whom it stands for and until when. The key itself is never in it, only its digest."""
+"""The record of a key: its holder, rights and expiry. It holds the key's digest, never the key itself."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class KeyRecord:
     patterns with `*` and `?`; without `allowed_ips` the key may be used from everywhere. `limits` is the canonical JSON
     of the key's own limits, empty when it has none. `family` is the id of the first of the keys that rotation made of
     each other: counters of the key's own limits go by it, so that a successor goes on where its predecessor was.
-    `cut`: whoever revoked the key wants its running streams ended too.
+    `cut`: its running streams must end, too (`revoke --now`).
     """
 
     digest: str

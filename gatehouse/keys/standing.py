@@ -1,4 +1,4 @@
-"""What stands when two records speak of one key. Whatever else they say: once revoked, a key stays revoked."""
+"""Merges two records of one key. Once revoked, a key stays revoked."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ ONLY_RESTRICTS: tuple[str, ...] = ()
 
 
 def replaced(old: KeyRecord | None, new: KeyRecord) -> KeyRecord:
-    """What a store keeps when `new` comes in place of `old`."""
+    """The record to store when `new` replaces `old`."""
     if old is None or old.revoked_at is None:
         return new
     since = old.revoked_at if new.revoked_at is None else min(old.revoked_at, new.revoked_at)
@@ -18,7 +18,7 @@ def replaced(old: KeyRecord | None, new: KeyRecord) -> KeyRecord:
 
 
 def restricted(key: KeyRecord, by: KeyRecord | None) -> KeyRecord:
-    """A key in a file under the record that a store has of the same digest: revoked if that is, and expired as soon."""
+    """A key in a file, restricted by the store's record of the same digest: its revocation and expiry apply."""
     if by is None:
         return key
     soonest = min(key.expires_at, by.expires_at)

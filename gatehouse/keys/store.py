@@ -1,6 +1,6 @@
-"""The key store port: keys made at run time, and what operators did to keys that stand in files.
+"""The key store port: keys made at run time, and restrictions of keys in files.
 
-A record whose digest also stands in a file only restricts that key: it may be revoked, or expire sooner.
+A record whose digest is also in a file only restricts that key: it may be revoked, or expire sooner.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,14 +12,14 @@ from gatehouse.keys.record import KeyRecord
 
 
 class KeyStoreUnavailable(GatehouseError):  # noqa: N818 - it names a state of the store, and reads so where it is caught
-    """The store can't be asked, or did not take a change. The message says why and what to do; it shows no secret."""
+    """The store can't be read, or rejected a change. The message says why and what to do; it holds no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What has become of some keys: by digest, the record that now stands, or None where it is gone for good.
+    """A change of some keys: by digest, the new record, or None where it was deleted.
 
-    `complete`: these are all keys there are; what is not among them is gone.
+    `complete`: these are all keys; any other is deleted.
     """
 
     records: Mapping[str, KeyRecord | None]
@@ -34,19 +34,19 @@ class KeyStore(Protocol):
         ...
 
     def changes(self) -> AsyncIterator[Change]:
-        """First everything (`complete`), then each change within a second of its commit, for as long as it is read.
+        """First everything (`complete`), then each change within a second of its commit.
 
-        Gaps are never passed over: when changes may have been missed, a complete one follows. Ends only by raising
-        `KeyStoreUnavailable`; whoever still wants to know asks again.
+        No change is missed: where one may have been, a complete one follows. Ends only by raising
+        `KeyStoreUnavailable`; call it again to go on.
         """
         ...
 
     async def put(self, records: Sequence[KeyRecord]) -> None:
-        """Keep `records`, replacing those of the same digest: all of them or, whatever dies, none."""
+        """Store `records`, replacing those of the same digest: all of them or none, whatever crashes."""
         ...
 
     async def used(self, last_used: Mapping[str, float]) -> None:
-        """Note when keys, by id, were last used. May be lost; never blocks a change."""
+        """Record when keys, by id, were last used. May be lost; never blocks a change."""
         ...
 
     async def last_used(self) -> Mapping[str, float]:

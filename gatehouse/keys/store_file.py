@@ -1,10 +1,10 @@
-"""The key store in a file of JSON lines, for the gateway on one machine.
+"""The key store in a file of JSON lines, for a gateway on one machine.
 
 * `PATH`: a record a line; replaced as a whole (0600), so that a reader sees the old or the new
-* `PATH.lock`: held by whoever changes it
+* `PATH.lock`: locked during changes
 * `PATH.used`: when keys were last used, by id; not synced to the disk
 
-Followers are woken by the kernel, and look for themselves twice a second where it tells nothing (network file systems).
+The kernel notifies followers; they also poll twice a second, for file systems without notification (network mounts).
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class FileKeyStore:
         pass
 
     async def _asked(self, question: Callable[[], _Result]) -> _Result:
-        """The answer to `question`, which blocks: so in a thread."""
+        """Run the blocking `question` in a thread."""
         try:
             return await asyncio.to_thread(question)
         except TimeoutError as error:
@@ -86,7 +86,7 @@ class FileKeyStore:
             raise KeyStoreUnavailable(f"{self._path}: {error.strerror}; {_fix(error)}") from error
 
     def _read(self, known: Mapping[int, KeyRecord] | None = None) -> _Content:
-        """What the file holds. Lines among `known` are not parsed again: a change costs what changed, not the file."""
+        """The file's records. Lines in `known` are not parsed again: a change costs by its size, not the file's."""
         content = _Content({}, {})
         for line, record in self._lines(known or {}):
             content.records[record.digest] = content.lines[hash(line)] = record
@@ -98,7 +98,7 @@ class FileKeyStore:
                 for number, line in enumerate(file, start=1):
                     yield line, known.get(hash(line)) or self._parsed(line, number)
         except FileNotFoundError:
-            os.stat(self._path.parent)  # a folder that is gone is not a store without keys
+            os.stat(self._path.parent)  # a missing folder is not an empty store
 
     def _parsed(self, line: bytes, number: int) -> KeyRecord:
         try:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 RECORDS, CHANGES, USED = "gh:{keys}:records", "gh:{keys}:changes", "gh:{keys}:used"
 KEPT_CHANGES = 10_000
-"""How many changes the stream remembers: a follower that missed more reads everything again."""
+"""Changes that the stream keeps: a follower that missed more reads everything again."""
 WAIT_MS = 1000
 CHUNK = 1000
 _TOO_MANY = 200
@@ -103,7 +103,7 @@ class RedisKeyStore:
         await self._client.aclose()
 
     async def _put(self, records: Sequence[KeyRecord]) -> bool:
-        """Whether they were taken: not if somebody else changed keys in between."""
+        """Whether the transaction was committed: not if another client changed keys in between."""
         async with self._client.pipeline(transaction=True) as transaction:
             await transaction.watch(RECORDS)
             found = await transaction.hmget(RECORDS, [record.digest for record in records])
@@ -119,7 +119,7 @@ class RedisKeyStore:
         return True
 
     async def _wait(self, place: _Place) -> None:
-        """Until the stream has something after `place`, or a while has passed."""
+        """Wait until the stream has an entry after `place`, or some time has passed."""
         try:
             await self._client.xread({CHANGES: place.last}, count=1, block=WAIT_MS)
         except _ERRORS as error:
@@ -129,7 +129,7 @@ class RedisKeyStore:
             raise asyncio.CancelledError
 
     async def _since(self, place: _Place | None) -> tuple[_Place, list[dict[bytes, bytes]]]:
-        """Where the stream is, and what it has after `place`: both at one instant."""
+        """The stream's position, and its entries after `place`, read in one step."""
         beginning = f"({place.last}" if place else "+"
         try:
             async with self._client.pipeline(transaction=True) as transaction:
@@ -147,7 +147,7 @@ class RedisKeyStore:
 
 
 def _gapless(before: _Place, now: _Place, entries: int) -> bool:
-    """Whether what was read is all that has happened. A place that went back belongs to another stream."""
+    """Whether no change was missed. A position that went back belongs to another stream."""
     return now.added == before.added + entries and (entries > 0 or now.last == before.last)
 
 
@@ -160,7 +160,7 @@ def _in_place_of(old: bytes | None, new: KeyRecord) -> KeyRecord:
 
 
 def _read(digest: bytes, line: bytes) -> KeyRecord:
-    """The record on `line`. One that can't be read is a revoked key: whatever it should be, it lets nobody in."""
+    """The record on `line`. An unreadable one counts as a revoked key, so it allows nobody."""
     try:
         record = from_json(line)
         if record.digest == digest.decode():
@@ -175,7 +175,7 @@ def _read(digest: bytes, line: bytes) -> KeyRecord:
 
 
 def _unavailable(error: Exception) -> NoReturn:
-    """redis-py's error as ours, with what to do."""
+    """Translates redis-py's error to ours, with what to do."""
     fix = next((fix for kinds, fix in _FIXES if isinstance(error, kinds)), "see the log of Redis")
     raise KeyStoreUnavailable(f"Redis does not keep keys now: {_reason(error)}; {fix}") from error
 

@@ -1,4 +1,4 @@
-"""The key store that a configuration names. What the others need is not imported."""
+"""The key store that a configuration names. Other stores' modules are not imported."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from gatehouse.config.model import Config
 from gatehouse.keys.store import KeyStore
 
 PATIENCE_S = 2.5
-"""How long a store may take to answer; a follower's Redis answers at least once a second."""
+"""Time-out of a store; a follower's Redis answers at least once a second."""
 
 
 def store_of(config: Config, *, patience_s: float = PATIENCE_S) -> KeyStore | None:
-    """The store of `config`, not yet asked anything; None when keys stand in files alone."""
+    """The store of `config`, not connected yet; None without a store."""
     settings = config.key_store
     if settings.type == "redis" and config.redis.url:
         from gatehouse.keys.store_redis import RedisKeyStore
@@ -25,5 +25,5 @@ def store_of(config: Config, *, patience_s: float = PATIENCE_S) -> KeyStore | No
 
 
 def name_of(config: Config) -> str:
-    """What people call it: its file, or `redis`."""
+    """The store's name for people: its file, or `redis`."""
     return config.key_store.path or config.key_store.type

@@ -1,4 +1,4 @@
-"""`gatehouse keys`: what operators do with keys."""
+"""`gatehouse keys`: creates, lists, rotates and revokes keys."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""What the commands work on: configuration, store and audit log, opened; and how their failures end."""
+"""What the commands work on: configuration, key store and audit log."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +19,7 @@ from gatehouse.keys.stores import name_of, store_of
 from gatehouse.loading.keys_in_files import keys_in_files
 
 PATIENCE_S = 30.0
-"""People wait longer than requests do."""
+"""Longer than for requests: a person is waiting."""
 
 _Result = TypeVar("_Result")
 
@@ -44,7 +44,7 @@ class Opened:
         return self._store
 
     async def known(self) -> list[Known]:
-        """Every key of every source."""
+        """All keys, from files and store."""
         in_files = keys_in_files(self.config, self.file)
         if self._store is None:
             return list(known_keys(in_files, {}, "", {}))

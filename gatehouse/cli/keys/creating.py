@@ -34,7 +34,7 @@ def create(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it: this once, for only its digest is kept."""
+    """Create a key and print it. It is shown only once: only its digest is stored."""
 
     async def work() -> Made:
         settings = _settings(user, tier, team, models, expires, name, allowed_ips, limits)

@@ -1,4 +1,4 @@
-"""`gatehouse keys hash`: what to write into a file instead of the key itself."""
+"""`gatehouse keys hash`: the digest of a key, to write into a file instead of the key itself."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def hash_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read a key from standard input (typed unseen on a terminal) and print the digest that stands for it."""
+    """Read a key from standard input (a terminal doesn't show it) and print its digest for a configuration file."""
     settings = _settings(config, as_json=as_json)
     key = typer.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
     try:

@@ -1,4 +1,4 @@
-"""`gatehouse keys list` and `show`: what keys there are, in files and in the store."""
+"""`gatehouse keys list` and `show`: the keys in files and in the store."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ def list_(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """List keys, with where each is kept. The keys themselves are not known to anyone but their holders."""
+    """List keys and where each is stored. The keys themselves are known only to their holders."""
 
     async def work() -> list[Known]:
         wanted = _Wanted(user, stale, expiring)
@@ -63,7 +63,7 @@ class _Wanted:
 
 
 def show(key_id: KeyId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Show all that is kept of one key."""
+    """Show everything that is stored about one key."""
 
     async def work() -> Known:
         async with opened(config, as_json=as_json) as here:

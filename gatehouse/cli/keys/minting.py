@@ -18,7 +18,7 @@ from gatehouse.keys.record import KeyRecord
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A key that is kept from now on, with warnings of what endangers it there, and what else to say."""
+    """A new key in the store, with warnings about risks to it there, and further messages."""
 
     key: str = field(repr=False)
     record: KeyRecord
@@ -37,7 +37,7 @@ def born(here: Opened, keys: Sequence[Known]) -> tuple[str, Birth]:
 
 
 async def dangers(config: Config) -> list[str]:
-    """What endangers keys in the store of `config`, each with the fix."""
+    """Risks to keys in the store of `config`, each with the fix."""
     if config.key_store.type != "redis":
         return []
     from gatehouse.keys import durability

@@ -1,4 +1,4 @@
-"""`gatehouse keys revoke`: a key that no worker accepts two seconds later."""
+"""`gatehouse keys revoke`: within two seconds, every worker rejects the key."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ def revoke(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Revoke a key, also one that stands in a file. There is no way back: a revoked key stays revoked."""
+    """Revoke a key, in the store or in a file. This can't be undone: a revoked key stays revoked."""
 
     async def work() -> dict[str, Any]:
         async with opened(config, as_json=as_json) as here:

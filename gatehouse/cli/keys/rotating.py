@@ -1,4 +1,4 @@
-"""`gatehouse keys rotate`: a successor with the same rights and counters, and an end for the old key."""
+"""`gatehouse keys rotate`: a successor with the same rights and counters; the old key expires after an overlap."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ def rotate(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Make a successor of a key and print it; the old one ends after the overlap. Both happen, or neither."""
+    """Create a successor of a key and print it; the old key expires after the overlap. Both happen, or neither."""
 
     async def work() -> Made:
         overlap_s = seconds(overlap)
@@ -37,7 +37,7 @@ def rotate(
 
 
 async def _rotate(here: Opened, key_id: str, overlap_s: float, until: float | None) -> Made:
-    here.store  # noqa: B018 - says what is missing before anything else does
+    here.store  # noqa: B018 - raises first if there is no store
     keys = await here.known()
     old = find(keys, key_id)
     if (is_now := status(old.record, time.time())) != "active":

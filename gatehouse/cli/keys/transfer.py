@@ -52,11 +52,11 @@ def import_(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """Keep the records in FILE: all of them, or none if one is wrong. A key that was revoked here stays revoked."""
+    """Store the records in FILE: all of them, or none if one is invalid. A key that was revoked here stays revoked."""
 
     async def work() -> int:
         async with opened(config, as_json=as_json) as here:
-            here.store  # noqa: B018 - says what is missing before anything else does
+            here.store  # noqa: B018 - raises first if there is no store
             return await _import(here, _lines(source), quiet=as_json)
 
     count = asyncio.run(work())
