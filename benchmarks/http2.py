@@ -1,4 +1,4 @@
-"""What one gRPC call costs in our own HTTP/2 and in `h2`: `python benchmarks/http2.py [--calls 5000] [--rounds 5]`.
+"""What one gRPC call costs in our own HTTP/2 and in `h2`: `python -m benchmarks.http2 [--calls 5000]`.
 
 Both get the same bytes in memory, call by call, as Envoy sends them: a header block, and a message that ends the
 stream. Both answer with headers, a message and trailers. The figures hold the protocol alone, no socket and no event
