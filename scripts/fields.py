@@ -67,6 +67,8 @@ def page() -> str:
 def _section(heading: str, part: dict[str, Any], at: tuple[str, ...], described: descriptions.Texts) -> str:
     cls = getattr(model, part["title"])
     texts = descriptions.of_model(described, cls)
+    if silent := part["properties"].keys() - texts.keys():
+        raise SystemExit(f"gatehouse/config/model.py: write a text below {part['title']}.{', '.join(sorted(silent))}")
     left_out = model.Limits.model_fields if cls is model.Tier else {}
     rows = [
         f"| `{field}`{_restart((*at, field))} | {_type(spec)} | {_default(cls, field, spec, texts[field])} "
