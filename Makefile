@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
-.PHONY: help run install test check protos dashboards manifests kube-tools pictures golden \
+.PHONY: help run install test check protos dashboards fields manifests kube-tools pictures golden \
         test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
 
 help:            ## what there is to make
@@ -54,12 +54,16 @@ check: $(VENV)/.dev  ## ruff, mypy --strict, import rules, generated files
 	$(BIN)/python scripts/protos.py --check
 	$(BIN)/python -m scripts.dashboards --check
 	$(BIN)/python -m scripts.kubernetes --check
+	$(BIN)/python -m scripts.fields --check
 
 protos: $(VENV)/.dev  ## generate gatehouse/pb from protos/
 	$(BIN)/python scripts/protos.py
 
 dashboards: $(VENV)/.dev  ## write deploy/grafana/dashboards anew, after a change of scripts/dashboards
 	$(BIN)/python -m scripts.dashboards
+
+fields: $(VENV)/.dev  ## write docs/fields.md anew, after a change of gatehouse/config/model.py
+	$(BIN)/python -m scripts.fields
 
 manifests: $(VENV)/.dev  ## write the Helm chart's templates anew, after a change in deploy/kubernetes or deploy/prometheus
 	$(BIN)/python -m scripts.kubernetes

@@ -193,39 +193,62 @@ FilePath = Annotated[str, Field(min_length=1)]
 
 
 class Tls(Strict):
-    """Files in PEM, followed while the gateway runs. With `client_ca_file`, clients need a certificate from that CA."""
+    """TLS on the public port. The files are PEM, and are reread when they change."""
 
     cert_file: FilePath
+    """The certificate that clients are shown, with its chain, in PEM."""
     key_file: FilePath
+    """Its private key, in PEM."""
     client_ca_file: FilePath | None = None
+    """The certificate authority (PEM) that client certificates must come from; without it, clients need none."""
 
 
 class Server(Strict):
-    """Where the gateway listens, and how much it takes on.
+    """The gateway's ports, and how much load it accepts.
 
-    Beyond `max_connections`, clients' connections are closed as they come. Envoy sheds load as its memory nears
-    `max_memory_mb`. The defaults go by the machine, or its container. Pages of the origins in `cors` may call it from
-    a browser. `metrics_names` are the names under which operators reach the metrics port, beside its addresses.
+    The defaults of `workers`, `max_connections` and `max_memory_mb` depend on the machine or its container.
     """
 
     host: ListenAddress = "0.0.0.0"
+    """The address that Envoy listens on: `0.0.0.0` for IPv4, `::` for IPv4 and IPv6."""
     port: int = Field(8000, ge=1, le=65535)
+    """The public port."""
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    """Processes of authz_service and, with Redis, of ratelimit_service. Default: one a core."""
     metrics_host: str = "127.0.0.1"
+    """The address of the operators' port."""
     metrics_port: int = Field(9090, ge=0, le=65535)
+    """The operators' port: `/ui`, `/metrics` and `/health` without a key. 0: none."""
     metrics_names: Annotated[tuple[HostName, ...], OneOrMore] = ()
+    """Host names under which operators reach that port, beside its addresses and `localhost`; any other name gets 421.
+    """
     public_metrics: bool | None = None
+    """Whether the public port has `/metrics`, too. Default: `true` in the short form, else `false`."""
     tls: Tls | None = None
+    """TLS on the public port."""
     require_https: bool = False
+    """`true`: plaintext gets 426, except `/health`."""
     cors: Annotated[tuple[Origin, ...], OneOrMore] = ()
+    """Origins whose pages may call the gateway from a browser: `["https://chat.example.com"]`, or `"*"`."""
     trusted_proxy_hops: int = Field(0, ge=0, le=10)
+    """How many proxies stand in front of the gateway: `1` behind nginx. The client's address is then what the
+    outermost of them saw (`X-Forwarded-For`)."""
     max_body_mb: int = Field(32, ge=1, le=1024)
+    """A larger request gets 413."""
     max_json_values: int = Field(500_000, ge=1_000, le=100_000_000)
+    """A body with more JSON values than this gets 413."""
     max_connections: int = Field(default_factory=client_connections, ge=1, le=10_000_000)
+    """Client connections beyond this number are closed as they arrive. Default: half of the open files that the
+    process may have, at most 20,000."""
     max_memory_mb: int = Field(default_factory=envoy_memory_mb, ge=64, le=1024 * 1024)
+    """Memory for Envoy. From 85 % on it gives up idle connections, from 95 % on it answers new requests with 503, from
+    98 % on it closes new connections. Default: half of the memory of the machine or container, 256 to 8,192."""
     stream_idle_timeout_s: int = Field(600, ge=1, le=31_536_000)
+    """A stream without any data for this long is ended. There is no limit on its total time."""
     drain_s: int = Field(600, ge=0)
+    """How long running requests may take to finish after SIGTERM."""
     drain_notice_s: float = Field(1, strict=False, ge=0, le=600)
+    """How long `/health` fails before the port is closed."""
 
     @property
     def max_body_bytes(self) -> int:
@@ -240,33 +263,41 @@ class Vllm(Strict):
     """The short form: one model server that answers for every model name."""
 
     base_url: HttpUrl
+    """Its OpenAI-compatible API, up to and including `/v1`."""
     default_model: ModelName | None = None
+    """The model of a request that names none."""
     kind: Kind = "vllm"
+    """What the server is; see [`kind`](metering.md#what-servers-are-asked)."""
 
 
 class Backend(Strict):
-    """One model server. `ca_file` (PEM) says which authorities vouch for an https one; None stands for the system's.
-
-    `kind` says what the server understands: of `vllm` and `sglang` every event of a stream is asked to count tokens, of
-    `openai`, `tgi` and `llama_cpp` the last one, and `other` is asked nothing.
-    """
+    """One model server."""
 
     url: HttpUrl
+    """Its OpenAI-compatible API, up to and including `/v1`."""
     kind: Kind = "vllm"
+    """What the server is, and so how its streams are asked to count tokens
+    ([metering](metering.md#what-servers-are-asked))."""
     weight: int = Field(1, ge=1, le=128)
+    """Its share of the requests, beside the other backends of the same priority."""
     priority: int = Field(0, ge=0, le=127)
+    """Failover: a backend with a higher number gets requests when those with lower numbers fail."""
     ca_file: str | None = Field(None, min_length=1)
+    """The certificate authorities (PEM) that an `https` backend must be certified by. Default: the system's."""
 
 
 Dollars = Annotated[float, Field(strict=False, ge=0, le=1_000_000)]
 
 
 class Price(Strict):
-    """US dollars for a million tokens. Cached prompt tokens cost as much as others unless said."""
+    """US dollars for a million tokens."""
 
     input: Dollars
+    """For prompt tokens."""
     output: Dollars
+    """For completion tokens."""
     cached_input: Dollars | None = None
+    """For prompt tokens that the server's prefix cache served. Default: as `input`."""
 
 
 HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9!#$&'*+.^`|~-]{1,64}$")]
@@ -274,21 +305,24 @@ HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9!#$&'*+.^`|~-]{1,64}$")]
 
 
 class Model(Strict):
-    """A model, and who serves it.
-
-    `balance`: to the replica with the fewest requests, to each in turn, or the same one for all requests that have the
-    same `session_header` (without one: of the same user). A replica gets at most `concurrent_requests_per_backend`
-    requests at a time; `queued_requests` more wait for it at the gateway.
-    """
+    """A model and its servers."""
 
     backends: tuple[Backend, ...] = Field(min_length=1)
+    """The servers of this model."""
     aliases: tuple[ModelName, ...] = ()
+    """Other names of the model. The servers must know them too: the body is not rewritten."""
     balance: Literal["least_request", "round_robin", "session_affinity"] = "least_request"
+    """Which backend gets a request ([models](models.md#which-replica))."""
     session_header: HeaderName = "x-session-id"
+    """With `session_affinity`: the header that names the conversation. A request without it goes by its user."""
     upstream_api_key: SecretReference | None = None
+    """`env:NAME` or `file:PATH`: what the servers get as `Authorization: Bearer …`."""
     concurrent_requests_per_backend: Annotated[int, Field(ge=1, le=16384)] | None = None
+    """How many requests a backend gets at a time. Default: any number."""
     queued_requests: int = Field(100, ge=0, le=16384)
+    """How many more requests wait for a backend; one beyond these gets 503."""
     price_per_million_tokens: Price | None = None
+    """Prices, for costs and budgets."""
 
     @model_validator(mode="before")
     @classmethod
@@ -300,39 +334,47 @@ Amount = Annotated[int, Field(ge=1, le=2**40 - 1)]
 
 
 class Limits(Strict):
-    """What one holder (a key, a user, a team) may use. None means unlimited.
+    """What a user, a team, a tier or a key may use. A limit that is not set is unlimited.
 
-    Tokens are counted by the model server: `tokens` are those of prompt and completion together.
+    Token counts are the model server's own. A month is 30 days.
     """
 
     algorithm: Literal["sliding_window", "fixed_window", "token_bucket"] = "sliding_window"
+    """How requests and tokens are counted ([limits](rate-limits.md#algorithms))."""
     requests_per_second: Amount | None = None
     requests_per_minute: Amount | None = None
     requests_per_hour: Amount | None = None
     requests_per_day: Amount | None = None
     requests_per_week: Amount | None = None
     requests_per_month: Amount | None = None
+    """Requests within the period."""
     tokens_per_second: Amount | None = None
     tokens_per_minute: Amount | None = None
     tokens_per_hour: Amount | None = None
     tokens_per_day: Amount | None = None
     tokens_per_week: Amount | None = None
     tokens_per_month: Amount | None = None
+    """Prompt and completion tokens within the period."""
     input_tokens_per_second: Amount | None = None
     input_tokens_per_minute: Amount | None = None
     input_tokens_per_hour: Amount | None = None
     input_tokens_per_day: Amount | None = None
     input_tokens_per_week: Amount | None = None
     input_tokens_per_month: Amount | None = None
+    """Prompt tokens within the period."""
     output_tokens_per_second: Amount | None = None
     output_tokens_per_minute: Amount | None = None
     output_tokens_per_hour: Amount | None = None
     output_tokens_per_day: Amount | None = None
     output_tokens_per_week: Amount | None = None
     output_tokens_per_month: Amount | None = None
+    """Completion tokens within the period."""
     concurrent_requests: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    """Requests that run at the same time."""
     budget_usd_per_month: Annotated[float, Field(strict=False, ge=0.000001, le=1_000_000)] | None = None
+    """Cost within 30 days, in US dollars. Needs prices of the models."""
     shadow: bool = False
+    """`true`: count and report, but never refuse."""
 
     def windows(self, measure: str) -> list[tuple[str, int]]:
         """The limits on `measure` that are set, shortest period first: `[("minute", 100), …]`."""
@@ -346,85 +388,115 @@ class Limits(Strict):
 
 
 class Tier(Limits):
-    """Limits of each user of a tier. `models` holds further ones, for the use of single models.
-
-    `allowed_models` are patterns; without `allowed_ips` the tier's keys may be used from everywhere. While a model is
-    saturated, tiers get their share of it by `weight`.
-    """
+    """Limits of each user of a tier, with every field of [limits](#limits-of-a-user-team-tier-or-key)."""
 
     weight: int = Field(1, ge=1, le=100)
+    """The tier's share of a saturated model ([models](models.md#when-a-model-is-saturated))."""
     models: dict[ModelName, Limits] = {}
+    """Further limits on the use of single models."""
     allowed_models: Patterns = ("*",)
+    """Patterns of the models that the tier may use."""
     allowed_ips: Networks = ()
+    """Addresses and networks that the tier's keys may be used from. Default: any."""
 
 
 class Holder(Strict):
-    """A team, whose users share the limits, or a user."""
+    """Limits and rights of a team. Its users share the limits."""
 
     limits: Limits | None = None
+    """Limits. A team's users share the team's."""
     models: Patterns = ("*",)
+    """Patterns of the models that may be used."""
     allowed_ips: Networks = ()
+    """Addresses and networks that requests may come from. Default: any."""
 
 
 class User(Holder):
-    """One user. The keys of a disabled one open nothing."""
+    """Limits and rights of one user."""
 
     disabled: bool = False
+    """`true`: the user's keys are rejected like unknown ones."""
 
 
 class ApiKey(Strict):
+    """One API key."""
+
     user_id: Name
+    """Whose key it is."""
     name: Name | None = None
+    """What to call the key in lists."""
     team: Name | None = None
+    """The user's team."""
     tier: Name = "standard"
+    """The tier, whose limits apply."""
     models: Patterns = ("*",)
+    """Patterns of the models that the key may use."""
     expires_at: Instant | None = None
+    """A date (to its end, UTC) or a time from which on the key is rejected."""
     allowed_ips: Networks = ()
+    """Addresses and networks that the key may be used from. Default: any."""
     limits: Limits | None = None
+    """Limits of this key, and of the keys that it was rotated from."""
 
 
 PepperVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
 
 
 class Keys(Strict):
-    """How keys are minted, and the peppers they are hashed with: the last one hashes new keys, all are tried."""
+    """How keys are made and hashed."""
 
     prefix: str = Field("gh", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,31}$")
+    """How new keys begin."""
     peppers: dict[PepperVersion, SecretReference] = {}
+    """`VERSION: env:NAME` or `VERSION: file:PATH`: secrets that digests are made with, at least 16 bytes each. The
+    last one hashes new keys, all are tried ([keys](keys.md#digests-and-peppers))."""
     failures_per_minute: int = Field(300, ge=0, le=1_000_000)
+    """How many wrong keys an address may send to each worker in a minute before it gets 429. 0: any number."""
 
 
 class KeyStore(Strict):
-    """Where keys made at run time are kept: nowhere, in the Redis of `redis.url`, or in the file at `path`.
-
-    While the store does not answer, its keys are good for `max_stale_s` seconds more.
-    """
+    """Where keys made at run time are kept."""
 
     type: Literal["none", "redis", "file"] = "none"
+    """Where keys made at run time are kept: in a file, or in the Redis of `redis.url`."""
     path: str | None = Field(None, min_length=1)
+    """With `type: file`: the file."""
     max_stale_s: int = Field(300, ge=0, le=31_536_000)
+    """How long keys of the store stay valid while the store does not answer."""
 
 
 class JwtIssuer(Strict):
-    """Who signs JSON Web Tokens that are taken like keys, and how their claims become a user.
+    """An identity provider whose JSON Web Tokens work like keys, and how claims become a user.
 
-    Claims are named as they stand in the token, or by a path: `realm_access.roles`. Without `jwks_url` the issuer's
-    own `/.well-known/openid-configuration` says where its keys are.
+    A claim is named as it stands in the token, or by a path: `realm_access.roles`.
     """
 
     issuer: IssuerName
+    """Exactly as in the tokens' `iss`."""
     audience: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), OneOrMore]
+    """The `aud` that a token must have: one, or a list of which one is enough."""
     name: Name | None = None
+    """What metrics and logs call the issuer. Default: its host."""
     jwks_url: IssuersUrl | None = None
+    """Where its public keys are. Default: what its `/.well-known/openid-configuration` says."""
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1), Listed] = ("RS256", "ES256", "EdDSA")
+    """How its tokens may be signed."""
     user_claim: ClaimName = "sub"
+    """The claim that names the user."""
     team_claim: ClaimName | None = None
+    """The claim that names the team."""
     tier_claim: ClaimName | None = None
+    """The claim that names the tier."""
     models_claim: ClaimName | None = None
+    """The claim that lists model patterns. With this set, a token without the claim may use no model."""
     tier: Name = "standard"
+    """The tier of tokens that name none of yours."""
     leeway_s: int = Field(30, ge=0, le=600)
+    """How much the clocks of issuer and gateway may differ."""
     refresh_s: int = Field(300, ge=1, le=86_400)
+    """How often its keys are fetched."""
     max_stale_s: int = Field(86_400, ge=1, le=31_536_000)
+    """How long its keys are trusted while fetching them fails."""
 
     @property
     def label(self) -> str:
@@ -444,36 +516,56 @@ class JwtIssuer(Strict):
 
 
 class Logging(Strict):
+    """Logs."""
+
     dir: str = "logs"
+    """Where all logs are written."""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the services' own log says."""
     retention_days: int = Field(30, ge=1)
+    """After so many days a log file is deleted."""
     max_gb: Annotated[float, Field(strict=False, gt=0)] | None = None
+    """How much all logs together may take; beyond that the oldest days are deleted, with a line in the log. Default:
+    half of the disk."""
     bodies: Literal["off", "errors", "sampled"] = "off"
+    """Whether prompts and answers are recorded: of failed requests (`errors`) or of a share of all (`sampled`), at
+    most 64 KiB each way, in `bodies_YYYY-MM-DD.log` (mode 0600)."""
     body_sample: float = Field(0.01, strict=False, gt=0, le=1)
+    """With `bodies: sampled`: that share."""
 
 
 class Redis(Strict):
+    """Shared counters, and keys made at run time."""
+
     url: Annotated[str, AfterValidator(_redis_url)] | None = None
+    """`redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://` or `unix://`, or where such a URL is kept:
+    `env:NAME`, `file:PATH`. Without it, counters live in the memory of one process."""
     on_failure: Literal["local", "allow", "deny"] = "local"
+    """While Redis is away: `local` lets each worker enforce its share of what was left, `allow` lets all requests
+    pass, `deny` answers 503 `limits_unavailable` ([limits](limits.md#redis-is-gone))."""
     gateways: int = Field(1, ge=1, le=10_000)
+    """With `local`: how many gateways share this Redis."""
     timeout_ms: int = Field(250, ge=1, le=300)
+    """Redis is left alone after three times this long without any answer, until it answers again."""
 
 
 class LimitsPolicy(Strict):
-    """What happens while no worker of ratelimit_service takes calls."""
+    """What happens to requests while no worker of ratelimit_service takes calls."""
 
     on_failure: Literal["allow", "deny"] = "allow"
+    """While no worker of ratelimit_service lives: `allow` lets requests pass, marked and counted in a metric; `deny`
+    answers 503 `limits_unavailable`."""
 
 
 class Tracing(Strict):
-    """OpenTelemetry: where traces and metrics are sent, by OTLP over gRPC; nowhere, unless an endpoint is given.
-
-    `sample` is the share of requests that are traced, of those that come without a trace of their own.
-    """
+    """OpenTelemetry traces and metrics, sent by OTLP over gRPC. Off unless an endpoint is set."""
 
     otlp_endpoint: OtlpUrl | None = None
+    """An OpenTelemetry receiver for traces and metrics, such as `http://otel:4317` (OTLP over gRPC)."""
     sample: Annotated[float, Field(strict=False, ge=0, le=1)] = 0.1
+    """The share of requests to trace, of those that come without a trace of their own."""
     metrics_interval_s: int = Field(15, ge=1, le=60)
+    """How often metrics are sent."""
 
     @property
     def on(self) -> bool:
@@ -484,21 +576,38 @@ class Config(Strict):
     """One gateway. Exactly one of `vllm` (short form) and `models` (long form) is set."""
 
     server: Server = Server()
+    """The ports of the gateway, and how much load it accepts."""
     logging: Logging = Logging()
+    """Logs."""
     vllm: Vllm | None = None
+    """The short form: one model server for every model name."""
     models: dict[ModelName, Model] = {}
+    """The long form, in place of `vllm`: models by name, each with its servers."""
     default_model: ModelName | None = None
+    """The model of a request that names none."""
     rate_limits: dict[Name, Tier] = {}
+    """Tiers by name: the limits of each of their users."""
     users: dict[Name, User] = {}
+    """Limits and rights of single users, by name."""
     teams: dict[Name, Holder] = {}
+    """Limits that a team's users share, and the team's rights, by name."""
     api_keys: dict[KeyDigest, ApiKey] = Field({}, repr=False)
+    """Keys by their digest (`gatehouse keys hash`), or in plain text."""
     key_files: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Files with more keys, such as mounted secrets: a mapping like `api_keys`, or JSON lines of `gatehouse keys
+    export`."""
     keys: Keys = Keys()
+    """How keys are made and hashed."""
     key_store: KeyStore = KeyStore()
+    """Keys made at run time."""
     jwt: Annotated[tuple[JwtIssuer, ...], Listed] = ()
+    """Identity providers whose tokens are accepted beside keys."""
     redis: Redis = Redis()
+    """Shared counters, and keys made at run time."""
     limits: LimitsPolicy = LimitsPolicy()
+    """What happens to requests while limits can't be decided."""
     tracing: Tracing = Tracing()
+    """OpenTelemetry."""
 
     @property
     def effective_default_model(self) -> str | None:
