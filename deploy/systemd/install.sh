@@ -43,6 +43,7 @@ install -d -m 0700 /etc/gatehouse/secrets
 install -m 0644 "$source/deploy/systemd/gatehouse.service" /etc/systemd/system/gatehouse.service
 install -m 0755 "$source/deploy/systemd/uninstall.sh" "$TARGET/uninstall.sh"
 install -m 0644 "$source/README.md" "$TARGET/README.md"
+cp -R "$source/docs" "$TARGET/" && chmod -R u=rwX,go=rX "$TARGET/docs"
 ln -sfn "$TARGET/bin/gatehouse" /usr/local/bin/gatehouse
 systemctl daemon-reload
 
