@@ -24,9 +24,19 @@ class Allowance:
         self._sockets = sockets
 
     async def of(
-        self, user: str, team: str, tier: str, key_id: str, model: str, *, key_limits: str = "", key_family: str = ""
+        self,
+        user: str,
+        team: str,
+        tier: str,
+        key_id: str,
+        model: str,
+        *,
+        key_limits: str = "",
+        key_family: str = "",
+        asks: str = "",
     ) -> dict[str, Any]:
-        """The limits of a caller and their state. Raises `LimiterUnavailableError`."""
+        """The limits of a caller, and how they would judge a request for `asks` (`gatehouse.contract.asks`), or a small
+        one if that is empty. Raises `LimiterUnavailableError`."""
         request = UsageRequest(
             user=user,
             team=team,
@@ -35,6 +45,7 @@ class Allowance:
             model=model,
             key_limits=key_limits,
             key_family=key_family,
+            asks=asks,
         )
         for socket in self._sockets:
             try:
@@ -56,7 +67,8 @@ def _plain(response: UsageResponse) -> dict[str, Any]:
         {"name": r.name, "scope": r.scope, "limit": r.limit, "used": r.in_use, "remaining": max(0, r.limit - r.in_use)}
         for r in response.running
     ]
-    return {"limits": limits, "refusal": refusal, "degraded": response.degraded}
+    guess = {"input": response.guessed_input, "output": response.guessed_output}
+    return {"limits": limits, "refusal": refusal, "guess": guess, "degraded": response.degraded}
 
 
 def _window(window: UsageResponse.Window) -> dict[str, Any]:

@@ -118,14 +118,14 @@ class RateLimits:
             await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
 
     async def report(self, request: UsageRequest, context: Context) -> UsageResponse:
-        """What is left for a caller, and whether a small request would pass now. Consumes nothing."""
+        """What is left for a caller, and whether a request would pass now. Consumes nothing."""
         who = Caller(
             request.user,
             request.team,
             request.tier,
             request.key_id,
             request.model,
-            asks=_SMALL,
+            asks=parsed(request.asks) or _SMALL,
             key_limits=request.key_limits,
             key_family=request.key_family,
         )
@@ -134,7 +134,7 @@ class RateLimits:
             decision = await self._store.peek(plan.ask)
         except StoreUnavailable as error:
             await context.abort(Code.UNAVAILABLE, f"the limit store is unavailable: {error.kind}")
-        return _report(plan, decision, who)
+        return _report(plan, decision, who, self._plans.guess(who))
 
     def _settlement(self, entry: Settled) -> Settlement:
         """A batch that is sent again teaches twice, which does no harm: there are few, and a guess is a guess."""
@@ -230,9 +230,9 @@ _OVERRUN = _no_decision(OVERLOADED)
 _UNIDENTIFIED = _no_decision(AUTH_UNAVAILABLE)
 
 
-def _report(plan: Plan, decision: Decision, who: Caller) -> UsageResponse:
+def _report(plan: Plan, decision: Decision, who: Caller, guess: Tokens) -> UsageResponse:
     """Without the store there may be no outcomes: then there is nothing to tell of any limit."""
-    response = UsageResponse(degraded=decision.degraded)
+    response = UsageResponse(degraded=decision.degraded, guessed_input=guess.input, guessed_output=guess.output)
     for rule, outcome in zip(plan.rules, decision.outcomes, strict=False):
         response.windows.add(
             name=rule.limit.name,

@@ -128,9 +128,9 @@ class Pages:
         """The caller's own limits, and what it used. Envoy has set who the caller is."""
         who = {field: request.headers.get(header, "") for field, header in IDENTITY_HEADERS.items()}
         limits, family = (_said(request, field) for field in ("key_limits", "key_family"))
-        model = request.query.get("model", "")
+        model, asks = (request.query.get(name, "") for name in ("model", "asks"))
         try:
-            left = await self._allowance.of(**who, key_limits=limits, key_family=family, model=model)
+            left = await self._allowance.of(**who, key_limits=limits, key_family=family, model=model, asks=asks)
         except LimiterUnavailableError:
             return refused(LIMITS_UNAVAILABLE)
         identity = {field: value or None for field, value in who.items()}

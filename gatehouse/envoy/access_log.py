@@ -5,7 +5,7 @@ The file holds whatever a record is made of (`accesslog_service.reconcile.envoy_
 
 from gatehouse.config.model import Config
 from gatehouse.contract import names
-from gatehouse.envoy import tracing
+from gatehouse.envoy import expect_continue, tracing
 from gatehouse.envoy.message import Message, extension
 
 FILE_NAME = "envoy_access.log"
@@ -70,12 +70,15 @@ def _service(config: Config) -> Message:
         "buffer_size_bytes": _BATCH_BYTES,
         **tracing.entry_tags(config),
     }
-    return extension(
-        "envoy.access_loggers.http_grpc",
-        "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
-        common_config=common,
-        additional_request_headers_to_log=["traceparent", "x-stainless-retry-count"],
-    )
+    return {
+        "filter": expect_continue.RECORDED_HERE,
+        **extension(
+            "envoy.access_loggers.http_grpc",
+            "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+            common_config=common,
+            additional_request_headers_to_log=["traceparent", "x-stainless-retry-count"],
+        ),
+    }
 
 
 def _file(config: Config, path: str) -> Message:
@@ -104,7 +107,7 @@ def _file(config: Config, path: str) -> Message:
         "limits": f"%DYNAMIC_METADATA({names.LIMITS})%",
     }
     return {
-        "filter": {"and_filter": {"filters": [_FINAL, _WORTH_WRITING]}},
+        "filter": {"and_filter": {"filters": [_FINAL, expect_continue.RECORDED_HERE, _WORTH_WRITING]}},
         **extension(
             "envoy.access_loggers.file",
             "envoy.extensions.access_loggers.file.v3.FileAccessLog",

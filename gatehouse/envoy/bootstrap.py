@@ -2,9 +2,9 @@
 
 from gatehouse.config.model import Config
 from gatehouse.config.run_dir import RunDir
-from gatehouse.envoy import overload, tracing
+from gatehouse.envoy import expect_continue, overload, tracing
 from gatehouse.envoy.clusters import receiver, sidecars
-from gatehouse.envoy.listener import listener
+from gatehouse.envoy.listener import listeners
 from gatehouse.envoy.message import Message
 
 _GIVE_BACK: Message = {"bytes_to_release": 16 * 1024 * 1024, "memory_release_interval": "1s"}
@@ -19,9 +19,10 @@ def bootstrap(
         "node": {"id": "gatehouse", "cluster": "gatehouse"},
         "admin": {"address": {"pipe": {"path": str(run_dir.admin_socket), "mode": 0o600}}},
         "static_resources": {
-            "listeners": [listener(config, run_dir, access_log_file, route_specifier, secrets)],
-            "clusters": [*sidecars(config, run_dir), *receiver(config)],
+            "listeners": listeners(config, run_dir, access_log_file, route_specifier, secrets),
+            "clusters": [*sidecars(config, run_dir), expect_continue.cluster(), *receiver(config)],
         },
+        **expect_continue.PROCESS,
         "overload_manager": overload.manager(config.server),
         "memory_allocator_manager": _GIVE_BACK,
         "layered_runtime": {

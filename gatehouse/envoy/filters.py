@@ -2,7 +2,8 @@
 
 1. body_size_limit: not more than this.
 2. header_mutation: the client's address, for the next.
-3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for.
+3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for, nor one that waits for
+   a `100 Continue` (`expecting`).
    local_ratelimit: how often the gateway's own pages may be asked, and nothing else.
 4. Lua: what the body asks for; it is passed on as it comes, and changed where it must be.
    buffer: keeps it until all of it is here.

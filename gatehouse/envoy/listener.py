@@ -1,10 +1,12 @@
-"""The listener and its connection manager: what Envoy accepts from the outside, and on what terms."""
+"""The listeners and their connection managers: what Envoy accepts from the outside, and on what terms."""
+
+from collections.abc import Callable
 
 from gatehouse import __version__
 from gatehouse.config.model import Config
 from gatehouse.config.run_dir import RunDir, workers
 from gatehouse.contract import names
-from gatehouse.envoy import access_log, bodies, cors, cutting, filters, local_replies, tls, tracing
+from gatehouse.envoy import access_log, bodies, cors, cutting, expect_continue, filters, local_replies, tls, tracing
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 CONNECTION_BUFFER_BYTES = 256 * 1024
@@ -21,39 +23,57 @@ whoever sends a request into a closing connection gets an error."""
 _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
 
-def listener(
+def listeners(
     config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message, secrets: Message
-) -> Message:
-    """The public listener. `route_specifier` is `{"rds": …}` or, for validation, `{"route_config": …}`; `secrets` are
-    parts of a TLS context."""
-    address: Message = {"address": config.server.host, "port_value": config.server.port}
-    if config.server.host == "::":
-        address["ipv4_compat"] = True  # all of this machine, whichever kind of address clients have
-    manager = extension(
-        "envoy.filters.network.http_connection_manager",
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="gatehouse",
-        **_identity(config),
+) -> list[Message]:
+    """The public listener, and the one inside the process. `route_specifier` is `{"rds": …}` or, for validation,
+    `{"route_config": …}`; `secrets` are parts of a TLS context."""
+    common = {
         **_patience(),
         **_posture(),
         **tracing.connection_manager(config),
-        access_log=access_log.loggers(config, access_log_file),
-        access_log_options={"access_log_flush_interval": seconds(access_log.PERIOD_S)},
-        local_reply_config=local_replies.config(),
-        http_filters=[
+        "access_log": access_log.loggers(config, access_log_file),
+        "access_log_options": {"access_log_flush_interval": seconds(access_log.PERIOD_S)},
+        "local_reply_config": local_replies.config(),
+        "http_filters": [
             *cors.filters(config.server),
             *filters.chain(
                 config.server.max_body_bytes, _wanted(config, run_dir), limiters=workers(config, "ratelimit")
             ),
         ],
         **route_specifier,
-    )
-    return {
-        "name": "gatehouse",
-        "address": {"socket_address": address},
-        "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
-        **tls.chains(config.server.tls, manager, secrets),
     }
+    public = _manager("gatehouse", **_identity(config), proxy_100_continue=True, **common)
+    inside = _manager(
+        expect_continue.LISTENER,
+        **{**_identity(config, expect_continue.restoring), **expect_continue.believed()},
+        **common,
+    )
+    return [
+        {
+            "name": "gatehouse",
+            "address": {"socket_address": _address(config)},
+            "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES,
+            **tls.chains(config.server.tls, public, secrets),
+        },
+        {**expect_continue.listener(inside), "per_connection_buffer_limit_bytes": CONNECTION_BUFFER_BYTES},
+    ]
+
+
+def _address(config: Config) -> Message:
+    address: Message = {"address": config.server.host, "port_value": config.server.port}
+    if config.server.host == "::":
+        address["ipv4_compat"] = True  # all of this machine, whichever kind of address clients have
+    return address
+
+
+def _manager(stat_prefix: str, **fields: object) -> Message:
+    return extension(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=stat_prefix,
+        **fields,
+    )
 
 
 def _wanted(config: Config, run_dir: RunDir) -> list[Message]:
@@ -70,13 +90,14 @@ def rds(routes_file: str, watched_directory: str) -> Message:
     return {"rds": {"route_config_name": names.ROUTES, "config_source": config_source}}
 
 
-def _identity(config: Config) -> Message:
-    """Who is calling: addresses, request ids, and headers that only the gateway may set."""
+def _identity(config: Config, within: Callable[[list[Message]], list[Message]] = list) -> Message:
+    """Who is calling: addresses, request ids, and headers that only the gateway may set. `within` puts what removes
+    them among other mutations."""
     removals = [{"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}} for prefix in _FORGEABLE]
     early = extension(
         "envoy.http.early_header_mutation.header_mutation",
         "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=[*removals, {"append": header(names.HTTP_VERSION_HEADER, "%PROTOCOL%")}],
+        mutations=[*within(removals), {"append": header(names.HTTP_VERSION_HEADER, "%PROTOCOL%")}],
     )
     return {
         "early_header_mutation_extensions": [early],

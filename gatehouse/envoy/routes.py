@@ -13,7 +13,7 @@ from dataclasses import replace
 from gatehouse.config.model import Config
 from gatehouse.contract import errors, names
 from gatehouse.contract.errors import ClientError
-from gatehouse.envoy import cors, model_access, model_lookup, own_limits, request_reader, tracing
+from gatehouse.envoy import cors, expect_continue, model_access, model_lookup, own_limits, request_reader, tracing
 from gatehouse.envoy.backends import served
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
@@ -209,9 +209,15 @@ def _without_a_model(config: Config) -> list[Message]:
         *_https_required(config),
         _too_large(config),
         _encoded(),
+        _expecting(config),
         *(_to_the_one_server(config, any_name) if config.vllm else [_unread(errors.MODEL_NOT_FOUND, any_name)]),
         _while_reading(config),
     ]
+
+
+def _expecting(config: Config) -> Message:
+    tap = () if config.logging.bodies == "off" else (names.TAP,)
+    return expect_continue.route(without=(*_BODY_FILTERS, *tap))
 
 
 def _encoded() -> Message:

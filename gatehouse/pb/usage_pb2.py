@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gatehouse/pb/usage.proto\x12\x0cgatehouse.v1\"\x7f\n\x0cUsageRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nkey_limits\x18\x06 \x01(\t\x12\x12\n\nkey_family\x18\x07 \x01(\t\"\x8d\x03\n\rUsageResponse\x12\x33\n\x07windows\x18\x01 \x03(\x0b\x32\".gatehouse.v1.UsageResponse.Window\x12\x34\n\x07running\x18\x02 \x03(\x0b\x32#.gatehouse.v1.UsageResponse.Running\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x14\n\x0crefusal_code\x18\x04 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x05 \x01(\x08\x1a\x80\x01\n\x06Window\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0f\n\x07measure\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x04\x12\x11\n\tremaining\x18\x05 \x01(\x04\x12\x16\n\x0ereset_after_ms\x18\x06 \x01(\x04\x12\x0e\n\x06shadow\x18\x07 \x01(\x08\x1aU\n\x07Running\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x04\x12\x0e\n\x06in_use\x18\x04 \x01(\x04\x12\x0e\n\x06shadow\x18\x05 \x01(\x08\x32J\n\x05Usage\x12\x41\n\x06Report\x12\x1a.gatehouse.v1.UsageRequest\x1a\x1b.gatehouse.v1.UsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gatehouse/pb/usage.proto\x12\x0cgatehouse.v1\"\x8d\x01\n\x0cUsageRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04team\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nkey_limits\x18\x06 \x01(\t\x12\x12\n\nkey_family\x18\x07 \x01(\t\x12\x0c\n\x04\x61sks\x18\x08 \x01(\t\"\xbc\x03\n\rUsageResponse\x12\x33\n\x07windows\x18\x01 \x03(\x0b\x32\".gatehouse.v1.UsageResponse.Window\x12\x34\n\x07running\x18\x02 \x03(\x0b\x32#.gatehouse.v1.UsageResponse.Running\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x14\n\x0crefusal_code\x18\x04 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x05 \x01(\x08\x12\x15\n\rguessed_input\x18\x06 \x01(\x04\x12\x16\n\x0eguessed_output\x18\x07 \x01(\x04\x1a\x80\x01\n\x06Window\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0f\n\x07measure\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x04\x12\x11\n\tremaining\x18\x05 \x01(\x04\x12\x16\n\x0ereset_after_ms\x18\x06 \x01(\x04\x12\x0e\n\x06shadow\x18\x07 \x01(\x08\x1aU\n\x07Running\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x04\x12\x0e\n\x06in_use\x18\x04 \x01(\x04\x12\x0e\n\x06shadow\x18\x05 \x01(\x08\x32J\n\x05Usage\x12\x41\n\x06Report\x12\x1a.gatehouse.v1.UsageRequest\x1a\x1b.gatehouse.v1.UsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatehouse.pb.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEREQUEST']._serialized_start=42
-  _globals['_USAGEREQUEST']._serialized_end=169
-  _globals['_USAGERESPONSE']._serialized_start=172
-  _globals['_USAGERESPONSE']._serialized_end=569
-  _globals['_USAGERESPONSE_WINDOW']._serialized_start=354
-  _globals['_USAGERESPONSE_WINDOW']._serialized_end=482
-  _globals['_USAGERESPONSE_RUNNING']._serialized_start=484
-  _globals['_USAGERESPONSE_RUNNING']._serialized_end=569
-  _globals['_USAGE']._serialized_start=571
-  _globals['_USAGE']._serialized_end=645
+  _globals['_USAGEREQUEST']._serialized_start=43
+  _globals['_USAGEREQUEST']._serialized_end=184
+  _globals['_USAGERESPONSE']._serialized_start=187
+  _globals['_USAGERESPONSE']._serialized_end=631
+  _globals['_USAGERESPONSE_WINDOW']._serialized_start=416
+  _globals['_USAGERESPONSE_WINDOW']._serialized_end=544
+  _globals['_USAGERESPONSE_RUNNING']._serialized_start=546
+  _globals['_USAGERESPONSE_RUNNING']._serialized_end=631
+  _globals['_USAGE']._serialized_start=633
+  _globals['_USAGE']._serialized_end=707
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class UsageRequest(_message.Message):
-    __slots__ = ("user", "team", "tier", "key_id", "model", "key_limits", "key_family")
+    __slots__ = ("user", "team", "tier", "key_id", "model", "key_limits", "key_family", "asks")
     USER_FIELD_NUMBER: _ClassVar[int]
     TEAM_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class UsageRequest(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     KEY_LIMITS_FIELD_NUMBER: _ClassVar[int]
     KEY_FAMILY_FIELD_NUMBER: _ClassVar[int]
+    ASKS_FIELD_NUMBER: _ClassVar[int]
     user: str
     team: str
     tier: str
@@ -22,10 +23,11 @@ class UsageRequest(_message.Message):
     model: str
     key_limits: str
     key_family: str
-    def __init__(self, user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ...) -> None: ...
+    asks: str
+    def __init__(self, user: _Optional[str] = ..., team: _Optional[str] = ..., tier: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., key_limits: _Optional[str] = ..., key_family: _Optional[str] = ..., asks: _Optional[str] = ...) -> None: ...
 
 class UsageResponse(_message.Message):
-    __slots__ = ("windows", "running", "refusal", "refusal_code", "degraded")
+    __slots__ = ("windows", "running", "refusal", "refusal_code", "degraded", "guessed_input", "guessed_output")
     class Window(_message.Message):
         __slots__ = ("name", "scope", "measure", "limit", "remaining", "reset_after_ms", "shadow")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -61,9 +63,13 @@ class UsageResponse(_message.Message):
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_CODE_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    GUESSED_INPUT_FIELD_NUMBER: _ClassVar[int]
+    GUESSED_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     windows: _containers.RepeatedCompositeFieldContainer[UsageResponse.Window]
     running: _containers.RepeatedCompositeFieldContainer[UsageResponse.Running]
     refusal: str
     refusal_code: str
     degraded: bool
-    def __init__(self, windows: _Optional[_Iterable[_Union[UsageResponse.Window, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[UsageResponse.Running, _Mapping]]] = ..., refusal: _Optional[str] = ..., refusal_code: _Optional[str] = ..., degraded: _Optional[bool] = ...) -> None: ...
+    guessed_input: int
+    guessed_output: int
+    def __init__(self, windows: _Optional[_Iterable[_Union[UsageResponse.Window, _Mapping]]] = ..., running: _Optional[_Iterable[_Union[UsageResponse.Running, _Mapping]]] = ..., refusal: _Optional[str] = ..., refusal_code: _Optional[str] = ..., degraded: _Optional[bool] = ..., guessed_input: _Optional[int] = ..., guessed_output: _Optional[int] = ...) -> None: ...

@@ -13,7 +13,9 @@ import httpx2 as httpx
 import pytest
 
 from testkit.fakes.fake_vllm import FakeVllm
+from testkit.fakes.script import Script
 from testkit.running_gateway import RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL, PREMIUM, short_form
 
 MIB = 2**20
@@ -90,6 +92,34 @@ def test_a_large_body_takes_no_more_memory_than_twice_its_size(gateway: RunningG
         f"{shape}: {len(body) / MIB:.0f} MiB, Envoy +{grown:.0f} MiB, others at most {max(watch.waits) * 1000:.0f} ms"
     )
     assert grown < 2.2 * len(body) / MIB + 20
+    assert quantiles(watch.waits, n=10)[-1] < 0.1, "others wait"
+
+
+@pytest.mark.parametrize("megabytes", [2, 20])
+def test_three_senders_of_large_streams_hold_nobody_up(
+    gateway: RunningGateway, backend: FakeVllm, monkeypatch: pytest.MonkeyPatch, megabytes: int
+) -> None:
+    monkeypatch.setattr(backend, "script", Script(status=200, body=b'{"usage":{"total_tokens":9}}'))
+    words = "Hello. " * (megabytes * MIB // 7)
+    body = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": words}]}).encode()
+
+    def send() -> None:
+        with gateway.client() as client:
+            while time.monotonic() < end:
+                client.post(CHAT, content=body, headers=HEADERS)
+
+    with Watch(gateway) as watch:
+        until(lambda: len(watch.waits) > 50, 20)
+        alone, sent_at = quantiles(watch.waits, n=10)[-1], len(watch.waits)
+        end = time.monotonic() + 4
+        senders = [threading.Thread(target=send) for _ in range(3)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+    beside = quantiles(watch.waits[sent_at:], n=10)[-1]
+    print(f"{megabytes} MB: others' p90 {alone * 1000:.0f} ms alone, {beside * 1000:.0f} ms beside")
+    assert beside < alone + 0.1
 
 
 def test_many_large_bodies_at_once_leave_envoy_alive_and_others_served(gateway: RunningGateway) -> None:

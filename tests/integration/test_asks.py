@@ -1,5 +1,6 @@
 """What a request asks for, from its body to the limiter and the log; and answers that nobody counted."""
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,10 @@ LIMITS: dict[str, dict[str, Any]] = {
     "uncounted": {"tokens_per_day": 50_000},
     "learned": {"tokens_per_hour": 1_000_000},
     "broken": {"tokens_per_day": 50_000},
+    "dialects": {"tokens_per_minute": 20_000},
+    "prompts": {"tokens_per_minute": 1000},
+    "pictures": {"tokens_per_minute": 100_000},
+    "nothing": {"output_tokens_per_day": 5},
 }
 
 
@@ -90,6 +95,55 @@ def test_of_six_calls_with_ten_choices_each_one_passes(gateway: RunningGateway, 
     assert sorted(answer.status_code for answer in answers) == [200] + [429] * 5
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert "Maximum 1000 tokens per minute" in refused.text
+
+
+def chunked(gateway: RunningGateway, tier: str, times: int, **body: Any) -> list[int]:
+    """The same without a Content-Length, so many at once; their statuses, in order of size."""
+    text = json.dumps({**CHATTING, **body}).encode()
+    headers = {"authorization": f"Bearer {key(tier)}", "content-type": "application/json"}
+
+    def ask(client: httpx.Client) -> int:
+        pieces = (text[at : at + 1000] for at in range(0, len(text), 1000))
+        return client.post(CHAT, content=pieces, headers=headers).status_code
+
+    with gateway.client() as client, ThreadPoolExecutor(times) as pool:
+        return sorted(pool.map(lambda _: ask(client), range(times)))
+
+
+def held(backend: FakeVllm) -> None:
+    """Answers that come late, so that all requests run at once."""
+    counts = b'{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":5}}'
+    headers = {"content-type": "application/json"}
+    backend.script = Script(headers_after_s=2.0, status=200, headers=headers, body=counts)
+
+
+def test_what_another_dialect_calls_it_lowers_no_guess(gateway: RunningGateway, backend: FakeVllm) -> None:
+    held(backend)
+    statuses = chunked(gateway, "dialects", 20, max_completion_tokens=2000, max_output_tokens=1)
+    assert statuses == [200] * 9 + [429] * 11
+
+
+def test_a_long_prompt_counts_without_a_content_length(gateway: RunningGateway, backend: FakeVllm) -> None:
+    held(backend)
+    words = [{"role": "user", "content": "tide " * 3200}]
+    assert chunked(gateway, "prompts", 6, messages=words, max_tokens=5) == [200] + [429] * 5
+
+
+def test_an_image_counts_by_what_it_is(gateway: RunningGateway) -> None:
+    assert post(gateway, "pictures", max_tokens=10).status_code == 200
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 600_000}}
+    message = [{"role": "user", "content": [image, {"type": "text", "text": "what is it?"}]}]
+    answer = post(gateway, "pictures", messages=message, max_tokens=10)
+    assert answer.status_code == 200, answer.text
+    assert gateway.record(answer.headers["x-request-id"])["images"] == 1
+
+
+def test_no_output_at_all_is_no_way_past_a_limit_of_output(gateway: RunningGateway, backend: FakeVllm) -> None:
+    counts = b'{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":50}}'
+    backend.script = Script(status=200, headers={"content-type": "application/json"}, body=counts)
+    assert post(gateway, "nothing", max_tokens=0).status_code == 200
+    until(lambda: used(gateway, "nothing") >= 5, 5, "the charge")
+    assert post(gateway, "nothing", max_tokens=0).status_code == 429
 
 
 def test_what_generates_nothing_passes_when_the_output_is_spent(gateway: RunningGateway) -> None:

@@ -89,6 +89,17 @@ def test_errors_are_recorded_with_both_bodies_and_nothing_else(tmp_path: Path, s
         assert WRONG.encode() not in written
 
 
+def test_a_body_that_waited_for_its_100_is_recorded_once(tmp_path: Path, script: FakeVllm) -> None:
+    with recording(tmp_path, script, bodies="sampled", body_sample=1.0) as gateway:
+        headers = {"authorization": f"Bearer {PREMIUM}", "expect": "100-continue"}
+        with gateway.client(headers=headers) as client:
+            asked = client.post(CHAT, json={"model": MODEL, "messages": [{"role": "user", "content": "once"}]})
+        assert asked.status_code == 200
+        bodies(gateway, 1)
+        time.sleep(1)
+        assert [body["response"] for body in bodies(gateway, 1)] == [asked.text]
+
+
 def test_a_sample_is_recorded_and_long_bodies_are_cut(tmp_path: Path, script: FakeVllm) -> None:
     with recording(tmp_path, script, bodies="sampled", body_sample=0.5) as gateway:
         asked = [ask(gateway, "x" * 2 * MAX_BODY_BYTES, stream=number % 2 == 0) for number in range(60)]

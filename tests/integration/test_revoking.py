@@ -5,9 +5,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2 as httpx
@@ -77,6 +77,7 @@ class Stream:
 
     gateway: RunningGateway
     key: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.events = 0
@@ -88,7 +89,7 @@ class Stream:
     def _read(self) -> None:
         words = {"role": "user", "content": "word " * 60}
         body = {"model": MODEL, "stream": True, "max_tokens": 60, "ignore_eos": True, "messages": [words]}
-        headers = {"authorization": f"Bearer {self.key}"}
+        headers = {"authorization": f"Bearer {self.key}", **self.headers}
         try:
             with (
                 self.gateway.client(headers=headers) as client,
@@ -124,6 +125,16 @@ def test_f42_revoking_now_ends_the_streams_of_that_key_alone(gateway: RunningGat
     assert bystander.over(30)
     assert (bystander.done, bystander.error) == (True, None)
     until(lambda: backend.aborted - aborted == 3)
+
+
+def test_revoking_now_ends_a_stream_that_waited_for_its_100(gateway: RunningGateway, backend: FakeVllm) -> None:
+    backend.script = Script(event_delay_s=0.1)
+    doomed = made(gateway, "expecting")
+    stream = Stream(gateway, doomed["key"], {"expect": "100-continue"}).started()
+    keys(gateway, "revoke", doomed["id"], "--now")
+    assert stream.over(WITHIN_S)
+    assert stream.error
+    assert not stream.done
 
 
 def test_f42_revoking_lets_running_streams_finish(gateway: RunningGateway, backend: FakeVllm) -> None:

@@ -189,6 +189,148 @@ def test_the_default_models_name_is_written_in(gateway: RunningGateway, server: 
     assert gateway.record(answer.headers["x-request-id"])["model"] == "m"
 
 
+@pytest.mark.parametrize("stream", [1, 1.0, "true", "TRUE", "on", "yes", "y", "t", "1"])
+def test_a_stream_is_counted_however_it_is_asked_for(gateway: RunningGateway, server: Scripted, stream: Any) -> None:
+    server.says([chunk("a", 1), chunk("b", 2), DONE])
+    content, record = ask(gateway, stream=stream)
+    assert (record["stream"], record["prompt_tokens"], record["completion_tokens"]) == (True, 9, 2)
+    assert b"usage" not in content
+    assert json.loads(server.received)["stream_options"]["include_usage"] is True
+
+
+@pytest.mark.parametrize(
+    ("most", "recorded"), [(3000.0, 3000), ("3000", 3000), (1_234_567_890_123, 10**12 - 1), (None, None), (-5, None)]
+)
+def test_a_bound_is_what_the_server_reads(
+    gateway: RunningGateway, server: Scripted, most: Any, recorded: int | None
+) -> None:
+    server.says([b'{"usage":{"prompt_tokens":1,"completion_tokens":1}}'], "application/json")
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = httpx.post(gateway.url + CHAT, json={"model": "m", "max_tokens": most}, headers=headers)
+    assert answer.status_code == (429 if recorded and recorded > 10_000_000 else 200)
+    assert gateway.record(answer.headers["x-request-id"])["max_tokens"] == recorded
+
+
+def left_after(gateway: RunningGateway, events: int, path: str = CHAT, **body: Any) -> dict[str, Any]:
+    """The record of a stream whose client leaves after so many events."""
+    headers, seen = {"authorization": f"Bearer {KEY}"}, b""
+    with httpx.stream("POST", gateway.url + path, json={"model": "m", "stream": True, **body}, headers=headers) as got:
+        for data in got.iter_raw():
+            seen += data
+            if seen.count(b"\n\n") >= events:
+                break
+    return gateway.record(got.headers["x-request-id"])
+
+
+def test_choices_are_summed_when_the_client_leaves(gateway: RunningGateway, server: Scripted) -> None:
+    pieces = [
+        b"".join(
+            event(
+                choices=[{"index": index, "delta": {"content": "x"}}],
+                usage={"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens},
+            )
+            for index in range(4)
+        )
+        for tokens in range(1, 101)
+    ]
+    server.says([b"".join(pieces), *[b": wait\n\n"] * 50], gap_s=0.1)
+    record = left_after(gateway, 400, n=4)
+    assert (record["completion_tokens"], record["prompt_tokens"], record["aborted"]) == (400, 5, True)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_messages_are_counted_when_the_client_leaves(gateway: RunningGateway, server: Scripted, ahead: int) -> None:
+    start = event(type="message_start", message={"usage": {"input_tokens": 12, "output_tokens": ahead}})
+    delta = event(type="content_block_delta", index=0, delta={"type": "text_delta", "text": "Hi"})
+    server.says([start + delta * 50, *[b": wait\n\n"] * 50], gap_s=0.1)
+    record = left_after(gateway, 51, "/v1/messages", max_tokens=200)
+    assert (record["prompt_tokens"], record["completion_tokens"], record["aborted"]) == (12, 50, True)
+
+
+def test_responses_are_counted_when_the_client_leaves(gateway: RunningGateway, server: Scripted) -> None:
+    created = event(type="response.created", response={"usage": None})
+    server.says([created + event(type="response.output_text.delta", delta="Hi") * 50, *[b": wait\n\n"] * 50], gap_s=0.1)
+    record = left_after(gateway, 51, "/v1/responses", input="x")
+    assert (record["completion_tokens"], record["aborted"]) == (50, True)
+
+
+ANSWERS: list[tuple[str, dict[str, Any], int, int | None]] = [
+    (CHAT, {"usage": {"total_tokens": 62}}, 62, None),
+    (CHAT, {"usage": {"prompt_tokens": 2, "total_tokens": 62}}, 2, 60),
+    ("/v1/score", {"usage": {"prompt_tokens": 7, "total_tokens": 7, "completion_tokens": 0}}, 7, 0),
+    ("/v1/responses", {"status": "incomplete", "usage": {"input_tokens": 3, "output_tokens": 9}}, 3, 9),
+    ("/v1/messages", {"usage": {"input_tokens": 3, "cache_read_input_tokens": 4, "output_tokens": 9}}, 7, 9),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "prompt", "completion"), ANSWERS)
+def test_usage_of_any_shape_is_counted(
+    gateway: RunningGateway, server: Scripted, path: str, body: dict[str, Any], prompt: int, completion: int | None
+) -> None:
+    server.says([json.dumps(body).encode()], "application/json")
+    content, record = ask(gateway, path)
+    assert json.loads(content) == body
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (prompt, completion)
+
+
+def test_usage_on_the_finishing_chunk_is_shown_once_to_who_asked(gateway: RunningGateway, server: Scripted) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    text = event(choices=[{"index": 0, "delta": {"content": "a"}}])
+    finish = event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], usage=usage)
+    for asked in (True, False):
+        server.says([text, finish, DONE])
+        content, record = ask(gateway, stream=True, stream_options={"include_usage": asked})
+        assert content.count(b'"usage"') == asked
+        assert content.count(b'"finish_reason"') == 1
+        assert (record["prompt_tokens"], record["completion_tokens"]) == (9, 2)
+
+
+def test_a_last_event_with_more_than_usage_is_kept_without_it(gateway: RunningGateway, server: Scripted) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+    server.says([chunk("a", 1), event(choices=[], usage=usage, citations=["https://example.com"]), DONE])
+    content, record = ask(gateway, stream=True)
+    assert b"citations" in content
+    assert b"usage" not in content
+    assert record["completion_tokens"] == 1
+
+
+def test_usage_over_three_lines_of_data_is_hidden(gateway: RunningGateway, server: Scripted) -> None:
+    usage = b'data: "usage": {"prompt_tokens": 9, "completion_tokens": 4,\ndata: "total_tokens": 13}}\n\n'
+    lines = b'data: {"choices": [],\n' + usage
+    server.says([chunk("a", 1), lines, DONE])
+    content, record = ask(gateway, stream=True)
+    assert b"usage" not in content
+    assert record["completion_tokens"] == 4
+
+
+def test_events_that_end_in_carriage_returns_arrive_as_they_come(gateway: RunningGateway, server: Scripted) -> None:
+    events = [chunk(text, at).replace(b"\n", b"\r") for at, text in enumerate("abc", 1)]
+    server.says([*events, DONE.replace(b"\n", b"\r")], gap_s=0.3)
+    began, came = time.monotonic(), []
+    headers = {"authorization": f"Bearer {KEY}"}
+    with httpx.stream("POST", gateway.url + CHAT, json={"model": "m", "stream": True}, headers=headers) as answer:
+        came = [(time.monotonic() - began, data) for data in answer.iter_raw()]
+    assert came[0][0] < 0.6
+    assert b'"a"' in came[0][1]
+    assert b"usage" not in b"".join(data for _, data in came)
+    assert gateway.record(answer.headers["x-request-id"])["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"type": "error", "error": {"type": "overloaded_error", "message": "later"}},
+        {"object": "error", "message": "no room", "type": "BadRequestError", "code": 400},
+    ],
+)
+def test_an_error_of_any_dialect_is_a_failure(gateway: RunningGateway, server: Scripted, error: dict[str, Any]) -> None:
+    start = event(type="message_start", message={"usage": {"input_tokens": 12, "output_tokens": 0}})
+    delta = event(type="content_block_delta", index=0, delta={"type": "text_delta", "text": "Hi"})
+    server.says([start, delta, delta, event(**error)])
+    _, record = ask(gateway, "/v1/messages", stream=True, max_tokens=369)
+    assert (record["error_code"], record["prompt_tokens"], record["completion_tokens"]) == ("upstream_error", 12, 2)
+
+
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"stream": "maybe"}, "invalid_value", "stream"),
     ({"max_tokens": 3000.5}, "invalid_value", "max_tokens"),
@@ -229,7 +371,7 @@ def test_the_byte_is_named_at_which_json_ends(gateway: RunningGateway) -> None:
     assert answer.json()["error"]["message"].endswith("at byte 13.")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "zstd", "br"])
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "br", "deflate", "GZIP", "identity, gzip", "x-gzip"])
 def test_an_encoded_body_is_415(gateway: RunningGateway, encoding: str) -> None:
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", "content-encoding": encoding}
     answer = httpx.post(gateway.url + CHAT, content=b"x" * 100, headers=headers)

@@ -124,6 +124,13 @@ def test_plaintext_is_answered_426_whatever_it_claims(site: Site, backend: FakeV
     assert len(backend.requests) == before
 
 
+@pytest.mark.parametrize("http2", [False, True])
+def test_a_body_may_wait_for_its_100(site: Site, backend: FakeVllm, http2: bool) -> None:
+    with site.client(http2=http2) as client:
+        assert client.post(CHAT, json=BODY, headers={"expect": "100-continue"}).status_code == 200
+    assert backend.requests[-1].headers["x-forwarded-proto"] == "https"
+
+
 def test_plaintext_may_ask_for_health(site: Site) -> None:
     assert site.in_plain("/health").json()["status"] == "healthy"
 

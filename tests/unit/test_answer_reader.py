@@ -96,6 +96,25 @@ def test_messages_that_break_off_count_what_they_produced() -> None:
     assert stream_answer([*events, event(end, "message_delta")]).told["output_tokens"] == 207
 
 
+def test_messages_whose_first_event_counts_ahead_still_count_what_they_produced() -> None:
+    usage = {"input_tokens": 3, "cache_read_input_tokens": 10, "output_tokens": 1}
+    start = event({"type": "message_start", "message": {"usage": usage}})
+    delta = event({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{"}})
+    told = stream_answer([start, *[delta] * 50]).told
+    assert (told["input_tokens"], told["produced"], told["first_event_ms"]) == (13, 50, 2)
+    end = event({"type": "message_delta", "delta": {}, "usage": {"input_tokens": 3, "output_tokens": 207}})
+    told = stream_answer([start, *[delta] * 50, end]).told
+    assert (told["input_tokens"], told["output_tokens"]) == (13, 207)
+
+
+def test_a_response_that_is_incomplete_is_counted() -> None:
+    usage = {"input_tokens": 9, "output_tokens": 77, "input_tokens_details": {"cached_tokens": 4}}
+    end = {"type": "response.incomplete", "response": {"usage": usage, "error": None}}
+    told = stream_answer([event({"type": "response.output_text.delta", "delta": "x"}), event(end)]).told
+    assert (told["input_tokens"], told["output_tokens"], told["cached_tokens"]) == (9, 77, 4)
+    assert "error" not in told
+
+
 def test_responses_that_break_off_count_what_they_produced() -> None:
     created = {"type": "response.created", "response": {"id": "r", "usage": None, "error": None}}
     delta = {"type": "response.output_text.delta", "delta": "some more text"}
@@ -124,6 +143,8 @@ ERRORS = [
     (event({"error": {"message": "boom", "type": "server_error", "code": "engine_dead"}}), "engine_dead"),
     (event({"error": {"message": "boom", "type": "InternalServerError", "code": 500}}), "InternalServerError"),
     (event({"error": "boom"}), "error"),
+    (event({"object": "error", "message": "boom", "type": "BadRequestError", "code": 400}), "BadRequestError"),
+    (event({"error": {"object": "error", "message": "boom"}, "choices": []}), "error"),
     (event({"type": "error", "error": {"type": "overloaded_error"}}, "error"), "overloaded_error"),
     (event({"type": "response.failed", "response": {"error": {"code": "server_error"}}}), "server_error"),
     (event({"type": "error", "message": "boom"}), "error"),
@@ -158,6 +179,11 @@ SOMETHING = [
     event({"choices": [{"index": 0, "text": "x"}]}),
     event({"choices": [{"index": 0, "delta": {"reasoning_content": "x"}}]}),
     event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}}]}),
+    event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}}]}),
+    event({"choices": [{"index": 0, "delta": {"content": [{"type": "text", "text": "x"}]}}]}),
+    event({"choices": [{"index": 0, "delta": {"refusal": "x"}}]}),
+    event({"type": "response.function_call_arguments.delta", "delta": "{"}),
+    event({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{"}}),
     event({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "x"}}),
     event({"type": "response.reasoning_text.delta", "delta": "x"}),
 ]

@@ -14,7 +14,7 @@ from gatehouse.config import Config
 from gatehouse.config.model import Redis
 from gatehouse.config.run_dir import RunDir
 from gatehouse.contract import names
-from gatehouse.envoy import access_log, model_access, render
+from gatehouse.envoy import access_log, expect_continue, model_access, render
 from gatehouse.envoy.clusters import sidecars
 from gatehouse.envoy.filters import (
     AUTHZ_PATIENCE_S,
@@ -38,7 +38,7 @@ def bootstrap(config: Config = CONFIGS["short"]) -> Node:
 
 
 def manager(config: Config = CONFIGS["short"]) -> Node:
-    (listener,) = bootstrap(config)["static_resources"]["listeners"]
+    listener, _ = bootstrap(config)["static_resources"]["listeners"]
     (found,) = listener["filter_chains"][0]["filters"]
     typed: Node = found["typed_config"]
     return typed
@@ -305,8 +305,9 @@ def test_patience_with_a_stream_is_for_the_routes_to_say() -> None:
 def test_entries_go_to_the_service_as_they_come_and_to_the_file_when_all_is_known() -> None:
     service, file = manager()["access_log"]
     assert service["typed_config"]["common_config"]["buffer_flush_interval"] == f"{access_log.FLUSH_INTERVAL_S}s"
-    assert "filter" not in service
-    ended, worth_writing = file["filter"]["and_filter"]["filters"]
+    assert service["filter"] == expect_continue.RECORDED_HERE
+    ended, here, worth_writing = file["filter"]["and_filter"]["filters"]
+    assert here == expect_continue.RECORDED_HERE
     assert ended == {"log_type_filter": {"types": ["DownstreamEnd"]}}
     known, *_, strangers = worth_writing["or_filter"]["filters"]
     assert known["metadata_filter"]["matcher"]["filter"] == names.AUTHZ

@@ -24,7 +24,7 @@ def with_tls(hops: int = 0, **files: str) -> Config:
 
 
 def listener(config: Config) -> Node:
-    (found,) = render(config, RUN_DIR, "/dev/null").bootstrap["static_resources"]["listeners"]
+    found, _ = render(config, RUN_DIR, "/dev/null").bootstrap["static_resources"]["listeners"]
     return dict(found)
 
 

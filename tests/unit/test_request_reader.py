@@ -21,7 +21,7 @@ def said(asked: Asked) -> tuple[str, bool, int | None, int]:
 
 
 def expected(read: Read, default: str | None) -> tuple[str | None, bool, int | None, int]:
-    most = None if read.most is None else min(read.most, MOST)
+    most = None if read.most is None else min(max(read.most, 1), MOST)  # nothing at all, servers refuse or take for all
     return default if read.model is None else read.model, read.stream, most, min(read.choices, MOST)
 
 
@@ -104,7 +104,16 @@ CASES: list[tuple[str, str, str]] = [
     (CHAT, '"max_tokens":3000.0', "3000/1"),
     (CHAT, '"max_tokens":"3000"', "3000/1"),
     (CHAT, '"max_tokens":1234567890123', f"{MOST}/1"),
+    (CHAT, '"max_tokens":0', "1/1"),
+    (COMPLETIONS, '"max_tokens":"0"', "1/1"),
+    (CHAT, '"max_tokens":-1', "-/1"),
+    (CHAT, '"max_tokens":null', "-/1"),
     (CHAT, '"max_tokens":90,"n":10', "90/10"),
+    (CHAT, '"max_tokens":90,"n":"10"', "90/10"),
+    (CHAT, '"max_tokens":90,"n":10.0', "90/10"),
+    (CHAT, '"max_tokens":90,"n":1,"n":10', "90/10"),
+    (CHAT, '"max_tokens":90,"n":-3', "90/1"),
+    (CHAT, '"max_tokens":90,"n":0', "90/1"),
     (CHAT, '"max_tokens":90,"n":null', "90/1"),
     (CHAT, '"max_tokens":5,"\\u006dax_tokens":7', "7/1"),
     (COMPLETIONS, '"max_tokens":5,"n":2,"prompt":["a","b","c"]', "5/6"),

@@ -21,7 +21,7 @@ def rendered(config: Config) -> dict[str, Node]:
 
 
 def manager(config: Config) -> Node:
-    (listener,) = rendered(config)["envoy.yaml"]["static_resources"]["listeners"]
+    listener, _ = rendered(config)["envoy.yaml"]["static_resources"]["listeners"]
     typed: Node = listener["filter_chains"][0]["filters"][0]["typed_config"]
     return typed
 

@@ -77,11 +77,15 @@ end
 
 local function count(e, text, choices)
   local counts = usage.counts(text)
-  if counts.input then e.tell(e, "input_tokens", counts.input) end
+  if counts.input and counts.input >= (e.input or 0) then -- some leave out at the end what the cache served
+    e.input = counts.input
+    e.tell(e, "input_tokens", counts.input)
+  end
   if counts.cached then e.tell(e, "cached_tokens", counts.cached) end
   if counts.output == nil then return end
   local output = counts.output
   if e.per_choice and choices and not find(choices, "^%[%s*%]$") then output = over_choices(e, choices, output) end
+  if e.starts then return e.tell(e, "output_tokens", output) end
   count_output(e, output)
 end
 
@@ -126,7 +130,7 @@ end
 
 -- The members of an event that matter; nil when its data is no JSON object.
 local function read(e, data)
-  local found = { spans = {} }
+  local found = { spans = {}, data = data }
   json.again(e.text, data)
   return pcall(json.members, e.text, READ, note, found) and found or nil
 end
@@ -134,10 +138,17 @@ end
 local function tally(e, found)
   local code = usage.error_code(found.error)
   if code == nil and found.type == '"error"' then code = "error" end
+  if code == nil and found.message and not found.choices and find(found.data, '"object"%s*:%s*"error"') then -- vLLM once
+    code = usage.error_code(found.data)
+  end
   if code then e.tell(e, "error", code) end
   if usage.is_object(found.usage) then count(e, found.usage, found.choices) end
   if usage.is_object(found.response) then count_nested(e, found.response) end
-  if usage.is_object(found.message) then count_nested(e, found.message) end
+  if usage.is_object(found.message) then -- of Messages, whose first event counts what is not there yet
+    e.starts = true
+    count_nested(e, found.message)
+    e.starts = false
+  end
   if found.delta and found.type then count_delta(e, found.type, found.delta) end
   if found.choices and not e.counts_output then
     if carries(found.choices) then produce(e, 1) end

@@ -231,6 +231,7 @@ function request.read(b, s, path, settings)
   asked.stream = boolean(seen.stream) == true
   refuse_uncountable(seen)
   asked.most = endpoint.most == nil and 0 or most_of(seen, endpoint, settings, asked.model)
+  if asked.most == 0 and endpoint.most then asked.most = 1 end -- 0 is for endpoints that generate nothing
   if is_default then put(edits, added, seen.model, "model", json.quoted(asked.model)) end
   if asked.stream and endpoint.options then
     ask_for_usage(asked, seen, settings.asks(settings, asked.model), edits, added)
