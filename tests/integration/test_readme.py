@@ -12,6 +12,7 @@ import pytest
 from gatehouse.contract import errors, names
 from testkit.fakes.fake_vllm import FakeVllm
 from testkit.running_gateway import ROOT, RunningGateway, running_gateway
+from testkit.waiting import until
 from tests.integration.conftest import MODEL
 
 README = (ROOT / "README.md").read_text()
@@ -120,20 +121,26 @@ def test_the_endpoints_listed_are_those_that_are_routed() -> None:
     assert tuple(re.findall(r"(?<=[ `])(/[a-z0-9/]+)`", row)) == names.ENDPOINTS
 
 
+# Costs need prices, teams need teams, and limits near their end need use: tests/deploy/test_dashboards.py has them.
+# The certificate's end needs TLS, refusals of tokens and fetches of keys need an issuer.
+NOT_OF_THE_EXAMPLE = {
+    "api_certificate_expiry_timestamp_seconds",
+    "api_cost_usd_total",
+    "api_jwks_refreshes_total",
+    "api_jwt_refusals_total",
+    "api_limit_used_ratio",
+    "api_user_info",
+}
+
+
 def test_the_metrics_listed_are_there(example: RunningGateway) -> None:
     listed = set(re.findall(r"`(api_[a-z_]+)", page("metrics.md").split("## Queries")[0]))
-    exposed = example.metrics()
-    missing = [name for name in listed if f"# TYPE {name.removesuffix('_total')}" not in exposed]
-    # Costs need prices, teams need teams, and limits near their end need use: tests/deploy/test_dashboards.py has them.
-    # The certificate's end needs TLS, refusals of tokens and fetches of keys need an issuer.
-    assert sorted(missing) == [
-        "api_certificate_expiry_timestamp_seconds",
-        "api_cost_usd_total",
-        "api_jwks_refreshes_total",
-        "api_jwt_refusals_total",
-        "api_limit_used_ratio",
-        "api_user_info",
-    ]
+
+    def missing() -> set[str]:
+        exposed = example.metrics()
+        return {name for name in listed if f"# TYPE {name.removesuffix('_total')}" not in exposed}
+
+    until(lambda: missing() == NOT_OF_THE_EXAMPLE, what="the metrics that docs/metrics.md lists")
 
 
 def test_the_commands_shown_exist() -> None:
