@@ -7,7 +7,7 @@ CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
 .PHONY: help run install test check protos dashboards fields manifests kube-tools pictures golden \
-        test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
+        exact test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -81,6 +81,9 @@ golden: $(VENV)/.dev  ## write envoy/*.yaml anew, after a change of the renderer
 test-slow: $(VENV)/.dev  ## long property tests and fault loops
 	$(BIN)/python -m pytest -m slow
 
+exact: $(VENV)/.dev  ## limits are exact under load, 20 times in a row (ROUNDS=20; two hours)
+	$(BIN)/python -m scripts.rounds $(or $(ROUNDS),20)
+
 test-vllm: $(VENV)/.dev  ## end to end against real vLLM on the CPU (installs several GB the first time)
 	$(BIN)/python scripts/vllm_env.py
 	$(BIN)/python -m pytest -m vllm tests/vllm
@@ -98,7 +101,7 @@ digests: $(VENV)/.dev  ## pin the images of deploy/ anew, by digest (needs a reg
 
 audit: $(VENV)/.dev  ## known vulnerabilities in what is locked, and in the oldest that is allowed (needs PyPI or OSV)
 	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/python -m scripts.audit
+	$(BIN)/python -m scripts.audit $(AUDIT)
 
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet --custom-compile-command 'make lock'
 lock: $(VENV)/.dev  ## pin anew, by hash, what the image is built from (deploy/*.lock), and what tests need (dev.lock)

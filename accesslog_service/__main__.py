@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ async def main(worker: Worker) -> None:
         tasks.create_task(leaving.run())
         telling = tasks.create_task(strangers.tell(Admin(run_dir.admin_socket).post))
         following = tasks.create_task(Follower(logs, book, models.label).run())
-        kept = [file, *(await _for_all(worker, stack, tasks) if worker.index == 0 else [])]
+        kept = [file, *(await _for_all(worker, stack, tasks, metrics.dropped) if worker.index == 0 else [])]
 
         def adopt(changed: Config) -> None:
             receiver.to_record = _to_record(changed)
@@ -102,7 +103,9 @@ async def main(worker: Worker) -> None:
         telling.cancel()
 
 
-async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> list[Days]:
+async def _for_all(
+    worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGroup, dropped: Callable[[int], None]
+) -> list[Days]:
     """What one receiver does for the whole gateway, until `stack` is left."""
     logging, run_dir = worker.config.logging, worker.run_dir
     leave_word = partial(run_dir.leave_word, Path(logging.dir))
@@ -111,7 +114,7 @@ async def _for_all(worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGro
     rotation = Rotation(Path(logging.dir), logging.retention_days, admin.ready, admin.reopen_logs, leave_word)
     rotating = tasks.create_task(rotation.run())
     stack.callback(rotating.cancel)
-    room = Room(Path(logging.dir), lambda: worker.config.logging.max_gb)
+    room = Room(Path(logging.dir), lambda: worker.config.logging.max_gb, dropped)
     keeping = tasks.create_task(room.keep())
     stack.callback(keeping.cancel)
     bodies = [] if logging.bodies == "off" else [await stack.enter_async_context(collecting(run_dir.bodies, logging))]

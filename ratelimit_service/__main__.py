@@ -41,7 +41,7 @@ async def main(worker: Worker) -> None:
 async def _store(worker: Worker, metrics: Metrics, plans: Plans) -> Store:
     """Redis, shared by every worker and gateway, or the memory of this one process. Either may know nothing: then
     limits of a day and more begin with what the tally of the request log has."""
-    remembered = partial(restored, plans, Path(worker.config.logging.dir))
+    remembered = partial(restored, plans, Path(worker.config.logging.dir), metrics.on_unrestored)
     url = worker.config.redis.url
     if url is None:
         store = MemoryStore()

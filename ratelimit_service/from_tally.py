@@ -25,25 +25,35 @@ _MEASURED: Mapping[str, Callable[[Used], int]] = {
     "input_tokens": lambda used: used.input_tokens,
     "output_tokens": lambda used: used.output_tokens,
     "budget": lambda used: -(-(used.cost_nano_usd or 0) // 1000),
+    "requests": lambda used: used.admitted,
 }
-"""Requests are not among them: the tally counts those that were refused as well."""
+
+Unrestored = Callable[[], None]
+"""Told that limits begin whole which nobody can know to be unused."""
 
 
-async def restored(plans: Plans, logs: Path, now_ms: Callable[[], int] = epoch_ms) -> list[Charge]:
+async def restored(
+    plans: Plans, logs: Path, unrestored: Unrestored, now_ms: Callable[[], int] = epoch_ms
+) -> list[Charge]:
     """One charge for each bucket that has something used, of users, teams and tiers; empty where there is no tally yet,
-    and, which is told, where it can't be read.
+    and where it can't be read, which is told.
 
     A day counts whole if any of it falls into a window. What only counts for one model, or for one key, the tally does
-    not know.
+    not know; of the first, limits that begin whole are told.
     """
     path, now = logs / tally_file.NAME, datetime.fromtimestamp(now_ms() / 1000, UTC)
-    if not any(map(_is_restored, plans.rules())) or not path.exists():
+    long = [rule for rule in plans.rules() if rule.limit.period_s >= PERIODS["day"]]
+    if not long or not path.exists():
         return []
     try:
         rows = await asyncio.to_thread(tally_file.used_since, path, (now - _LONGEST).date())
     except sqlite3.Error as error:
         log.error("what was used of limits of a day and more can't be restored from %s: %s", path, error)
+        unrestored()
         return []
+    if rows and (unknown := {rule.limit.name for rule in long if not _is_restored(rule)}):
+        log.warning("limits that the tally can't tell of begin whole: %s", ", ".join(sorted(unknown)))
+        unrestored()
     return list(charges(plans, rows, now))
 
 

@@ -33,7 +33,14 @@ class Metrics:
             "api_rate_limit_events_lost_total", "Ends of requests that the store never heard of.", registry=registry
         )
         self._restored = Counter(
-            "api_rate_limit_restored_total", "Times that Redis came back empty and was told.", registry=registry
+            "api_rate_limit_restored_total",
+            "Times that a store without counts was told what was used.",
+            registry=registry,
+        )
+        self._unrestored = Counter(
+            "api_rate_limit_unrestored_total",
+            "Times that limits of a day and more began whole, because nobody knew what was used of them.",
+            registry=registry,
         )
         self._steps = Counter("api_clock_steps_total", "Steps of a clock.", ["clock"], registry=registry)
         for clock in get_args(Clock):
@@ -81,6 +88,9 @@ class Metrics:
 
     def on_restored(self, _limits: int) -> None:
         self._restored.inc()
+
+    def on_unrestored(self) -> None:
+        self._unrestored.inc()
 
     def on_clock_step(self, clock: Clock) -> None:
         self._steps.labels(clock).inc()

@@ -145,8 +145,8 @@ class Plans:
             self._lengths.learn(caller.user, self._model(caller.model), -(-true.output // choices))
 
     def rules(self) -> Iterator[Rule]:
-        """Every rule of a tier, a user or a team."""
-        for rules in (*self._tiers.values(), *self._users.values(), *self._teams.values()):
+        """Every rule that is configured: of a tier, a model within a tier, a user or a team."""
+        for rules in (*self._tiers.values(), *self._models.values(), *self._users.values(), *self._teams.values()):
             yield from rules.rules
 
     def counters(self, caller: Caller) -> list[tuple[Rule, str]]:

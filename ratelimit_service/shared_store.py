@@ -21,6 +21,8 @@ from ratelimit_service.store.seen import Seen
 log = logging.getLogger(__name__)
 
 _CONNECTED_IN_S = 1.0
+_ANSWERED_IN_S = 3.0
+"""The first answer takes several round trips: half a second each is late, and no reason to begin without Redis."""
 _RESTORED_IN_S = 8.0
 _SILENT_S = 10.0
 """How long a connection may be silent before another is made. What a request waits for is the business of `Resilient`,
@@ -36,7 +38,7 @@ async def shared_store(url: str, config: Config, metrics: Metrics, remembered: R
     settings = config.redis
     client = connect(url, timeout_s=_SILENT_S, connect_timeout_s=_CONNECTED_IN_S)
     store, marker, seen = RedisStore(client), RedisMarker(client), Seen()
-    await _look_over(client, store, marker, remembered)
+    await _look_over(client, store, marker, remembered, metrics)
     called = first_rank(workers(config, "ratelimit"))
     local = fallback(settings.on_failure, sharers=called * settings.gateways, seen=seen)
     return Shared(store, local, metrics, client, settings.timeout_ms / 1000, marker, seen, remembered)
@@ -73,23 +75,26 @@ class Shared(Resilient):
         await super().close()
 
 
-async def _look_over(client: Client, store: RedisStore, marker: RedisMarker, remembered: Remembered) -> None:
+async def _look_over(
+    client: Client, store: RedisStore, marker: RedisMarker, remembered: Remembered, metrics: Metrics
+) -> None:
     """Say what is wrong with Redis, and have it know the script, and what was used, before the first request comes."""
     try:
-        async with asyncio.timeout(_CONNECTED_IN_S):
+        async with asyncio.timeout(_ANSWERED_IN_S):
             await store.decide(_NOTHING)
         async with asyncio.timeout(_RESTORED_IN_S), marker.restoring():
             if await marker.missing():
-                await _tell(store, await remembered())
+                await _tell(store, await remembered(), metrics)
         for finding in await checks.check(client):
             log.log(_LEVELS[finding.level], "%s; %s", finding.message, finding.fix)
     except (StoreUnavailable, TimeoutError) as error:
         log.error("Redis does not answer yet: %s", error)
 
 
-async def _tell(store: RedisStore, used: Sequence[Charge]) -> None:
+async def _tell(store: RedisStore, used: Sequence[Charge], metrics: Metrics) -> None:
     await raise_to(store, used)
     if used:
+        metrics.on_restored(len(used))
         log.warning("Redis knew no counts: %d of a day and more were restored from the tally", len(used))
     else:
         log.warning("Redis knows no counts, and nobody else does: every limit and budget begins whole")

@@ -105,6 +105,8 @@ def matches(match: Node, path: str, metadata: Metadata, headers: Mapping[str, st
 
 
 def path_matches(match: Node, path: str) -> bool:
+    if "safe_regex" in match:
+        return bool(re.fullmatch(match["safe_regex"]["regex"], path))
     return path == match["path"] if "path" in match else path.startswith(match["prefix"])
 
 

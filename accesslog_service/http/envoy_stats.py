@@ -12,8 +12,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gatehouse.envoy.tls import EXPIRY_STAT
+from gatehouse.gateway import envoy_binary
+from gatehouse.gateway.envoy_binary import VERSION
 
 TIMEOUT = ClientTimeout(total=1.0)
+PATCHES = "envoy.patches_behind"
+"""A statistic that we make of Envoy's version."""
 
 Stats = Mapping[str, float]
 """Envoy's statistics by name."""
@@ -43,6 +47,7 @@ _BY_MODEL = (
 )
 _OF_GATEWAY = (
     Stat("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
+    Stat(PATCHES, "api_envoy_patches_behind", "Patches that the running Envoy is known to lack.", GaugeMetricFamily),
     Stat("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
     Stat(
         EXPIRY_STAT,
@@ -81,14 +86,20 @@ def by_model(stats: Stats, stat: str, models: Iterable[str]) -> dict[str, float]
     return {written.get(match[1], match[1]): value for match, value in found if match}
 
 
+def patches_behind(answer: bytes) -> Stats:
+    """Of Envoy's answer to `/server_info`; nothing, if that says no version."""
+    found = VERSION.search(answer.decode("utf-8", "replace"))
+    return {PATCHES: envoy_binary.patches_behind(found[1])} if found else {}
+
+
 async def read(admin_socket: Path) -> Stats:
     """Ask the Envoy behind `admin_socket`; where there is none, there are no statistics."""
     try:
-        async with (
-            ClientSession(connector=UnixConnector(str(admin_socket)), timeout=TIMEOUT) as session,
-            session.get("http://envoy/stats", params=QUERY) as response,
-        ):
-            return parsed(await response.read())
+        async with ClientSession(connector=UnixConnector(str(admin_socket)), timeout=TIMEOUT) as session:
+            async with session.get("http://envoy/stats", params=QUERY) as response:
+                stats = parsed(await response.read())
+            async with session.get("http://envoy/server_info") as response:
+                return {**stats, **patches_behind(await response.read())}
     except (ClientError, TimeoutError, OSError):
         return {}
 

@@ -33,9 +33,15 @@ class Unreadable:
 
 def files(directory: Path) -> list[Path]:
     """Oldest first; the file that Envoy writes to is the last."""
-    old = [path for pattern in (f"{DAILY_STEM}_*.log", f"{DAILY_STEM}_*.log.gz") for path in directory.glob(pattern)]
+    days = {_day_of(path) for path in directory.glob(f"{DAILY_STEM}_????-??-??.*")}
+    old = {path for day in days for path in (day, *copies(day)) if path.exists()}
     current = directory / FILE_NAME
     return [*sorted({*old, *copies(current)}), *([current] if current.exists() else [])]
+
+
+def _day_of(path: Path) -> Path:
+    """The file of a day, of which `path` may be a part or a copy."""
+    return path.with_name(path.name.partition(".")[0] + ".log")
 
 
 def accounts(path: Path, start: int = 0) -> Iterator[Account | Unreadable]:

@@ -77,6 +77,7 @@ class RequestMetrics:
         self._received = _counter("api_access_log_entries_total", "Entries that Envoy's access log has sent.")
         unwritten = "Refusals of unknown callers that are in no log, since there were too many."
         self._unwritten = _counter("api_refusals_unwritten_total", unwritten)
+        self._dropped = _counter("api_log_dropped_bytes_total", "Logs deleted before their time, for lack of room.")
         self._unsettled = _counter("api_settlements_lost_total", "Ends of requests that the limiter did not hear of.")
 
     def take(self, records: Sequence[Record]) -> None:
@@ -100,6 +101,10 @@ class RequestMetrics:
     def unwritten(self, count: int) -> None:
         """So many refusals of unknown callers are counted only."""
         self._unwritten.inc(count)
+
+    def dropped(self, size: int) -> None:
+        """A log of so many bytes was deleted before its time."""
+        self._dropped.inc(size)
 
     def received(self, count: int) -> None:
         """Envoy has sent so many entries: of ends of requests, and of requests that still run."""

@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, inode INTEGER, position
 CREATE TABLE IF NOT EXISTS heads (name TEXT PRIMARY KEY, head BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS days (
   file TEXT, day TEXT, user TEXT, key TEXT, requests INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
-  cost_nano_usd INTEGER, team TEXT, tier TEXT, seen REAL, PRIMARY KEY (user, day, key, file)) WITHOUT ROWID;
+  cost_nano_usd INTEGER, team TEXT, tier TEXT, seen REAL, admitted INTEGER,
+  PRIMARY KEY (user, day, key, file)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS days_by_day ON days (day);
 CREATE TABLE IF NOT EXISTS steps (
   start INTEGER, model TEXT, requests INTEGER, failed INTEGER, refused INTEGER, tokens INTEGER, ttft_ms REAL,
@@ -41,12 +42,14 @@ CREATE TABLE IF NOT EXISTS mistakes (
 """
 
 _ADD_DAY = """
-INSERT INTO days (file, day, user, key, requests, prompt_tokens, completion_tokens, cost_nano_usd, team, tier, seen)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+INSERT INTO days
+  (file, day, user, key, requests, prompt_tokens, completion_tokens, cost_nano_usd, team, tier, seen, admitted)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
   requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
   completion_tokens = completion_tokens + excluded.completion_tokens,
   cost_nano_usd = coalesce(cost_nano_usd + excluded.cost_nano_usd, cost_nano_usd, excluded.cost_nano_usd),
-  team = excluded.team, tier = excluded.tier, seen = max(seen, excluded.seen)
+  team = excluded.team, tier = excluded.tier, seen = max(seen, excluded.seen),
+  admitted = coalesce(admitted, 0) + excluded.admitted
 """
 _ADD_STEP = """
 INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
@@ -125,12 +128,19 @@ class Book:
         book = sqlite3.connect(self._path, timeout=5.0, isolation_level=None, check_same_thread=False)
         try:
             book.executescript(_SCHEMA)
+            _bring_up_to_date(book)
         except sqlite3.Error:
             book.close()
             raise
         book.execute("PRAGMA busy_timeout = 0")
         self._inode = self._path.stat().st_ino
         return book
+
+
+def _bring_up_to_date(book: sqlite3.Connection) -> None:
+    """Of a tally that an older version made, the days before have no number of admitted requests."""
+    if not any(column[1] == "admitted" for column in book.execute("PRAGMA table_info(days)")):
+        book.execute("ALTER TABLE days ADD COLUMN admitted INTEGER")
 
 
 def add(book: sqlite3.Connection, file: str, sums: Counted) -> None:

@@ -23,7 +23,7 @@ ModelLabel = Callable[[str | None, bool], str]
 @dataclass(slots=True)
 class Day:
     """What one key of a user did on one day, and who they were. Costs are in billionths of a US dollar, so that they
-    add up; None where no price is known."""
+    add up; None where no price is known. `admitted` are the requests that limits let through."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -32,9 +32,11 @@ class Day:
     team: str = ""
     tier: str = ""
     seen: float = 0.0
+    admitted: int = 0
 
     def add(self, line: Line, ended: float) -> None:
         self.requests += 1
+        self.admitted += line["attempts"] > 0  # Envoy's router comes after all that refuses
         self.prompt_tokens += line["prompt_tokens"] or 0
         self.completion_tokens += line["completion_tokens"] or 0
         if line["cost_usd"] is not None:

@@ -64,16 +64,25 @@ class Follower:
         Raises `sqlite3.Error` and `OSError`.
         """
         if not self._opened:
-            self._book.open()
+            self._open()
             self._opened = True
         elif not self._book.there:
             log.warning("the tally was removed, and is made again from the request log that is left")
-            self._book.open()
+            self._open()
         with self._book.reading() as book:
             if not self._unread(book):
                 return False
         with self._book.writing() as book:
             return any(self._read(book, unread, time.time()) for unread in self._unread(book))
+
+    def _open(self) -> None:
+        """A book that knows nothing has all parts of days to read. Later ones it has read before they were parts."""
+        self._book.open()
+        with self._book.writing() as book:
+            if book.execute("SELECT count(*) FROM files").fetchone() == (0,):
+                parts = self._directory.glob("requests_????-??-??.[0-9]*.log")
+                rows = ((path.name, path.stat().st_ino, 0) for path in sorted(parts))
+                book.executemany("INSERT INTO files VALUES (?, ?, ?)", rows)
 
     def _attempt(self) -> bool:
         try:
@@ -96,7 +105,8 @@ class Follower:
     def _unread(self, book: sqlite3.Connection) -> list[Unread]:
         known = {name: (inode, position) for name, inode, position in book.execute("SELECT * FROM files")}
         found = []
-        for path in sorted(self._directory.glob("requests_????-??-??.log")):
+        days = self._directory.glob("requests_????-??-??.log")
+        for path in sorted({*days, *(self._directory / name for name in known)}):
             try:
                 status = path.stat()
             except FileNotFoundError:

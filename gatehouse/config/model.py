@@ -55,6 +55,16 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+_BELOW = re.compile(r"/(chat/completions|completions|embeddings|responses|messages|rerank|score|models)/*$")
+
+
+def _servers_url(value: str) -> str:
+    """Of a model server: what comes before the endpoints, as an OpenAI client's `base_url`."""
+    if found := _BELOW.search(value):
+        raise ValueError(f"must end before '/{found[1]}', which is added to it: {value[: found.start()]}")
+    return _http_url(value)
+
+
 def _issuers_url(value: str) -> str:
     """As an issuer writes it: a query may belong to it, a slash at its end too."""
     parts = urlsplit(value)
@@ -160,7 +170,7 @@ def _end_of(value: Any) -> Any:
 
 
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+ServerUrl = Annotated[str, AfterValidator(_servers_url)]
 OtlpUrl = Annotated[str, AfterValidator(_otlp_url)]
 Network = Annotated[str, AfterValidator(_network)]
 Instant = Annotated[datetime, BeforeValidator(_end_of)]
@@ -262,7 +272,7 @@ Kind = Literal["vllm", "sglang", "openai", "tgi", "llama_cpp", "other"]
 class Vllm(Strict):
     """The short form: one model server that answers for every model name."""
 
-    base_url: HttpUrl
+    base_url: ServerUrl
     """Its OpenAI-compatible API, up to and including `/v1`."""
     default_model: ModelName | None = None
     """The model of a request that names none."""
@@ -273,7 +283,7 @@ class Vllm(Strict):
 class Backend(Strict):
     """One model server."""
 
-    url: HttpUrl
+    url: ServerUrl
     """Its OpenAI-compatible API, up to and including `/v1`."""
     kind: Kind = "vllm"
     """What the server is, and so how its streams are asked to count tokens
@@ -525,8 +535,8 @@ class Logging(Strict):
     retention_days: int = Field(30, ge=1)
     """After so many days a log file is deleted."""
     max_gb: Annotated[float, Field(strict=False, gt=0)] | None = None
-    """How much all logs together may take; beyond that the oldest days are deleted, with a line in the log. Default:
-    half of the disk."""
+    """How much all logs together may take; beyond that the oldest parts and days are deleted, counted and
+    logged. Default: half of the disk."""
     bodies: Literal["off", "errors", "sampled"] = "off"
     """Whether prompts and answers are recorded: of failed requests (`errors`) or of a share of all (`sampled`), at
     most 64 KiB each way, in `bodies_YYYY-MM-DD.log` (mode 0600)."""

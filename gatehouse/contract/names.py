@@ -46,6 +46,7 @@ ENDPOINTS = (
     "/v1/embeddings",
     "/v1/responses",
     "/v1/messages",
+    "/v1/messages/count_tokens",
     "/v1/rerank",
     "/v1/score",
     "/tokenize",

@@ -7,13 +7,22 @@ overrides.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from gatehouse.config.model import Config
 from gatehouse.contract import errors, names
 from gatehouse.contract.errors import ClientError
-from gatehouse.envoy import cors, expect_continue, model_access, model_lookup, own_limits, request_reader, tracing
+from gatehouse.envoy import (
+    cors,
+    expect_continue,
+    model_access,
+    model_lookup,
+    own_limits,
+    request_reader,
+    tracing,
+    wrong_turns,
+)
 from gatehouse.envoy.backends import served
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
@@ -60,9 +69,15 @@ def _everything_else(config: Config) -> list[Message]:
         *_pages(config, "/", "/metrics", *names.USAGE_PAGE),
         *_own_api(),
         _too_large(config),
-        _refusal(errors.NOT_FOUND, _ANYTHING, without=_ALL_FILTERS),
+        *({**turn, **_without(_ALL_FILTERS)} for turn in _wrong_turns()),
         _refusal(errors.NOT_FOUND, {"connect_matcher": {}}, without=_ALL_FILTERS),  # CONNECT has no path
     ]
+
+
+def _wrong_turns() -> Iterator[Message]:
+    yield from wrong_turns.wrong_methods()
+    yield from wrong_turns.nearly_right()
+    yield wrong_turns.of_others(_ANYTHING)
 
 
 def _method(*methods: str) -> Message:

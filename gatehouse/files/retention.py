@@ -7,6 +7,7 @@ that it is too old, one day's file an hour (by the clock that nobody sets) and t
 have to stay wrong for as many hours as there are files before it costs the last of them.
 """
 
+import glob
 import gzip
 import re
 import time
@@ -19,15 +20,18 @@ BETWEEN_S = 3600.0
 FIRST_AFTER_S = 60.0
 """A clock that is set when a machine starts is set by then."""
 
-_COPY = r"(\.\d+|-\d{8}\d*)?(\.(gz|zst|xz|bz2))?"
-"""What tools that rotate and compress add to a name."""
+_MADE = r"(\.\d+|-\d{8}\d*)?(\.(gz|zst|xz|bz2))?"
+DAY = rf"(?P<day>\d{{4}}-\d{{2}}-\d{{2}})(\.(?P<part>\d+))?\.log{_MADE}"
+"""How the name of a day's file ends: a part of it that was finished has a number, and tools that rotate and compress
+add some more."""
 
 
 def copies(file: Path) -> Iterator[Path]:
-    """What a tool has made of `file`, beside it: renamed or copied, with a number or a date, compressed or not."""
-    made = re.compile(re.escape(file.name) + _COPY)
-    for path in sorted(file.parent.glob(f"{file.name}?*")):
-        if made.fullmatch(path.name):
+    """What has become of `file`, beside it: parts that were finished, and what a tool has made, renamed or copied, with
+    a number or a date, compressed or not."""
+    made = re.compile(rf"{re.escape(file.stem)}(\.\d+)?\.log{_MADE}")
+    for path in sorted(file.parent.glob(f"{glob.escape(file.stem)}.*log*")):
+        if path != file and made.fullmatch(path.name):
             yield path
 
 
@@ -43,7 +47,7 @@ class Retention:
         """`days` may change."""
         self.days = days
         self._directory = directory
-        self._dated = re.compile(rf"{re.escape(stem)}_(\d{{4}}-\d{{2}}-\d{{2}})\.log{_COPY}")
+        self._dated = re.compile(rf"{re.escape(stem)}_{DAY}")
         self._monotonic = monotonic
         self._due = monotonic() + FIRST_AFTER_S
 
@@ -60,8 +64,8 @@ class Retention:
         found: dict[str, list[Path]] = {}
         for path in self._directory.iterdir():
             match = self._dated.fullmatch(path.name)
-            if match and match[1] < str(before) and _day_of(path) < before:
-                found.setdefault(match[1], []).append(path)
+            if match and match["day"] < str(before) and _day_of(path) < before:
+                found.setdefault(match["day"], []).append(path)
         return found
 
 

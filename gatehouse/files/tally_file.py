@@ -12,7 +12,8 @@ NAME = "tally.sqlite"
 
 class Used(NamedTuple):
     """What one key of a user used on one day (UTC), under the team and tier that it had last. The cost is in billionths
-    of a US dollar, None where no price is known."""
+    of a US dollar, None where no price is known. `admitted` requests are those that limits let through; 0 too where the
+    tally, made by an older version, does not say."""
 
     day: date
     user: str
@@ -22,10 +23,11 @@ class Used(NamedTuple):
     input_tokens: int
     output_tokens: int
     cost_nano_usd: int | None
+    admitted: int = 0
 
 
 _QUERY = """
-SELECT day, user, team, tier, key, sum(prompt_tokens), sum(completion_tokens), sum(cost_nano_usd)
+SELECT day, user, team, tier, key, sum(prompt_tokens), sum(completion_tokens), sum(cost_nano_usd), {admitted}
 FROM days WHERE day >= ? GROUP BY day, user, key
 """
 
@@ -33,4 +35,6 @@ FROM days WHERE day >= ? GROUP BY day, user, key
 def used_since(path: Path, day: date) -> list[Used]:
     """All that is known since the beginning of `day`. Blocks; raises `sqlite3.Error` when there is no tally."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as book:
-        return [Used(date.fromisoformat(row[0]), *row[1:]) for row in book.execute(_QUERY, (day.isoformat(),))]
+        columns = {column[1] for column in book.execute("PRAGMA table_info(days)")}
+        query = _QUERY.format(admitted="coalesce(sum(admitted), 0)" if "admitted" in columns else "0")
+        return [Used(date.fromisoformat(row[0]), *row[1:]) for row in book.execute(query, (day.isoformat(),))]

@@ -31,17 +31,26 @@ NEWEST_PATCH = {(1, 40): 2}
 """Of each release line, the newest patch known when this was written: those before it lack fixes, of security too. A
 line that is not here is newer, and its own affair. https://github.com/envoyproxy/envoy/releases"""
 
+VERSION = re.compile(r"/(\d+\.\d+\.\d+)/")
+"""In what Envoy says of itself: `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`."""
+
 NEWER = "let ENVOY_BIN name Envoy's own release of that version (docs/deployment/systemd.md), or use its image"
 
 
+def patches_behind(version: str) -> int:
+    """How many patches an Envoy of `version`, such as `1.40.0`, is known to lack."""
+    patch = int(version.split(".")[2])
+    return max(0, NEWEST_PATCH.get(_line(version), patch) - patch)
+
+
 def behind(version: str) -> str | None:
-    """What is wrong with an Envoy of `version`, such as `1.40.0`, that would do otherwise; None for nothing known."""
-    line, patch = _line(version), int(version.split(".")[2])
-    newest = NEWEST_PATCH.get(line, patch)
-    if patch >= newest:
+    """What is wrong with an Envoy of `version` that would do otherwise; None for nothing known."""
+    lacking = patches_behind(version)
+    if not lacking:
         return None
-    patches = "a patch" if newest - patch == 1 else f"{newest - patch} patches"
-    return f"Envoy {version} is {patches} behind {line[0]}.{line[1]}.{newest}, and lacks what those mend"
+    line, patches = _line(version), "a patch" if lacking == 1 else f"{lacking} patches"
+    newest = f"{line[0]}.{line[1]}.{NEWEST_PATCH[line]}"
+    return f"Envoy {version} is {patches} behind {newest}, and lacks what those mend"
 
 
 def _line(version: str) -> tuple[int, int]:
@@ -83,7 +92,7 @@ def envoy_version() -> str:
     """Of the Envoy to run, such as `1.40.0`. Raises `OSError` when it can't be run, `EnvoyRejectsError` when it says
     nothing of the kind."""
     result = subprocess.run([envoy_path(), "--version"], capture_output=True, text=True, timeout=60, check=False)
-    found = re.search(r"/(\d+\.\d+\.\d+)", result.stdout)  # envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL
+    found = VERSION.search(result.stdout)
     if found is None:
         raise EnvoyRejectsError(f"{envoy_path()} does not say which version of Envoy it is")
     return found[1]

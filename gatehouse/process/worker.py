@@ -24,7 +24,7 @@ from gatehouse.loading.files import Files
 from gatehouse.loading.follower import follow
 from gatehouse.loading.key_table import KeyRetention
 from gatehouse.metrics import Reloads
-from gatehouse.process import app_log, signals
+from gatehouse.process import app_log, signals, starvation
 from gatehouse.process.prefork import copying
 from gatehouse.process.supervise import Process, Program, Start, executed, supervise
 
@@ -164,7 +164,11 @@ async def _supervise(programs: Sequence[Program]) -> None:
 
 async def _work(main: Main, worker: Worker) -> None:
     signals.handle(worker.stop.set, worker.asked.set, _nothing)
-    await main(worker)
+    watching = asyncio.create_task(starvation.watch(starvation.counted(worker.name)))
+    try:
+        await main(worker)
+    finally:
+        watching.cancel()
 
 
 def _nothing() -> None:

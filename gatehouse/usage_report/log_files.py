@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gatehouse.contract.failures import GatehouseError
 
-_LOG = re.compile(r"(requests_(\d{4}-\d{2}-\d{2})\.log)(\.gz|\.zst)?")
+_LOG = re.compile(r"(requests_(\d{4}-\d{2}-\d{2})(?:\.\d+)?\.log)(\.gz|\.zst)?")
 
 
 class NoLogsError(GatehouseError):
@@ -18,7 +18,8 @@ class NoLogsError(GatehouseError):
 def logs_in(directory: Path) -> list[Path]:
     """The request logs in `directory`, oldest first. Raises `NoLogsError` when there are none.
 
-    If a day has two files, because it is just being compressed, only the plain one counts: it is complete.
+    A day may be in several parts (`requests_2026-11-01.1.log`). If one has two files, because it is just being
+    compressed, only the plain one counts: it is complete.
     """
     days: dict[str, Path] = {}
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():

@@ -161,10 +161,16 @@ def _divided(limit: Limit, by: int) -> Limit:
 
 def _charged_at(sight: Sight) -> int:
     """When the hits that were seen must have come so that they stop counting when the shared store says they do. A
-    token bucket drains from when it was seen."""
-    if sight.outcome.charge.limit.algorithm is Algorithm.TOKEN_BUCKET:
-        return sight.at
-    return sight.at + sight.outcome.reset_after_ms - sight.outcome.charge.limit.period_ms
+    token bucket drains from when it was seen. A fixed window is known best by its middle: by its beginning, a clock
+    that is a moment behind the store's would take it for the one before, and give the whole limit anew."""
+    limit, ends = sight.outcome.charge.limit, sight.at + sight.outcome.reset_after_ms
+    match limit.algorithm:
+        case Algorithm.TOKEN_BUCKET:
+            return sight.at
+        case Algorithm.FIXED_WINDOW:
+            return ends - limit.period_ms // 2
+        case Algorithm.SLIDING_WINDOW:
+            return ends - limit.period_ms
 
 
 def _ceil(amount: int, by: int) -> int:

@@ -222,6 +222,11 @@ HEALTH = Dashboard(
         "reqps",
     ),
     Lines("Failures of Redis", {"{{kind}}": rate("api_rate_limit_store_errors_total", "kind")}, "reqps"),
+    Lines(
+        "Share of time without a CPU",
+        {"{{worker}}": f"max by (worker) (rate(api_worker_starved_seconds_total{RATE}))"},
+        "percentunit",
+    ),
     Lines("Starts of workers", {"{{worker}}": "sum by (worker) (increase(api_worker_starts_total[15m]))"}, "short"),
     Lines(
         "Changes of configuration", {"{{result}}": "sum by (result) (increase(api_config_reloads_total[15m]))"}, "short"

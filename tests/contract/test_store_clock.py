@@ -8,7 +8,7 @@ import pytest_asyncio
 from gatehouse.redis_client.client import connect
 from ratelimit_service.store.limits import Algorithm, Limit
 from ratelimit_service.store.memory import MemoryStore
-from ratelimit_service.store.port import Ask, Charge, Store
+from ratelimit_service.store.port import Ask, Charge, LeaseAsk, Store
 from ratelimit_service.store.redis.store import RedisStore
 from testkit.redis_server import RedisServer, redis_server
 
@@ -84,3 +84,28 @@ async def test_servers_that_differ_by_a_second_are_no_step(store: Store, clock: 
     clock.now -= 1_000
     after = (await store.peek(ask(limit))).outcomes[0]
     assert after.reset_after_ms == before.reset_after_ms + 1_000
+
+
+def lease(request_id: str, ttl_ms: int = 30_000, *, shadow: bool = False) -> Ask:
+    return Ask(request_id, (), (LeaseAsk("{alice}", "c", 1, ttl_ms, shadow),))
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+async def test_a_lease_that_nobody_gives_back_ends_within_its_time_after_a_step_back(
+    store: Store, clock: Clock, shadow: bool
+) -> None:
+    assert (await store.decide(lease("dead"))).leases[0].allowed
+    clock.now -= HOUR_MS
+    assert not (await store.decide(lease("next", shadow=shadow))).leases[0].allowed
+    clock.now += 30_000
+    assert (await store.peek(lease("last"))).leases[0].allowed
+
+
+async def test_a_lease_whose_clock_did_not_step_keeps_its_time(store: Store, clock: Clock) -> None:
+    assert (await store.decide(lease("first"))).allowed
+    clock.now -= 1_000
+    assert not (await store.decide(lease("next"))).allowed
+    clock.now += 30_000
+    assert not (await store.peek(lease("last"))).allowed
+    clock.now += 1_000
+    assert (await store.peek(lease("last"))).allowed

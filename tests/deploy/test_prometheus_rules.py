@@ -44,6 +44,7 @@ def one(metric: str, fires: str, quiet: str, labels: str = "") -> tuple[dict[str
 
 LATE = "0x110 1x20"
 """A counter that grows once, shortly before the end."""
+RECENT = "0x112 3x20"
 NEVER = "0x130"
 ONCE_LONG_AGO = "0x20 1x110"
 BUCKETS = {
@@ -80,6 +81,11 @@ CASES = [
         *one("api_worker_starts_total", "1x100 2x4 3x4 5x30", "1x100 2x30", 'worker="authz-0"'),
         f'{{{AT},worker="authz-0"}}',
     ),
+    Case(
+        "GatehouseStarved",
+        *one("api_worker_starved_seconds_total", "0+6x130", "0+0.6x130", 'worker="authz-0"'),
+        f'{{{AT},worker="authz-0"}}',
+    ),
     Case("GatehouseFirstTokenSlow", ttft("slow"), ttft("fast"), '{model="m"}'),
     Case("GatehouseRequestsQueue", *one("api_requests_queued", "40x130", "3x130", 'model="m"'), MODEL),
     Case("GatehouseLimitsDegraded", *one("api_rate_limit_degraded_total", STEADY, ONCE_LONG_AGO)),
@@ -89,6 +95,19 @@ CASES = [
         f'{{{AT},kind="oom"}}',
     ),
     Case("GatehouseLimitsBypassed", *one("api_rate_limit_bypassed_total", "0x112 9x20", NEVER, 'model="m"')),
+    Case(
+        "GatehouseLimiterOverrun",
+        {f"api_rate_limit_overrun_total{{{AT}}}": NEVER, f'api_rate_limit_unanswered_total{{{AT},model="m"}}': RECENT},
+        {f"api_rate_limit_overrun_total{{{AT}}}": ONCE_LONG_AGO},
+    ),
+    Case("GatehouseCallersUnidentified", *one("api_rate_limit_unidentified_total", LATE, ONCE_LONG_AGO)),
+    Case("GatehouseCountsRestored", *one("api_rate_limit_restored_total", LATE, ONCE_LONG_AGO)),
+    Case("GatehouseCountsLost", *one("api_rate_limit_unrestored_total", LATE, NEVER)),
+    Case(
+        "GatehouseClockStepped",
+        *one("api_clock_steps_total", LATE, ONCE_LONG_AGO, 'clock="redis"'),
+        f'{{{AT},clock="redis"}}',
+    ),
     Case("GatehouseManyRefusals", requests(_200=STEADY, _429=STEADY), requests(_200=STEADY, _429="0+6x130"), "{}"),
     Case(
         "GatehouseBudgetNearlySpent",
@@ -96,6 +115,8 @@ CASES = [
         '{holder="u",limit="budget_usd_per_month",scope="tier"}',
     ),
     Case("GatehouseLogEntriesLost", *one("api_access_log_lost_total", "0x112 7x20", ONCE_LONG_AGO)),
+    Case("GatehouseStrangersCounted", *one("api_refusals_unwritten_total", LATE, ONCE_LONG_AGO)),
+    Case("GatehouseLogsFull", *one("api_log_dropped_bytes_total", "0x110 1000000x20", NEVER)),
     Case(
         "GatehouseSettlementsLost",
         {f"api_settlements_lost_total{{{AT}}}": LATE, f"api_rate_limit_events_lost_total{{{AT}}}": NEVER},
@@ -111,6 +132,7 @@ CASES = [
     Case("GatehouseKeyStoreStale", *one("api_key_store_age_seconds", "0x100 20 45 75x30", "0x100 10x30")),
     Case("GatehouseIssuerKeysFailing", refreshes("5x130", STEADY), refreshes(STEADY, STEADY), f'{{{AT},issuer="sso"}}'),
     Case("GatehouseKeyLimitsUnreadable", *one("api_key_limits_unreadable_total", LATE, NEVER)),
+    Case("GatehouseEnvoyBehind", *one("api_envoy_patches_behind", "2x130", "0x130")),
 ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -113,6 +114,22 @@ def test_every_image_of_deploy_is_one_that_would_be_pinned() -> None:
     assert found == {
         "gatehouse", "python", "envoyproxy/envoy", "redis", "vllm/vllm-openai", "prom/prometheus", "grafana/grafana"
     }  # fmt: skip
+
+
+def test_a_release_whose_images_have_no_digests_fails_in_the_forge() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "supply-chain.yaml").read_text())
+    assert workflow[True]["push"] == {"tags": ["v*"]}  # YAML 1.1 reads `on` so
+    (check,) = (step["run"] for step in workflow["jobs"]["pinned"]["steps"] if "run" in step)
+    lacking = any(
+        digests.unpinned(path.read_text()) for pattern in digests.FILES for path in digests.DEPLOY.glob(pattern)
+    )
+    done = subprocess.run(check.split(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Dockerfile: python:" in done.stdout) == (int(lacking), lacking)
+
+
+def test_an_audit_in_the_forge_does_not_pass_for_want_of_a_database() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "supply-chain.yaml").read_text())["jobs"]
+    assert any("make audit AUDIT=--strict" in step.get("run", "") for step in jobs["bump"]["steps"])
 
 
 def report(*entries: dict[str, Any]) -> dict[str, Any]:

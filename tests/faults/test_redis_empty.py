@@ -17,8 +17,8 @@ KEY = "sk-budget-spent-001"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5}
 
 
-def chat(gateway: RunningGateway) -> httpx.Response:
-    return httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, headers={"x-api-key": KEY}, timeout=10)
+def chat(gateway: RunningGateway, **other: str) -> httpx.Response:
+    return httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY | other, headers={"x-api-key": KEY}, timeout=10)
 
 
 def config(backend: FakeVllm) -> dict[str, Any]:
@@ -75,3 +75,25 @@ def test_the_tally_remembers_when_nobody_else_does(tmp_path: Path, store: str) -
         redis.client().flushall()
         with running_gateway(tmp_path, settings) as gateway:
             assert is_spent(gateway)
+
+
+@pytest.mark.parametrize("store", ["redis", "memory"])
+def test_requests_of_a_day_are_remembered_and_refused_ones_are_none_of_them(tmp_path: Path, store: str) -> None:
+    """Three of five, and many that came to nothing, before everybody forgets: two more pass."""
+    with FakeVllm() as backend, redis_server() as redis:
+        settings = {**config(backend), "rate_limits": {"t": {"requests_per_day": 5}}}
+        settings |= {"redis": {"url": redis.url}} if store == "redis" else {}
+        with running_gateway(tmp_path, settings) as gateway:
+            assert [chat(gateway).status_code for _ in range(3)] == [200] * 3
+            assert [chat(gateway, model="none").status_code for _ in range(4)] == [404] * 4
+            gateway.records(7)
+            until(lambda: admitted(gateway) == 3, 10, "the tally")
+        redis.client().flushall()
+        with running_gateway(tmp_path, settings) as gateway:
+            assert [chat(gateway).status_code for _ in range(4)] == [200, 200, 429, 429]
+
+
+def admitted(gateway: RunningGateway) -> int:
+    with Book(gateway.directory / "logs" / "tally.sqlite").reading() as book:
+        (count,) = book.execute("SELECT sum(admitted) FROM days").fetchone()
+    return int(count)

@@ -27,7 +27,7 @@ from tests.integration.conftest import LIMITED, MODEL, short_form
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 HEADERS = {"authorization": f"Bearer {LIMITED}"}
 CHAT = "/v1/chat/completions"
-OTHERS = [signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF]
+OTHERS = [signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR]
 
 
 @pytest.fixture(scope="module")

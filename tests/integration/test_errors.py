@@ -169,7 +169,10 @@ def test_anything_else_is_404_and_reaches_no_model_server(
     client: httpx.Client, backend: FakeVllm, method: str, path: str
 ) -> None:
     before = len(backend.requests)
-    assert_error(client.request(method, path, headers=bearer(PREMIUM)), 404, "invalid_request_error", "not_found")
+    answer = client.request(method, path, headers=bearer(PREMIUM))
+    known = path in ("/", "/health", "/metrics", CHAT)
+    status, code = (405, "method_not_allowed") if known else (404, "not_found")
+    assert_error(answer, status, "invalid_request_error", code)
     assert len(backend.requests) == before
 
 

@@ -118,7 +118,7 @@ def test_the_error_codes_listed_are_those_of_the_table() -> None:
 
 def test_the_endpoints_listed_are_those_that_are_routed() -> None:
     row = next(line for line in page("http-api.md").splitlines() if line.startswith("| `POST"))
-    assert tuple(re.findall(r"(?<=[ `])(/[a-z0-9/]+)`", row)) == names.ENDPOINTS
+    assert tuple(re.findall(r"(?<=[ `])(/[a-z0-9/_]+)`", row)) == names.ENDPOINTS
 
 
 # Costs need prices, teams need teams, and limits near their end need use: tests/deploy/test_dashboards.py has them.

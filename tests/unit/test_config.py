@@ -56,6 +56,14 @@ MISTAKES = [
     ("vllm:\n  base_url: localhost:8100\n", "gatehouse.yaml:2: vllm.base_url: must be a URL such as"),
     ("vllm:\n  base_url: http://me:pw@host/v1\n", "gatehouse.yaml:2: vllm.base_url: must not carry credentials"),
     ("vllm:\n  base_url: http://host:99999/v1\n", "gatehouse.yaml:2: vllm.base_url: Port out of range"),
+    (
+        "vllm:\n  base_url: http://host/v1/chat/completions\n",
+        "gatehouse.yaml:2: vllm.base_url: must end before '/chat/completions', which is added to it: http://host/v1",
+    ),
+    (
+        "vllm:\n  base_url: http://host/x/v1/models/\n",
+        "gatehouse.yaml:2: vllm.base_url: must end before '/models', which is added to it",
+    ),
     ("vllm:\n  default_model: x\n", "gatehouse.yaml:1: vllm.base_url: is missing"),
     ("server: {}\n", "gatehouse.yaml:1: there is no model server to proxy"),
     ("", "gatehouse.yaml: there is no model server to proxy"),

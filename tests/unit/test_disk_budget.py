@@ -1,4 +1,4 @@
-"""Logs have a size: beyond it the oldest days go, and never what is written today."""
+"""Logs have a size: beyond it the oldest go, parts of today too, and never what is written to now."""
 
 import logging
 import shutil
@@ -45,12 +45,53 @@ def test_today_stays_and_what_is_no_file_a_day() -> None:
     assert set(gone(0, *FILES)) == {name for name, _ in FILES[1:4]}
 
 
+def test_of_today_the_oldest_parts_go_and_envoys_before_those_that_would_be_made_whole_from_them() -> None:
+    parts = [(f"{stem}_2026-11-10.{n}.log", 10) for stem in ("requests", "envoy_access") for n in (9, 10)]
+    files = [*FILES, *parts]
+    older = [name for name, _ in sorted(FILES[1:4], key=lambda file: file[0][-14:])]
+    assert gone(105, *files)[3:] == ["envoy_access_2026-11-10.9.log"]
+    assert gone(0, *files)[3:] == [
+        f"{stem}_2026-11-10.{n}.log" for stem in ("envoy_access", "requests") for n in (9, 10)
+    ]
+    assert set(gone(0, *files)[:3]) == set(older)
+
+
+def test_what_has_grown_to_an_eighth_is_continued_in_another_file(tmp_path: Path) -> None:
+    file, envoy, small = (
+        tmp_path / name for name in ("requests_2026-11-10.log", "envoy_access.log", "app_2026-11-10.log")
+    )
+    looking = Room(tmp_path, lambda: 8000 / GB)
+    for part in (1, 2):
+        file.write_bytes(b"x" * 1000)
+        envoy.write_bytes(b"x" * 1200)
+        small.write_bytes(b"x" * 999)
+        looking.make(TODAY)
+        assert not file.exists()
+        assert (tmp_path / f"requests_2026-11-10.{part}.log").stat().st_size == 1000
+        assert (tmp_path / f"envoy_access_2026-11-10.{part}.log").stat().st_size == 1200
+    assert small.exists()
+
+
+def test_a_day_of_writing_stays_within_the_room_and_what_goes_is_counted(tmp_path: Path) -> None:
+    dropped: list[int] = []
+    looking = Room(tmp_path, lambda: 8000 / GB, dropped.append)
+    for _ in range(40):
+        for name in ("requests_2026-11-10.log", "envoy_access.log"):
+            with (tmp_path / name).open("ab") as file:
+                file.write(b"x" * 600)
+        looking.make(TODAY)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 8000
+        assert list(tmp_path.glob("*.log"))
+    assert sum(dropped) == 40 * 1200 - sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert len(list(tmp_path.glob("requests_2026-11-10.*.log"))) >= 4, "what is left is the request log"
+
+
 def test_it_is_told_and_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "requests_2026-11-01.log").write_bytes(b"x" * 1000)
     (tmp_path / "requests_2026-11-10.log").write_bytes(b"x" * 1000)
     with caplog.at_level(logging.ERROR):
         Room(tmp_path, lambda: 1500 / GB).make(TODAY)
-    assert [path.name for path in tmp_path.iterdir()] == ["requests_2026-11-10.log"]
+    assert [path.name for path in tmp_path.iterdir()] == ["requests_2026-11-10.1.log"]
     assert "requests_2026-11-01.log is deleted before its time" in caplog.text
 
 

@@ -98,10 +98,39 @@ def test_an_endpoint_with_a_tail_is_another_path(config: Config, tail: str) -> N
 
 
 @given(st.sampled_from(names.ENDPOINTS), st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POSTER", "post"]))
-def test_any_other_method_is_404_without_a_question(path: str, method: str) -> None:
+def test_any_other_method_is_405_without_a_question(path: str, method: str) -> None:
     for config in CONFIGS.values():
         route = route_for(config, method, path, "llama")
-        assert (route["name"], without(route)) == ("not_found", ALL_FILTERS)
+        code = "not_found" if method == "OPTIONS" else "method_not_allowed"
+        assert (route["name"], without(route)) == (code, ALL_FILTERS)
+        assert "Did you mean" not in str(route)
+
+
+@every_shape
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completion", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/openai/deployments/x/chat/completions", "/v1/chat/completions"),
+        ("/V1/Chat/Completions", "/v1/chat/completions"),
+        ("/completions", "/v1/completions"),
+        ("/embedding", "/v1/embeddings"),
+        ("/v1/tokenize", "/tokenize"),
+        ("/v1/message", "/v1/messages"),
+        ("/messages/count_tokens", "/v1/messages/count_tokens"),
+        ("/models", "/v1/models"),
+        ("/v1/nothing", None),
+        ("/chat", None),
+    ],
+)
+def test_a_path_that_is_nearly_right_is_told_the_right_one(config: Config, path: str, meant: str | None) -> None:
+    route = route_for(config, "POST", path)
+    said = route["direct_response"]["body_format"]["json_format"]["error"]["message"]
+    assert route["name"] == "not_found"
+    assert said.partition("Did you mean ")[2] == ("" if meant is None else f"{meant}?")
 
 
 @every_shape
@@ -118,7 +147,7 @@ def test_every_other_path_is_404_without_a_question(config: Config, method: str,
 def test_pages_are_open_to_anyone_who_reads(config: Config, path: str) -> None:
     route = route_for(config, "GET", path)
     assert (cluster(route), without(route)) == (names.GATEWAY, ALL_FILTERS)
-    assert route_for(config, "POST", path)["name"] == "not_found"
+    assert route_for(config, "POST", path)["name"] == "method_not_allowed"
 
 
 @every_shape

@@ -1,6 +1,7 @@
 """What decides while Redis is gone: shares of limits, or nobody."""
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from ratelimit_service.store.fallback import OnFailure, Share, Unlimited, fallback
 from ratelimit_service.store.limits import Algorithm, Limit
+from ratelimit_service.store.memory import MemoryStore, _born_ns
 from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, Renewal, Settlement
+from ratelimit_service.store.seen import Seen
 
 REQUESTS = Limit("requests_per_minute", 10, 60)
 TOKENS = Limit("tokens_per_minute", 1_000, 60)
@@ -116,6 +119,29 @@ async def test_true_counts_are_charged_in_full() -> None:
     await store.decide(ask("r1", reserved(200)))
     await store.settle([Settlement("r1", (reserved(50),))])
     assert (await store.peek(ask("r2", reserved(1)))).outcomes[0].remaining == 200
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("behind_ms", [0, 1, 40, 1_000, 20_000, -1, -1_000, -20_000])
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+async def test_what_was_spent_stays_spent_though_the_clocks_of_the_two_differ(
+    algorithm: Algorithm, behind_ms: int
+) -> None:
+    """`behind_ms`: our clock, to that of the store."""
+    limit, now = Limit("x", 10, 3_600, algorithm), 1_790_000_000_000 + 1_800_000
+    shared, seen = MemoryStore(lambda: now), Seen(lambda: now - behind_ms)
+    seen.note(await shared.decide(ask("r1", one(limit, hits=10))))
+    left = await admitted(Share(2, lambda: now - behind_ms, seen), 10, one(limit))
+    assert left == 0
+
+
+def test_a_clock_that_is_read_by_a_process_that_waits_for_a_cpu_is_right_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monotonic = iter([0, 50, *range(100, 130)])  # it was left waiting between the first two
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(monotonic))
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000)
+    assert 1_000 - _born_ns() >= 100
 
 
 @pytest.mark.asyncio

@@ -424,6 +424,15 @@ async def test_envoys_counts_come_under_our_names_from_0_on() -> None:
         assert line in text.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("version", "patches"), [("1.40.0", {"2.0"}), ("1.40.2", {"0.0"}), ("2.0.0", {"0.0"}), ("none", set())]
+)
+async def test_an_envoy_that_lacks_patches_is_seen_in_the_metrics(version: str, patches: set[str]) -> None:
+    info = f'{{"version": "b3fc/{version}/Clean/RELEASE/BoringSSL", "state": "LIVE"}}'.encode()
+    text = envoy_stats.exposition(envoy_stats.patches_behind(info), []).decode()
+    assert set(re.findall(r"^api_envoy_patches_behind (.*)$", text, re.MULTILINE)) == patches
+
+
 async def test_the_operators_page_says_when_it_cannot_read_the_log(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -78,8 +78,8 @@ def test_a_file_whose_own_time_is_young_stays(tmp_path: Path) -> None:
 
 def test_copies_go_with_their_day(tmp_path: Path) -> None:
     clock, old = Clock(), NOON - timedelta(days=100)
-    for name in ("", ".gz", ".zst", ".1", ".2.gz", "-20260724.gz"):
-        written(tmp_path, f"requests_{old.date()}.log{name}", old)
+    for name in (".log", ".log.gz", ".log.zst", ".log.1", ".log.2.gz", ".log-20260724.gz", ".1.log", ".2.log.gz"):
+        written(tmp_path, f"requests_{old.date()}{name}", old)
     hours(Retention(tmp_path, "requests", 30, clock), clock, NOON, 1)
     assert names(tmp_path) == []
 

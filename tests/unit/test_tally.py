@@ -157,10 +157,12 @@ def test_a_file_that_was_replaced_is_counted_anew(tmp_path: Path, lines: int) ->
 TWO = replace(ONE, request_id="another")
 
 
-@pytest.mark.parametrize("how", ["rename", "compress", "copytruncate"])
+@pytest.mark.parametrize("how", ["rename", "compress", "copytruncate", "part"])
 def test_a_log_that_is_rotated_keeps_its_sums_and_what_was_not_read_of_it_is(tmp_path: Path, how: str) -> None:
     write(tmp_path, ONE, ONE)
     reader, log, copy = follower(tmp_path), log_file(tmp_path), tmp_path / f"{log_file(tmp_path).name}.1"
+    if how == "part":
+        copy = log.with_name(f"{log.stem}.1.log")
     reader.catch_up()
     write(tmp_path, ONE, ONE, ONE)
     if how == "copytruncate":
@@ -177,6 +179,21 @@ def test_a_log_that_is_rotated_keeps_its_sums_and_what_was_not_read_of_it_is(tmp
     write(tmp_path, TWO)
     reader.catch_up()
     assert used(tmp_path)["today"]["requests"] == 7
+
+
+def test_a_tally_that_is_made_anew_has_all_parts_once(tmp_path: Path) -> None:
+    log = log_file(tmp_path)
+    for part in (1, 2):
+        write(tmp_path, *[ONE] * 3_000)
+        log.rename(log.with_name(f"{log.stem}.{part}.log"))
+    write(tmp_path, TWO)
+    reader = follower(tmp_path)
+    reader.catch_up()
+    assert used(tmp_path)["today"]["requests"] == 6_001
+    log.rename(log.with_name(f"{log.stem}.3.log"))
+    write(tmp_path, ONE, ONE)
+    reader.catch_up()
+    assert used(tmp_path)["today"]["requests"] == 6_003
 
 
 def test_an_edited_file_after_a_rotation_is_counted_anew_by_itself(tmp_path: Path) -> None:

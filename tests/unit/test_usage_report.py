@@ -194,6 +194,13 @@ class TestFiles:
         plain.with_suffix(".log.gz").write_bytes(b"\x1f\x8b half")
         assert logs_in(tmp_path) == [plain]
 
+    def test_parts_of_a_day_are_read_too(self, tmp_path: Path) -> None:
+        names = ["requests_2026-11-01.1.log.gz", "requests_2026-11-01.2.log", "requests_2026-11-01.log"]
+        for name in names:
+            (tmp_path / name).touch()
+        assert [path.name for path in logs_in(tmp_path)] == names
+        assert since(logs_in(tmp_path), datetime(2026, 11, 1, tzinfo=UTC)) == logs_in(tmp_path)
+
     def test_other_files_are_no_request_logs(self, tmp_path: Path) -> None:
         (tmp_path / "app_2026-11-01.log").write_text("{}")
         (tmp_path / "requests_2026-11-01.log.1").write_text("{}")

@@ -19,6 +19,7 @@ local ENDPOINTS = {
   ["/v1/completions"] = { most = { "max_tokens" }, default = 16, choices = CHOICES, options = true, prompts = true },
   ["/v1/responses"] = { most = { "max_output_tokens" }, refused = { "background" } },
   ["/v1/messages"] = { most = { "max_tokens" } },
+  ["/v1/messages/count_tokens"] = { counts = false },
   ["/v1/embeddings"] = { refused = { "encoding_format" } },
   ["/tokenize"] = { counts = false },
   ["/detokenize"] = { counts = false },

@@ -66,6 +66,19 @@ local function keep_leases()
   end
 end
 
+-- No lease that was taken or renewed by now ends later than its time to live from now: one that does was taken before the
+-- clock stepped back. If it is in the way, it ends when it would if it had been renewed just now.
+local function heal_leases()
+  for _, lease in ipairs(leases) do
+    local latest = now + lease.ttl
+    local ahead = lease.room and {}
+      or redis.call('ZRANGE', lease.key, string.format('(%.0f', latest + STEP_MS), '+inf', 'BYSCORE')
+    for _, holder in ipairs(ahead) do
+      redis.call('ZADD', lease.key, latest, holder)
+    end
+  end
+end
+
 local function answer(allowed, consumed)
   local reply, n = { allowed and 1 or 0 }, 1
   for _, charge in ipairs(charges) do
@@ -103,5 +116,8 @@ elseif CONSUME then
       save(charge, open(charge, now))
     end
   end
+end
+if CONSUME then
+  heal_leases()
 end
 return answer(allowed, consumed)

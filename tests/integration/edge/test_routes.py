@@ -90,9 +90,12 @@ def ask(gateway: RunningGateway, target: str, method: str = "POST", key: bytes =
 
 
 @pytest.mark.parametrize("target", NOWHERE)
-def test_f33_what_no_route_names_is_404(gateway: RunningGateway, backend: FakeVllm, target: str) -> None:
-    before = len(backend.requests)
-    assert ask(gateway, target) == (404, "not_found")
+def test_f33_what_no_route_takes_is_404_or_405(gateway: RunningGateway, backend: FakeVllm, target: str) -> None:
+    before, is_a_page = (
+        len(backend.requests),
+        target.endswith(("/metrics", "/v1/models", "metrics/")) and "%25" not in target,
+    )
+    assert ask(gateway, target) == ((405, "method_not_allowed") if is_a_page else (404, "not_found"))
     assert len(backend.requests) == before
 
 
@@ -132,13 +135,33 @@ def test_f33_every_endpoint_asks_for_a_key(gateway: RunningGateway, backend: Fak
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "QUERY"])
-@pytest.mark.parametrize("target", ["/v1/embeddings", "/v1/../version"])
-def test_f33_only_post_reaches_a_model_server(
-    gateway: RunningGateway, backend: FakeVllm, method: str, target: str
+@pytest.mark.parametrize(
+    ("target", "allowed"), [("/v1/embeddings", "POST"), ("/v1/../version", None), ("/v1/../metrics", "GET, HEAD")]
+)
+def test_f33_only_what_a_path_takes_reaches_anybody(
+    gateway: RunningGateway, backend: FakeVllm, method: str, target: str, allowed: str | None
 ) -> None:
+    if method in (allowed or "").split(", "):
+        return
     before = len(backend.requests)
-    assert ask(gateway, target, method) == (404, "not_found")
+    [answer] = exchanged(gateway.url, f"{method} {target} HTTP/1.1\r\n".encode() + LINES + KEY + b"\r\n" + BODY)
+    code = answer.json()["error"]["code"]
+    if allowed and method != "OPTIONS":
+        assert (answer.status_code, code, answer.headers["allow"]) == (405, "method_not_allowed", allowed)
+    else:
+        assert (answer.status_code, code) == (404, "not_found")
     assert len(backend.requests) == before
+
+
+@pytest.mark.parametrize("target", ["/chat/completions?api_key=sk-secret", '/v1/a"b%22\\c', "/" + "x" * 3000])
+def test_what_is_not_there_is_named_without_its_query(gateway: RunningGateway, target: str) -> None:
+    [answer] = exchanged(gateway.url, f"POST {target} HTTP/1.1\r\n".encode() + LINES + b"\r\n" + BODY)
+    assert answer.status_code == 404
+    said = answer.json()["error"]["message"]
+    assert said.startswith("Unknown request URL: POST /")
+    assert "sk-secret" not in answer.text
+    assert len(said) < 400
+    assert ("Did you mean /v1/chat/completions?" in said) == target.startswith("/chat")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +171,7 @@ def test_f33_no_tunnel_and_no_method_of_ones_own(
     gateway: RunningGateway, backend: FakeVllm, method: str, target: str
 ) -> None:
     before = len(backend.requests)
-    assert ask(gateway, target, method) in ((400, "bad_request"), (404, "not_found"))
+    assert ask(gateway, target, method) in ((400, "bad_request"), (404, "not_found"), (405, "method_not_allowed"))
     assert len(backend.requests) == before
 
 
