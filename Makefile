@@ -7,7 +7,7 @@ CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
 .PHONY: help run install test check protos dashboards fields manifests kube-tools pictures golden \
-        exact test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
+        exact soak test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
