@@ -11,7 +11,6 @@ from typing import Protocol
 from accesslog_service.bodies import collecting
 from accesslog_service.disk_budget import Room
 from accesslog_service.entry import record
-from accesslog_service.http.serving import serving
 from accesslog_service.leaving import Leaving
 from accesslog_service.rotation import Rotation
 from accesslog_service.service import Receiver, Sink, ToRecord
@@ -19,13 +18,11 @@ from accesslog_service.settlements import Limiter
 from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.gen_ai import GenAiMetrics
 from accesslog_service.sinks.jsonl import RequestLog
-from accesslog_service.sinks.labels import MAX_MODELS, Labels, Names
+from accesslog_service.sinks.labels import Labels
 from accesslog_service.sinks.otlp import sender
 from accesslog_service.sinks.prometheus import RequestMetrics
 from accesslog_service.stand_in import StandIn
 from accesslog_service.strangers import Strangers
-from accesslog_service.tally.book import Book
-from accesslog_service.tally.follow import Follower
 from gatehouse.config.model import Config
 from gatehouse.config.prices import prices
 from gatehouse.config.run_dir import first_rank, workers
@@ -51,8 +48,6 @@ async def main(worker: Worker) -> None:
     config, run_dir = worker.config, worker.run_dir
     logs = Path(config.logging.dir)
     file = DailyFile(logs, "requests", config.logging.retention_days)
-    book = Book(logs / "tally.sqlite")
-    models = Names(config.known_models(), MAX_MODELS if config.vllm else 0)
     labels = Labels(config)
     exemplars = Exemplars(run_dir.metrics, f"accesslog-{worker.index}")
     metrics = RequestMetrics(labels, run_dir.metrics, exemplars)
@@ -74,23 +69,19 @@ async def main(worker: Worker) -> None:
         await stack.enter_async_context(exemplars.writing())
         if gen_ai:
             await stack.enter_async_context(sender(config, gen_ai, f"accesslog-{worker.index}").sending())
-        serves = await stack.enter_async_context(serving(config, run_dir, worker.index, book))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(leaving.run())
         telling = tasks.create_task(strangers.tell(Admin(run_dir.admin_socket).post))
-        following = tasks.create_task(Follower(logs, book, models.label).run())
         kept = [file, *(await _for_all(worker, stack, tasks, metrics.dropped) if worker.index == 0 else [])]
 
         def adopt(changed: Config) -> None:
             receiver.to_record = _to_record(changed)
             limiter.everyone = changed.settles()
-            models.know(changed.known_models())
             labels.adopt(changed)
             if gen_ai:
                 gen_ai.adopt(changed)
             for files in kept:
                 files.retention_days = changed.logging.retention_days
-            serves(changed)
 
         await stack.enter_async_context(worker.following(adopt))
         await serve(
@@ -99,7 +90,6 @@ async def main(worker: Worker) -> None:
             leaving.over,
             GRACE_S,
         )
-        following.cancel()
         telling.cancel()
 
 

@@ -14,13 +14,12 @@ from pathlib import Path
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
 from gatehouse.contract.errors import OVERLOADED
-from gatehouse.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from gatehouse.pb.rls_pb2 import RateLimitResponse
+from gatehouse.rpc.health_client import serves
 from gatehouse.rpc.http2.client import CallFailedError, Client
 from gatehouse.rpc.service import Context, Unary
 
 _DECIDE = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
-_HEALTH = "/grpc.health.v1.Health/Check"
 _LIVES_IN_S = 0.8
 """Whoever lives says so within this, however busy."""
 _KNOWN_FOR_S = 0.25
@@ -73,7 +72,7 @@ class StandIn:
         self._look = None
 
     async def _looked(self) -> list[Path]:
-        lives = await asyncio.gather(*map(_lives, self._sockets))
+        lives = await asyncio.gather(*(serves(socket, _LIVES_IN_S) for socket in self._sockets))
         return [socket for socket, yes in zip(self._sockets, lives, strict=True) if yes]
 
 
@@ -83,15 +82,6 @@ async def _asked(socket: Path, request: bytes) -> bytes | None:
             return await worker.call(_DECIDE, request, _LIVES_IN_S)
         except CallFailedError:
             return None
-
-
-async def _lives(socket: Path) -> bool:
-    with closing(Client(socket)) as worker:
-        try:
-            answer = await worker.call(_HEALTH, HealthCheckRequest().SerializeToString(), _LIVES_IN_S)
-        except CallFailedError:
-            return False
-    return HealthCheckResponse.FromString(answer).status == HealthCheckResponse.SERVING
 
 
 def _answer(code: RateLimitResponse.Code, *headers: tuple[str, str]) -> RateLimitResponse:

@@ -2,8 +2,8 @@
 
 A receiver runs as it does in a gateway, on CPU 0: it reads messages from its unix socket as Envoy makes them (16 KiB),
 makes records, writes and counts them. From CPU 1 they are sent as fast as it takes them. What counts is the CPU time of
-the receiver: other work on the machine matters less then. Everything sent must be in the request log and in /metrics,
-else the run fails.
+the receiver: other work on the machine matters less then. Everything sent must be in the request log and in the
+metrics, else the run fails.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse.config.run_dir import RunDir
 from gatehouse.contract import names
+from gatehouse.metrics import exposition
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage
 from gatehouse.pb.base_pb2 import RequestMethod
@@ -153,8 +153,8 @@ class Sender:
 def run(entries: int, batches: Sequence[tuple[int, bytes]], profile: str | None) -> Result:
     """Send `entries`, and wait until all are written. Raises `RuntimeError` when they are not."""
     with tempfile.TemporaryDirectory(prefix="gh-bench-") as name:
-        directory, port = Path(name), _free_port()
-        process = _start(directory, port)
+        directory = Path(name)
+        process = _start(directory)
         try:
             sender = Sender(_ready(RunDir(directory).socket("accesslog", 0)))
             profiler = _profiler(process.pid, profile) if profile else None
@@ -170,7 +170,7 @@ def run(entries: int, batches: Sequence[tuple[int, bytes]], profile: str | None)
                 _cpu_s(process.pid) - cpu,
                 time.monotonic() - began,
             )
-            if (counted := _counted(port)) != sent:
+            if (counted := _counted(directory)) != sent:
                 raise RuntimeError(f"{sent} entries were sent and {counted:.0f} counted")
             if profiler:
                 profiler.wait()
@@ -185,7 +185,7 @@ def _until(entries: int, batches: Sequence[tuple[int, bytes]]) -> Iterator[tuple
     return islice(cycle(batches), len(batches) * max(1, entries // a_round))
 
 
-def _start(directory: Path, port: int) -> "subprocess.Popen[bytes]":
+def _start(directory: Path) -> "subprocess.Popen[bytes]":
     price = {"input": 0.2, "cached_input": 0.05, "output": 0.6}
     models = {
         f"meta-llama/Llama-{number}-7b-chat-hf": {
@@ -194,7 +194,7 @@ def _start(directory: Path, port: int) -> "subprocess.Popen[bytes]":
         }
         for number in range(MODELS)
     }
-    config = {"server": {"metrics_port": port}, "logging": {"dir": str(directory / "logs")}, "models": models}
+    config = {"logging": {"dir": str(directory / "logs")}, "models": models}
     (directory / "gatehouse.yaml").write_text(yaml.safe_dump({**config, "rate_limits": {"premium": {}}}))
     command = ["taskset", "-c", "0", sys.executable, "-m", "accesslog_service", "-c", str(directory / "gatehouse.yaml")]
     return subprocess.Popen([*command, "--run-dir", str(directory), "--index", "0"])
@@ -232,20 +232,14 @@ def _lines(directory: Path) -> int:
     return found
 
 
-def _counted(port: int) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        families = text_string_to_metric_families(str(answer.read(), "utf-8"))
+def _counted(directory: Path) -> float:
+    families = text_string_to_metric_families(exposition(RunDir(directory).metrics).decode())
     return sum(s.value for f in families for s in f.samples if s.name == "api_requests_total")
 
 
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import json
 import os
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -93,6 +93,22 @@ def exposition(directory: Path, beside: bytes = b"", *, openmetrics: bool = Fals
         return generate_latest(registry) + beside
     registry.register(_Beside(beside.decode()))
     return openmetrics_text(registry)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def text(families: Iterable[Metric]) -> bytes:
+    """`families` in Prometheus' text format; nothing for none. They are of this moment: no process keeps them."""
+    found = list(families)
+    registry = CollectorRegistry()
+    registry.register(_Collected(found))
+    return generate_latest(registry) if found else b""
+
+
+class _Collected(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _Shared(Collector):

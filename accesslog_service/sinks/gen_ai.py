@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from accesslog_service.record import Record
 from accesslog_service.sinks.histogram import Histogram
-from accesslog_service.sinks.labels import OTHER, Labels
+from accesslog_service.sinks.labels import Labels
 from gatehouse.config.model import Config
 from gatehouse.contract import gen_ai, metering
+from gatehouse.contract.labels import OTHER
 
 TOKEN_BOUNDS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 DURATION_BOUNDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

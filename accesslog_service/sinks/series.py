@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from accesslog_service.sinks.labels import NONE, OTHER
+from gatehouse.contract.labels import NONE, OTHER
 
 log = logging.getLogger(__name__)
 

@@ -83,7 +83,7 @@ def _floor(folder: Path, upstream: str) -> Iterator[Running]:
         if each["name"] != names.LIMITS
     ]
     manager["access_log"] = [each for each in manager["access_log"] if each["name"] == "envoy.access_loggers.file"]
-    asked = ("authz", "ratelimit", "accesslog")
+    asked = ("authz", "ratelimit", "accesslog", "portal")
     static["clusters"] = [cluster for cluster in static["clusters"] if cluster["name"] not in asked]
     with _envoy("Envoy, same filters", folder, port, document) as found:
         yield found

@@ -63,7 +63,7 @@ def _key(number: int) -> str:
 def role(command: list[str]) -> str:
     """What a process of the gateway does."""
     line = " ".join(command)
-    for name in ("authz", "ratelimit", "accesslog"):
+    for name in ("authz", "ratelimit", "accesslog", "portal"):
         if f"{name}_service" in line:
             return name
     return "redis" if "redis-server" in line else "envoy" if "--concurrency" in line else "supervisor"

@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Literal
 
 from gatehouse.config.model import Config
+from gatehouse.contract.names import RUN_DIR
 
 log = logging.getLogger(__name__)
 
-Service = Literal["authz", "ratelimit", "accesslog"]
-SERVICES: tuple[Service, ...] = ("authz", "ratelimit", "accesslog")
+Service = Literal["authz", "ratelimit", "accesslog", "portal"]
+GRPC_SERVICES: tuple[Service, ...] = ("authz", "ratelimit", "accesslog")
+"""Those that Envoy calls by gRPC, each worker on a socket of its own."""
+SERVICES: tuple[Service, ...] = (*GRPC_SERVICES, "portal")
 
 ACCESSLOG_RECEIVERS = 2
 """Envoy drops entries while its only receiver is down, so there are always two."""
 
+PORTAL_PROCESSES = 2
+"""One works, the other stands by."""
 
-DEFAULT_RUN_DIR = Path("/run/gatehouse")
+
+DEFAULT_RUN_DIR = Path(RUN_DIR)
 _WORD = ".run_dir"
 
 
@@ -34,6 +40,8 @@ def workers(config: Config, service: Service) -> int:
     """
     if service == "accesslog":
         return ACCESSLOG_RECEIVERS
+    if service == "portal":
+        return PORTAL_PROCESSES
     if service == "ratelimit" and config.redis.url is None:
         return 1
     return config.server.workers
@@ -59,9 +67,10 @@ class RunDir:
         """Where worker `index` of `service` speaks gRPC."""
         return self.path / f"{service}-{index}.sock"
 
-    def http_socket(self, index: int) -> Path:
-        """Where receiver `index` of accesslog_service answers the gateway's own HTTP routes."""
-        return self.path / f"accesslog-{index}.http.sock"
+    @property
+    def portal_socket(self) -> Path:
+        """Where the process of portal_service that works answers the gateway's own HTTP routes."""
+        return self.path / "portal.sock"
 
     @property
     def accepted(self) -> Path:

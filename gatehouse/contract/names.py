@@ -1,5 +1,8 @@
 """Names by which Envoy's parts, and the services that read its metadata, refer to each other."""
 
+RUN_DIR = "/run/gatehouse"
+"""Where the processes of a gateway find each other, unless they are told otherwise."""
+
 AUTHZ = "envoy.filters.http.ext_authz"
 """Filter, and the metadata namespace with `user, team, tier, key_id, models, …` of the caller."""
 
@@ -72,8 +75,8 @@ ROUTES = "gatehouse"
 OTLP = "otlp"
 """The cluster that traces are sent to, if any are."""
 
-GATEWAY = "gatehouse"
-"""The cluster that answers the gateway's own routes: accesslog_service over HTTP."""
+PORTAL = "portal"
+"""The cluster that answers the gateway's own routes: portal_service over HTTP."""
 
 
 def model_cluster(model: str) -> str:

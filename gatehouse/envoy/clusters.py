@@ -1,7 +1,7 @@
 """Who Envoy calls on the gateway's own behalf: the sidecars over unix sockets, and the receiver of traces."""
 
 from gatehouse.config.model import Backend, Config
-from gatehouse.config.run_dir import SERVICES, RunDir, Service, first_rank, workers
+from gatehouse.config.run_dir import GRPC_SERVICES, RunDir, Service, first_rank, workers
 from gatehouse.contract import names
 from gatehouse.envoy.endpoints import assignment, encrypted, endpoint, options, tls
 from gatehouse.envoy.message import Message, seconds
@@ -11,6 +11,9 @@ _RANKED = ("authz", "ratelimit")
 _PROOF_OF_LIFE_S = {"authz": 2.0}
 """A worker may be that late with a word on its health, where not a second: longer than a check may take, so that on a
 starved machine one that is late is not taken for gone."""
+_FAILURES = {"authz": 5, "accesslog": 1}
+"""After so many in a row a worker is not called for a moment. One failure is enough for accesslog: each connection to a
+dead receiver costs a batch of log entries. The portal has but one address, and ratelimit: see `_policy`."""
 _SOON: Message = {"retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"}}
 _ANY_ONE_WILL_DO = 100_000
 """Percent: how many times its part of the calls a host can take."""
@@ -19,12 +22,11 @@ _MOST = 4096
 
 
 def sidecars(config: Config, run_dir: RunDir) -> list[Message]:
-    """One cluster a service, and one for the pages that accesslog_service answers."""
-    grpc = [_sidecar(service, _sockets(config, run_dir, service), grpc=True) for service in SERVICES]
+    """One cluster a service."""
+    grpc = [_sidecar(service, _sockets(config, run_dir, service), grpc=True) for service in GRPC_SERVICES]
     if config.limits.on_failure == "allow":
         _stand_in(next(each for each in grpc if each["name"] == "ratelimit"), _sockets(config, run_dir, "accesslog"))
-    pages = [str(run_dir.http_socket(i)) for i in range(workers(config, "accesslog"))]
-    return [*grpc, _sidecar(names.GATEWAY, pages, grpc=False)]
+    return [*grpc, _sidecar(names.PORTAL, [str(run_dir.portal_socket)], grpc=False)]
 
 
 def _sockets(config: Config, run_dir: RunDir, service: Service) -> list[str]:
@@ -48,7 +50,7 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
         "load_assignment": {"cluster_name": name, "endpoints": _ranks(sockets, first), **_policy(name)},
         **options(explicit_http_config=protocol, **_retries(name, len(sockets))),
         "circuit_breakers": _breakers(),
-        **({} if name == "ratelimit" else {"outlier_detection": _ejection(1 if name == "accesslog" else 5)}),
+        **({"outlier_detection": _ejection(_FAILURES[name])} if name in _FAILURES else {}),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         **({"health_checks": [_grpc_check(_PROOF_OF_LIFE_S.get(name, 1.0))]} if grpc else {}),
     }
@@ -106,7 +108,6 @@ def _grpc_check(timeout_s: float) -> Message:
 
 
 def _ejection(failures: int) -> Message:
-    """One failure is enough for accesslog: each connection to a dead receiver costs a batch of log entries."""
     return {
         "consecutive_5xx": failures,
         "consecutive_gateway_failure": failures,

@@ -157,8 +157,13 @@ def _own_api() -> list[Message]:
 
 
 def _gateway() -> Message:
-    retry = {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 2}
-    return {"cluster": names.GATEWAY, "timeout": "10s", "retry_policy": retry}
+    """Repeated for about as long as the standby of portal_service takes to take over: whoever asks then just waits."""
+    retry = {
+        "retry_on": "connect-failure,refused-stream,reset",
+        "num_retries": 20,
+        "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
+    }
+    return {"cluster": names.PORTAL, "timeout": "10s", "retry_policy": retry}
 
 
 def _two_hosts() -> Message:

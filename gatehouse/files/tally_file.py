@@ -1,4 +1,4 @@
-"""The tally of the request log (`accesslog_service.tally` writes it), for other services: who used how much, by day."""
+"""The tally of the request log (`portal_service.tally` writes it), for other services: who used how much, by day."""
 
 import sqlite3
 from contextlib import closing

@@ -17,7 +17,7 @@ import aiohttp
 
 from gatehouse import metrics
 from gatehouse.config.model import Config, Server, Tls
-from gatehouse.config.run_dir import SERVICES, RunDir, Service, workers
+from gatehouse.config.run_dir import GRPC_SERVICES, RunDir, Service, workers
 from gatehouse.contract.failures import GatehouseError
 from gatehouse.envoy.access_log import FILE_NAME
 from gatehouse.files import permissions
@@ -166,9 +166,10 @@ async def run(
     succession = Succession(partial(_prepare, admin, run_dir, line, before))
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        deciders = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
+        services = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
+        services += _programs(gateway, run_dir, "portal")  # whose tally is whole once the last record is written
         beside = [gateway.demo] if gateway.demo else []
-        tasks.create_task(supervise([*deciders, *beside], services_stop))
+        tasks.create_task(supervise([*services, *beside], services_stop))
         recorders = tasks.create_task(supervise(_programs(gateway, run_dir, "accesslog"), recorders_stop))
         meanwhile: list[asyncio.Task[None]] = []
         try:
@@ -250,7 +251,7 @@ async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals
     """Let what runs finish. Where another has taken over, health goes on being good: its own."""
     if replaced:
         log.info("another gateway has taken over; running requests have %d s", server.drain_s)
-        with suppress(OSError):  # a full disk: accesslog_service tells the old health for a while
+        with suppress(OSError):  # a full disk: portal_service tells the old health for a while
             run_dir.replaced.touch()
         await finish(admin, server.drain_s, signals.hurry)
     else:
@@ -312,7 +313,8 @@ async def _logs_as(admin: Admin, old: Config, new: Config) -> None:
 
 
 async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> None:
-    paths = [run_dir.socket(service, i) for service in SERVICES for i in range(workers(config, service))]
+    paths = [run_dir.socket(service, i) for service in GRPC_SERVICES for i in range(workers(config, service))]
+    paths.append(run_dir.portal_socket)
     async with asyncio.timeout(START_TIMEOUT_S):
         while not signals.stop.is_set() and not all(path.exists() for path in paths):
             await asyncio.sleep(0.02)  # a socket file announces itself to nobody

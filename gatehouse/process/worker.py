@@ -35,6 +35,7 @@ _LOADED: dict[Service, tuple[str, ...]] = {
     "authz": ("authz_service.__main__",),
     "ratelimit": ("ratelimit_service.__main__", "ratelimit_service.shared_store"),
     "accesslog": ("accesslog_service.__main__",),
+    "portal": ("portal_service.wiring",),
 }
 _LOADED_BY_ALL = ("watchfiles", "anyio._backends._asyncio")  # watchfiles imports this backend lazily
 
@@ -135,10 +136,12 @@ def _unusable(error: ConfigError) -> int:
 
 
 def worker_program(service: Service, index: int, config: Path, run_dir: Path, start: Start = executed) -> Program:
-    """The program that is worker `index` of `service`."""
+    """How worker `index` of `service` is started. `start` is for those that work at once: a copy would keep pages in
+    memory that a standby has no use for."""
     module = (sys.executable, "-m", f"{service}_service")
     command = (*module, "-c", str(config), "--run-dir", str(run_dir), "--index", str(index))
-    return Program(f"{service}-{index}", command, start=start)
+    stands_by = service == "portal" and index > 0
+    return Program(f"{service}-{index}", command, start=executed if stands_by else start)
 
 
 def _parser(service: Service) -> argparse.ArgumentParser:

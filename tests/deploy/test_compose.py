@@ -81,7 +81,7 @@ def client(deployed: Deployed) -> Iterator[httpx.Client]:
 
 
 def test_everything_is_healthy(deployed: Deployed) -> None:
-    services = ["render", "authz", "ratelimit", "accesslog", "envoy", "redis", "demo"]
+    services = ["render", "authz", "ratelimit", "accesslog", "portal", "envoy", "redis", "demo"]
     assert deployed.project.states() == dict.fromkeys(services, "healthy")
 
 
@@ -101,7 +101,7 @@ def test_only_envoy_is_reachable_from_other_machines(deployed: Deployed) -> None
         for service in deployed.project.states()
         if (bindings := deployed.project.inspected(service)["HostConfig"]["PortBindings"])
     }
-    assert open_to == {"envoy": [""], "accesslog": ["127.0.0.1"]}
+    assert open_to == {"envoy": [""], "portal": ["127.0.0.1"]}
 
 
 def test_the_openai_sdk_chats(deployed: Deployed, client: httpx.Client) -> None:
@@ -149,6 +149,7 @@ ALLOWED = {
     "authz": {"200", "503 auth_unavailable"},
     "ratelimit": {"200"},
     "accesslog": {"200"},
+    "portal": {"200"},
     "redis": {"200"},
     "demo": {"200", "503 backend_unavailable", CUT},
     "envoy": {"200", CUT},
@@ -165,7 +166,7 @@ def test_a_restart_under_load_shows_only_what_it_must(deployed: Deployed, client
     assert outcome.seen["200"] > 20
 
 
-@pytest.mark.parametrize("service", ["authz", "ratelimit", "accesslog", "redis"])
+@pytest.mark.parametrize("service", ["authz", "ratelimit", "accesslog", "portal", "redis"])
 def test_a_running_stream_outlives_the_restart_of_a_sidecar(
     deployed: Deployed, client: httpx.Client, service: str
 ) -> None:

@@ -86,7 +86,7 @@ def test_all_but_the_gpu_server_are_no_root_and_cant_write_to_their_root() -> No
 def test_envoy_and_the_services_are_one_user() -> None:
     """Who else could open their sockets?"""
     sharing = [service for service in services().values() if "run:/run/gatehouse" in service.get("volumes", [])]
-    assert len(sharing) == 5
+    assert len(sharing) == 6
     assert {service["user"] for service in sharing} == {"10001:10001"}
 
 

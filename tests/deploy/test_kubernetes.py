@@ -177,7 +177,7 @@ def test_the_gateway_stops_in_the_order_of_gatehouse_up(production: list[Manifes
     """Sidecars stop in the opposite order: Envoy first, ratelimit last (gatehouse/gateway/run.py)."""
     spec = named(production, "Deployment", "gatehouse")["spec"]["template"]["spec"]
     sidecars = [c["name"] for c in spec["initContainers"] if c.get("restartPolicy") == "Always"]
-    assert sidecars == ["ratelimit", "accesslog", "authz", "envoy"]
+    assert sidecars == ["ratelimit", "portal", "accesslog", "authz", "envoy"]
     assert [c["name"] for c in spec["containers"]] == ["config"]
     assert "gatehouse drain" in spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
 
@@ -185,7 +185,7 @@ def test_the_gateway_stops_in_the_order_of_gatehouse_up(production: list[Manifes
 def test_no_probe_asks_for_the_health_of_model_servers(production: list[Manifest]) -> None:
     pod = named(production, "Deployment", "gatehouse")["spec"]["template"]
     probes = [c[kind] for c in containers(pod) for kind in ("readinessProbe", "livenessProbe") if kind in c]
-    assert len(probes) == 6
+    assert len(probes) == 7
     assert not any(probe.get("httpGet", {}).get("path") == "/health" for probe in probes)
 
 

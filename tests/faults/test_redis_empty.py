@@ -7,7 +7,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from accesslog_service.tally.book import Book
+from portal_service.tally.usage_db import UsageDb
 from testkit.fakes.fake_vllm import FakeVllm
 from testkit.redis_server import redis_server
 from testkit.running_gateway import RunningGateway, running_gateway
@@ -47,7 +47,7 @@ def is_spent(gateway: RunningGateway) -> bool:
 
 
 def tallied(gateway: RunningGateway) -> bool:
-    with Book(gateway.directory / "logs" / "tally.sqlite").reading() as book:
+    with UsageDb(gateway.directory / "logs" / "tally.sqlite").reading() as book:
         (cost,) = book.execute("SELECT sum(cost_nano_usd) FROM days").fetchone()
     return cost == sum(round((record["cost_usd"] or 0) * 1e9) for record in gateway.records())
 
@@ -94,6 +94,6 @@ def test_requests_of_a_day_are_remembered_and_refused_ones_are_none_of_them(tmp_
 
 
 def admitted(gateway: RunningGateway) -> int:
-    with Book(gateway.directory / "logs" / "tally.sqlite").reading() as book:
+    with UsageDb(gateway.directory / "logs" / "tally.sqlite").reading() as book:
         (count,) = book.execute("SELECT sum(admitted) FROM days").fetchone()
     return int(count)

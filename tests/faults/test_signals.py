@@ -27,6 +27,7 @@ from tests.integration.conftest import LIMITED, MODEL, short_form
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 HEADERS = {"authorization": f"Bearer {LIMITED}"}
 CHAT = "/v1/chat/completions"
+PORTAL = ("portal-0", "portal-1")
 OTHERS = [signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR]
 
 
@@ -56,7 +57,7 @@ def test_what_asks_for_something_ends_nobody_and_cuts_no_stream(gateway: Running
     body = {**BODY, "stream": True, "max_tokens": 60, "ignore_eos": True}
     with httpx.stream("POST", gateway.url + CHAT, json=body, headers=HEADERS) as answer:
         for number in (signal.SIGHUP, signal.SIGUSR1, *OTHERS):
-            for pid in (gateway.process.pid, children["authz-0"], children["accesslog-0"]):
+            for pid in (gateway.process.pid, *(children[name] for name in ("authz-0", "accesslog-0", *PORTAL))):
                 os.kill(pid, number)
         lines = [line for line in answer.iter_lines() if line]
     backend.script = Script()

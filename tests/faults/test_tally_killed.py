@@ -1,4 +1,4 @@
-"""Receivers are killed while they record and count: what is counted is what is recorded."""
+"""Receivers are killed while they record, and the portal while it counts: what is counted is what is recorded."""
 
 import os
 import signal
@@ -47,7 +47,9 @@ def test_f07_the_tally_is_the_log_whoever_is_killed(tmp_path: Path) -> None:
                 call(client, CALLS)
                 until(lambda before=before: recorded(gateway)["requests"] == before + CALLS, what="every record")
                 call(client, CALLS)  # some of these are under way to the one that is killed
-                os.kill(gateway.children()[f"accesslog-{round_ % 2}"], signal.SIGKILL)
+                children = gateway.children()
+                for service in ("accesslog", "portal"):
+                    os.kill(children[f"{service}-{round_ % 2}"], signal.SIGKILL)
                 time.sleep(1.5)
             deadline = time.monotonic() + 20
             while (told := used_today(gateway)) and {k: told[k] for k in recorded(gateway)} != recorded(gateway):

@@ -1,5 +1,6 @@
 """accesslog_service as it runs: two receivers under a supervisor, fed over gRPC and by a real Envoy."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,8 +24,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse.config.run_dir import RunDir
 from gatehouse.gateway.envoy_binary import envoy_path
+from gatehouse.metrics import exposition
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage, StreamAccessLogsResponse
+from portal_service import envoy_stats
 from testkit.ports import free_port
 from testkit.waiting import until
 
@@ -41,7 +43,6 @@ class Service:
 
     process: subprocess.Popen[bytes]
     directory: Path
-    metrics_port: int
 
     @property
     def run_dir(self) -> RunDir:
@@ -61,8 +62,8 @@ class Service:
         return sum(json.loads(line)["endpoint"] == endpoint for line in self.lines())
 
     def scrape(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
-            return str(answer.read(), "utf-8")
+        """As portal_service tells them."""
+        return exposition(self.run_dir.metrics).decode()
 
     def sample(self, name: str, **labels: str) -> float:
         """The sum of the samples called `name` that have `labels`."""
@@ -96,16 +97,15 @@ class Service:
 @contextmanager
 def service() -> Iterator[Service]:
     with tempfile.TemporaryDirectory(prefix="gh") as name:
-        directory, port = Path(name), free_port()
+        directory = Path(name)
         config = {
-            "server": {"metrics_port": port},
             "logging": {"dir": str(directory / "logs")},
             "models": {"a:b": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}},
         }
         (directory / "gatehouse.yaml").write_text(yaml.safe_dump(config))
         command = [sys.executable, "-m", "accesslog_service", "-c", str(directory / "gatehouse.yaml")]
         process = subprocess.Popen([*command, "--run-dir", name], cwd=ROOT)
-        running = Service(process, directory, port)
+        running = Service(process, directory)
         try:
             for index in (0, 1):
                 running.wait_until_serving(index)
@@ -255,12 +255,16 @@ def test_f07_a_killed_receiver_comes_back_and_goes_on_counting(shared: Service) 
     def counted() -> float:
         return shared.sample("api_requests_total", model="a:b", status="200")
 
+    def written() -> int:
+        return sum(request_id.startswith("f07-") for request_id in shared.request_ids())
+
     def sends(index: int, name: str) -> None:
         shared.send(index, messages([f"f07-{name}-{number}" for number in range(20)]))
 
     before = counted()
     sends(0, "before")
     until(lambda: counted() == before + 20)
+    until(lambda: written() == 20)
     killed = shared.receiver_pid(0)
     os.kill(killed, signal.SIGKILL)
     sends(1, "meanwhile")
@@ -268,7 +272,7 @@ def test_f07_a_killed_receiver_comes_back_and_goes_on_counting(shared: Service) 
     shared.wait_until_serving(0)
     sends(0, "after")
     until(lambda: counted() == before + 60)
-    until(lambda: sum(request_id.startswith("f07-") for request_id in shared.request_ids()) == 60)
+    until(lambda: written() == 60)
 
 
 @contextmanager
@@ -358,8 +362,8 @@ def test_what_a_real_envoy_logs_becomes_a_record(shared: Service) -> None:
             client.sendall(request % (CANARY.encode(), CANARY.encode()))
             assert client.recv(100).startswith(b"HTTP/1.1 404")
         until(lambda: len(recorded()) == 1)
-        assert shared.sample("api_requests_in_flight", model="a:b") == 0
-        assert 'api_requests_in_flight{model="a:b"}' in shared.scrape()
+        stats = asyncio.run(envoy_stats.read(shared.run_dir.admin_socket))
+        assert envoy_stats.by_model(stats, envoy_stats.IN_FLIGHT, ["a:b"]) == {"a:b": 0}
     [record] = recorded()
     assert (record["method"], record["status"], record["error_code"]) == ("GET", 404, "not_found")
     assert (record["client_ip"], record["aborted"], record["flags"]) == ("127.0.0.1", False, "")

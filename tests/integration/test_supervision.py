@@ -23,7 +23,7 @@ from tests.integration.conftest import LIMITED, MODEL, short_form
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 HEADERS = {"authorization": f"Bearer {LIMITED}"}
-PROCESSES = ["authz-0", "authz-1", "ratelimit-0", "accesslog-0", "accesslog-1", "envoy"]
+PROCESSES = ["authz-0", "authz-1", "ratelimit-0", "accesslog-0", "accesslog-1", "portal-0", "portal-1", "envoy"]
 
 
 def works(gateway: RunningGateway) -> bool:

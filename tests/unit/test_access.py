@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accesslog_service.http.catalogue import usable
 from authz_service.access import EVERYTHING, Access, Rules
 from authz_service.principals import Principal
 from gatehouse.config.model import Config
 from gatehouse.contract.model_patterns import matcher
+from portal_service.catalogue import usable
 
 BACKENDS = [{"url": "http://h/v1"}]
 SHORT = {"vllm": {"base_url": "http://h/v1", "default_model": "llama-70b"}}

@@ -46,7 +46,7 @@ def test_every_worker_of_every_service_is_called() -> None:
     for service, count in (("authz", 3), ("ratelimit", 3), ("accesslog", ACCESSLOG_RECEIVERS)):
         own = [path for path in sockets(found[service]) if f"/{service}-" in path]
         assert own == [f"/run/gatehouse/{service}-{index}.sock" for index in range(count)]
-    assert sockets(found[names.GATEWAY]) == [f"/run/gatehouse/accesslog-{i}.http.sock" for i in range(2)]
+    assert sockets(found[names.PORTAL]) == ["/run/gatehouse/portal.sock"]
 
 
 @pytest.mark.parametrize(("workers", "first"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])

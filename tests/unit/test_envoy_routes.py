@@ -57,7 +57,7 @@ def test_no_configuration_opens_a_way_around_the_filters(config: Config) -> None
 @every_shape
 def test_the_gateways_own_pages_have_limits_and_nothing_else_has(config: Config) -> None:
     own = [route for route in routes(config) if names.OWN_LIMITS in route.get("typed_per_filter_config", {})]
-    assert {cluster(route) for route in own} == {names.GATEWAY}
+    assert {cluster(route) for route in own} == {names.PORTAL}
     assert {route["name"] for route in own} >= {"/", "/health", "/metrics", "/usage", "/v1/models", "/v1/usage"}
     assert {names.OWN_LIMITS} == IDLE
 
@@ -146,7 +146,7 @@ def test_every_other_path_is_404_without_a_question(config: Config, method: str,
 @pytest.mark.parametrize("path", ["/", "/health", "/metrics"])
 def test_pages_are_open_to_anyone_who_reads(config: Config, path: str) -> None:
     route = route_for(config, "GET", path)
-    assert (cluster(route), without(route)) == (names.GATEWAY, ALL_FILTERS)
+    assert (cluster(route), without(route)) == (names.PORTAL, ALL_FILTERS)
     assert route_for(config, "POST", path)["name"] == "method_not_allowed"
 
 
@@ -154,7 +154,7 @@ def test_pages_are_open_to_anyone_who_reads(config: Config, path: str) -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/llama", "/v1/models/a/b"])
 def test_the_list_of_models_asks_who_is_there_and_reads_no_body(config: Config, path: str) -> None:
     route = route_for(config, "GET", path)
-    assert (cluster(route), without(route)) == (names.GATEWAY, ALL_FILTERS - {names.CLIENT_IP, names.AUTHZ})
+    assert (cluster(route), without(route)) == (names.PORTAL, ALL_FILTERS - {names.CLIENT_IP, names.AUTHZ})
 
 
 @pytest.mark.parametrize("shape", ["short", "nameless", "prefixed"])
@@ -257,7 +257,7 @@ def test_plaintext_is_426_everywhere_but_for_probes() -> None:
         route = route_for(config, method, path, None, plain)
         assert (route["name"], without(route)) == ("https_required", ALL_FILTERS)
         assert route_for(config, method, path, "llama")["name"] != "https_required"
-    assert cluster(route_for(config, "GET", "/health", None, plain)) == names.GATEWAY
+    assert cluster(route_for(config, "GET", "/health", None, plain)) == names.PORTAL
 
 
 def test_plaintext_is_answered_where_https_is_not_required() -> None:

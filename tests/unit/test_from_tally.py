@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from accesslog_service.tally.book import Book, add
-from accesslog_service.tally.counting import Counted, Day
 from gatehouse.config.model import Config
 from gatehouse.files import tally_file
 from gatehouse.files.tally_file import Used
+from portal_service.tally.counting import Counted, Day
+from portal_service.tally.usage_db import UsageDb, add
 from ratelimit_service.from_tally import charges, restored
 from ratelimit_service.plan import Plans
 
@@ -63,7 +63,7 @@ def test_without_a_price_there_is_nothing_to_charge() -> None:
 
 @pytest.mark.asyncio
 async def test_it_reads_what_accesslog_writes(tmp_path: Path) -> None:
-    book, sums = Book(tmp_path / tally_file.NAME), Counted()
+    book, sums = UsageDb(tmp_path / tally_file.NAME), Counted()
     for name in ("a.log", "b.log"):
         sums.days["2026-11-24", "ann", "k1"] = Day(3, 30, 12, 1_000_001, "search", "free", 1.0, admitted=2)
         book.open()
@@ -95,7 +95,7 @@ async def test_where_there_is_no_tally_there_is_nothing_to_restore_and_a_damaged
 
 
 def tally(directory: Path, *, used: bool) -> None:
-    book, sums = Book(directory / tally_file.NAME), Counted()
+    book, sums = UsageDb(directory / tally_file.NAME), Counted()
     if used:
         sums.days["2026-11-24", "ann", "k1"] = Day(3, 30, 12, 1_000_001, "search", "free", 1.0, admitted=2)
     book.open()

@@ -12,10 +12,11 @@ import pytest
 from accesslog_service.record import Record
 from accesslog_service.sinks.gen_ai import OVERFLOW, GenAiMetrics, Operation
 from accesslog_service.sinks.histogram import MAX_SERIES, Histogram
-from accesslog_service.sinks.labels import MAX_BACKENDS, MAX_MODELS, Labels
+from accesslog_service.sinks.labels import MAX_BACKENDS, Labels
 from accesslog_service.sinks.otlp import Sender
 from gatehouse.config import Config
 from gatehouse.contract import gen_ai, names
+from gatehouse.contract.labels import MAX_MODELS
 from tests.unit.test_record import RECORD
 
 SHORT = Config.model_validate({"vllm": {"base_url": "http://localhost:8100/v1", "default_model": "llama"}})

@@ -136,9 +136,9 @@ ELSEWHERE = {
     "ip_not_authorized": "authz_service",
     "rate_limit_exceeded": "ratelimit_service",
     "insufficient_quota": "ratelimit_service",
-    "method_not_allowed": "accesslog_service",
-    "unknown_host": "accesslog_service",
-    "limits_unavailable": "accesslog_service",
+    "method_not_allowed": "portal_service",
+    "unknown_host": "portal_service",
+    "limits_unavailable": "portal_service",
 }
 
 

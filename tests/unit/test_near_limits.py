@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from accesslog_service.allowance import LimiterUnavailableError
-from accesslog_service.http import near_limits, teams
-from accesslog_service.http.near_limits import NearLimits
-from accesslog_service.sinks.labels import Names
-from accesslog_service.tally.book import Book
-from accesslog_service.tally.follow import Follower
+from gatehouse.contract.labels import Names
+from portal_service import near_limits, teams
+from portal_service.limits_left import LimiterUnavailableError
+from portal_service.near_limits import NearLimits
+from portal_service.tally.follow import Follower
+from portal_service.tally.usage_db import UsageDb
 from tests.unit.test_tally import ONE
 
 pytestmark = pytest.mark.asyncio
@@ -39,17 +39,17 @@ class Limiter:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
+def book(tmp_path: Path) -> UsageDb:
     now = datetime.now(UTC)
     lines = [replace(ONE, time=now, user_id=user, team=None).line() for user in ("half", "little", "unknown")]
     lines += [replace(ONE, time=now, user_id=user, team="search").line() for user in ("full", "mate")]
     (tmp_path / f"requests_{now.date()}.log").write_bytes(b"".join(lines))
-    book = Book(tmp_path / "tally.sqlite")
+    book = UsageDb(tmp_path / "tally.sqlite")
     Follower(tmp_path, book, Names(()).label).catch_up()
     return book
 
 
-async def test_limits_half_used_or_more_are_told_the_fullest_first(book: Book) -> None:
+async def test_limits_half_used_or_more_are_told_the_fullest_first(book: UsageDb) -> None:
     limiter = Limiter(half=50, little=49, full=120, mate=1)
     found = await NearLimits(book, limiter).now()  # type: ignore[arg-type]
     told = [(near.holder, near.name, near.share) for near in found]
@@ -63,14 +63,14 @@ async def test_limits_half_used_or_more_are_told_the_fullest_first(book: Book) -
     assert 'api_limit_used_ratio{holder="search",limit="team_tokens_per_day",scope="team"} 0.9' in text
 
 
-async def test_asking_often_asks_the_limiter_once(book: Book) -> None:
+async def test_asking_often_asks_the_limiter_once(book: UsageDb) -> None:
     limiter = Limiter(half=50)
     near = NearLimits(book, limiter)  # type: ignore[arg-type]
     await asyncio.gather(*(near.now() for _ in range(20)))
     assert len(limiter.asked) == 5
 
 
-async def test_a_limiter_that_hangs_holds_nobody_up(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_limiter_that_hangs_holds_nobody_up(book: UsageDb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_limits, "LONGEST_S", 0.05)
     limiter = Limiter(half=50)
     limiter.delay_s = 30
@@ -80,13 +80,13 @@ async def test_a_limiter_that_hangs_holds_nobody_up(book: Book, monkeypatch: pyt
 
 
 async def test_nobody_is_told_of_without_a_tally(tmp_path: Path) -> None:
-    missing = Book(tmp_path / "none.sqlite")
+    missing = UsageDb(tmp_path / "none.sqlite")
     assert await NearLimits(missing, Limiter()).now() == []  # type: ignore[arg-type]
     assert near_limits.exposition([]) == b""
     assert teams.exposition(missing, datetime.now(UTC).date()) == b""
 
 
-async def test_users_are_told_with_their_teams(book: Book) -> None:
+async def test_users_are_told_with_their_teams(book: UsageDb) -> None:
     text = teams.exposition(book, datetime.now(UTC).date()).decode()
     assert 'api_user_info{team="search",user="full"} 1.0' in text
     assert "half" not in text, "has no team"

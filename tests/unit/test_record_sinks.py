@@ -21,11 +21,12 @@ from accesslog_service.record import Record
 from accesslog_service.sinks import jsonl, series
 from accesslog_service.sinks.exemplars import Exemplars
 from accesslog_service.sinks.jsonl import RequestLog
-from accesslog_service.sinks.labels import ENDPOINTS, MAX_MODELS, MAX_USERS, Labels, Names
+from accesslog_service.sinks.labels import ENDPOINTS, MAX_USERS, Labels
 from accesslog_service.sinks.prometheus import LOST_WHERE, RequestMetrics
 from accesslog_service.sinks.series import Admission
 from gatehouse import metrics
 from gatehouse.config import Config
+from gatehouse.contract.labels import MAX_MODELS, Names
 from gatehouse.files.daily_file import DailyFile
 from testkit.waiting import until_async
 from tests.unit.test_record import RECORD

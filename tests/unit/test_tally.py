@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accesslog_service.record import Record
-from accesslog_service.sinks.labels import Names
-from accesslog_service.tally import live
-from accesslog_service.tally.book import MAX_MISTAKES, Book
-from accesslog_service.tally.counting import counted
-from accesslog_service.tally.follow import Follower
-from accesslog_service.tally.usage import usage
+from gatehouse.contract.labels import Names
+from portal_service.tally import live
+from portal_service.tally.counting import counted
+from portal_service.tally.follow import Follower
+from portal_service.tally.usage import usage
+from portal_service.tally.usage_db import MAX_MISTAKES, UsageDb
 from tests.unit.test_record import RECORD
 
 TODAY = date(2026, 11, 24)
@@ -59,11 +59,11 @@ def write(logs: Path, *records: Record, day: date = TODAY) -> None:
 
 
 def follower(logs: Path) -> Follower:
-    return Follower(logs, Book(logs / "tally.sqlite"), Names(["llama"]).label)
+    return Follower(logs, UsageDb(logs / "tally.sqlite"), Names(["llama"]).label)
 
 
 def used(logs: Path, user: str = "alice", key: str = "k1", today: date = TODAY) -> dict[str, Any]:
-    return usage(Book(logs / "tally.sqlite"), user, key, today)
+    return usage(UsageDb(logs / "tally.sqlite"), user, key, today)
 
 
 def now_is(monkeypatch: pytest.MonkeyPatch, moment: datetime = NOON + timedelta(seconds=20)) -> float:
@@ -327,7 +327,7 @@ def test_a_reader_killed_midway_loses_and_doubles_nothing(tmp_path: Path, monkey
     reader.catch_up()
     write(tmp_path, ONE)
     with monkeypatch.context() as patch:
-        patch.setattr("accesslog_service.tally.follow.forget", _die)
+        patch.setattr("portal_service.tally.follow.forget", _die)
         with pytest.raises(KeyboardInterrupt):
             reader.catch_up()
     assert used(tmp_path)["today"]["requests"] == 2
@@ -372,7 +372,7 @@ def test_operators_see_the_traffic_of_the_last_minutes(tmp_path: Path, monkeypat
     cut = replace(ONE, error_code="upstream_error", prompt_tokens=0, completion_tokens=0, ttft_ms=None, cost_usd=None)
     write(tmp_path, ONE, failed, refused, cut, replace(ONE, time=NOON - timedelta(hours=1)))
     follower(tmp_path).catch_up()
-    with Book(tmp_path / "tally.sqlite").reading() as book:
+    with UsageDb(tmp_path / "tally.sqlite").reading() as book:
         steps = live.traffic(book, now)
         models = live.models(book, now)
         users = live.users(book, str(TODAY))
@@ -400,7 +400,7 @@ def test_a_flood_of_errors_stays_a_few_lines(tmp_path: Path, monkeypatch: pytest
     write(tmp_path, *[replace(ONE, status=404, model=f"m{i}") for i in range(1000)])
     write(tmp_path, *[replace(ONE, status=500, user_id=f"u{i}") for i in range(1000)])
     follower(tmp_path).catch_up()
-    with Book(tmp_path / "tally.sqlite").reading() as book:
+    with UsageDb(tmp_path / "tally.sqlite").reading() as book:
         assert book.execute("SELECT count(*) FROM mistakes").fetchone()[0] <= MAX_MISTAKES
         assert book.execute("SELECT count(DISTINCT model) FROM steps").fetchone()[0] <= 3
         assert len(live.mistakes(book)) <= 30
@@ -412,7 +412,7 @@ def test_old_days_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write(tmp_path, ONE)
     now_is(monkeypatch)
     follower(tmp_path).catch_up()
-    with Book(tmp_path / "tally.sqlite").reading() as book:
+    with UsageDb(tmp_path / "tally.sqlite").reading() as book:
         assert book.execute("SELECT DISTINCT day FROM days").fetchall() == [(str(TODAY),)]
     follower(tmp_path).catch_up()
 

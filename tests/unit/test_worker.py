@@ -1,4 +1,4 @@
-"""The command line that the three services share."""
+"""The command line that the services share."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_a_file_that_is_not_there_is_status_2(tmp_path: Path, capsys: pytest.Cap
     assert "none.yaml: can't be read: No such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("service", ["authz", "ratelimit", "accesslog"])
+@pytest.mark.parametrize("service", ["authz", "ratelimit", "accesslog", "portal"])
 def test_help_names_the_command_and_its_options(service: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(service, never, ["--help"])  # type: ignore[arg-type]

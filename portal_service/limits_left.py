@@ -17,7 +17,7 @@ class LimiterUnavailableError(GatehouseError):
     """No worker of ratelimit_service gave an answer."""
 
 
-class Allowance:
+class LimitsLeft:
     """What is left, as plain data. `sockets` are those of the ratelimit workers; the first that answers will do."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from gatehouse.envoy.tls import EXPIRY_STAT
 from gatehouse.gateway import envoy_binary
 from gatehouse.gateway.envoy_binary import VERSION
+from gatehouse.metrics import text
 
 TIMEOUT = ClientTimeout(total=1.0)
 PATCHES = "envoy.patches_behind"
@@ -106,9 +105,7 @@ async def read(admin_socket: Path) -> Stats:
 
 def exposition(stats: Stats, models: Iterable[str]) -> bytes:
     """In Prometheus' text format; nothing at all for no statistics."""
-    registry = CollectorRegistry()
-    registry.register(_Collected([*_families(stats, tuple(models)), *_gateway(stats)]))
-    return generate_latest(registry)
+    return text([*_families(stats, tuple(models)), *_gateway(stats)])
 
 
 def _families(stats: Stats, models: tuple[str, ...]) -> Iterable[Metric]:
@@ -133,11 +130,3 @@ def _gateway(stats: Stats) -> Iterable[Metric]:
     for told in _OF_GATEWAY:
         if told.stat in stats:
             yield told.family(told.name, told.text, value=stats[told.stat])
-
-
-class _Collected(Collector):
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families

@@ -21,62 +21,82 @@ from aiohttp.web import (
     middleware,
 )
 
-from accesslog_service.allowance import Allowance
-from accesslog_service.http import hosts, people
-from accesslog_service.http.near_limits import NearLimits
-from accesslog_service.http.overview import Overview
-from accesslog_service.http.pages import Pages, refused
-from accesslog_service.tally.book import Book
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, Server
 from gatehouse.config.run_dir import RunDir, workers
 from gatehouse.contract.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, UNKNOWN_HOST
+from portal_service import hosts, static_files
+from portal_service.limits_left import LimitsLeft
+from portal_service.near_limits import NearLimits
+from portal_service.neighbours import Neighbours
+from portal_service.overview import Overview
+from portal_service.pages import Pages, refused
+from portal_service.tally.usage_db import UsageDb
 
 log = logging.getLogger(__name__)
 
 Adopt = Callable[[Config], None]
 LOOK_S = 0.5
+GRACE_S = 1.0
+"""How long an answer that has begun may take once this process is to end: until then the standby waits."""
 
 LONGEST_HEADER = 4 * 1024 * 1024
 """On the socket that Envoy alone reaches: it says there which models a caller may use, and that may be thousands."""
 
 
 @asynccontextmanager
-async def serving(config: Config, run_dir: RunDir, index: int, book: Book) -> AsyncIterator[Adopt]:
-    """Answer HTTP as receiver `index` while the block runs; it is given what is to be called when `config` has changed.
+async def serving(config: Config, run_dir: RunDir, db: UsageDb) -> AsyncIterator[Adopt]:
+    """Answer HTTP while the block runs. It is given a function to call when the configuration has changed.
 
-    Raises `OSError` when a socket or port can't be had.
+    Raises `OSError` when the unix socket can't be had. The operator's port is tried again until it can.
     """
     async with ClientSession() as session:
         sockets = [run_dir.socket("ratelimit", worker) for worker in range(workers(config, "ratelimit"))]
-        allowance = Allowance(sockets)
-        near = NearLimits(book, allowance)
-        pages = Pages(config, run_dir, session, allowance, book, near)
-        overview = Overview(config, run_dir, book, pages.health_report, near)
-        public = AppRunner(public_app(pages), access_log=None, max_field_size=LONGEST_HEADER)
-        operator = AppRunner(operator_app(pages, overview), access_log=None)
+        allowance = LimitsLeft(sockets)
+        near = NearLimits(db, allowance)
+        pages = Pages(config, run_dir, session, allowance, db, near, Neighbours(config, run_dir))
+        overview = Overview(config, run_dir, db, pages.health_report, near)
+        public = AppRunner(public_app(pages), access_log=None, shutdown_timeout=GRACE_S, max_field_size=LONGEST_HEADER)
+        operator = AppRunner(operator_app(pages, overview), access_log=None, shutdown_timeout=GRACE_S)
 
         def adopt(changed: Config) -> None:
             pages.adopt(changed)
             overview.adopt(changed)
 
-        leaving = asyncio.create_task(_leave_to_successor(operator, run_dir))
+        await _listen_unix(public, run_dir.portal_socket)
+        operating = await _operate(operator, config.server, run_dir)
         try:
-            await _listen_unix(public, run_dir.http_socket(index))
-            if config.server.metrics_port:
-                await _listen_tcp(operator, config.server.metrics_host, config.server.metrics_port)
             yield adopt
         finally:
-            leaving.cancel()
-            await public.cleanup()
-            await operator.cleanup()
-            run_dir.http_socket(index).unlink(missing_ok=True)
+            operating.cancel()
+            run_dir.portal_socket.unlink(missing_ok=True)
+            await asyncio.gather(public.cleanup(), operator.cleanup())
 
 
-async def _leave_to_successor(operator: AppRunner, run_dir: RunDir) -> None:
-    """Two generations of a gateway on one port would answer Prometheus by turns, each with counts of its own."""
-    while not run_dir.replaced.exists():
-        await asyncio.sleep(LOOK_S)
-    await operator.cleanup()
+async def _operate(operator: AppRunner, server: Server, run_dir: RunDir) -> "asyncio.Task[None]":
+    """Listen on the operator's port, at once or as soon as that is possible, until another gateway has taken over: two
+    generations of a gateway on one port would answer Prometheus by turns, each with counts of its own."""
+    await operator.setup()
+    open_ = not server.metrics_port or await _listens(operator, server, logging.ERROR)
+
+    async def until_replaced() -> None:
+        nonlocal open_
+        while not run_dir.replaced.exists():
+            open_ = open_ or await _listens(operator, server, logging.DEBUG)
+            await asyncio.sleep(LOOK_S)
+        await operator.cleanup()
+
+    return asyncio.create_task(until_replaced())
+
+
+async def _listens(operator: AppRunner, server: Server, level: int) -> bool:
+    """Whether that is possible now."""
+    host, port = server.metrics_host, server.metrics_port
+    try:
+        await TCPSite(operator, host, port, reuse_port=True).start()
+    except OSError as error:
+        log.log(level, "can't listen on %s:%s (server.metrics_port), and try until I can: %s", host, port, error)
+        return False
+    return True
 
 
 def public_app(pages: Pages) -> Application:
@@ -87,7 +107,7 @@ def public_app(pages: Pages) -> Application:
     app.router.add_get("/v1/usage", pages.usage)
     app.router.add_get("/v1/models", pages.models)
     app.router.add_get("/v1/models/{id:.+}", pages.model)
-    people.add(app, "usage")
+    static_files.add(app, "usage")
     return app
 
 
@@ -104,7 +124,7 @@ def operator_app(pages: Pages, overview: Overview) -> Application:
     app.router.add_get("/health", pages.health)
     app.router.add_get("/metrics", pages.metrics)
     app.router.add_get("/ui/data", overview.data)
-    people.add(app, "ui")
+    static_files.add(app, "ui")
     return app
 
 
@@ -131,7 +151,7 @@ async def _errors_in_openai_shape(request: Request, handler: Handler) -> StreamR
 async def _be_careful(_request: Request, response: StreamResponse) -> None:
     """Name no server software; let no browser make of an answer what it is not, or another site of it what it says."""
     response.headers["Server"] = "gatehouse"
-    for name, value in people.HEADERS.items():
+    for name, value in static_files.HEADERS.items():
         response.headers.setdefault(name, value)
 
 
@@ -147,9 +167,3 @@ def _bound(path: Path) -> socket.socket:
     bound.bind(str(path))
     path.chmod(0o660)
     return bound
-
-
-async def _listen_tcp(runner: AppRunner, host: str, port: int) -> None:
-    """Every receiver listens on the same port; the kernel spreads connections over them."""
-    await runner.setup()
-    await TCPSite(runner, host, port, reuse_port=True).start()

@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 
-from accesslog_service.http import envoy_stats
-from accesslog_service.http.kept import Kept
-from accesslog_service.http.serving import Adopt, serving
-from accesslog_service.tally.book import Book
 from gatehouse import __version__
 from gatehouse.config import Config
 from gatehouse.config.run_dir import RunDir
 from gatehouse.contract.names import USAGE_PAGE
+from gatehouse.rpc.health_client import serves
+from gatehouse.rpc.server import serve
+from gatehouse.rpc.service import Service
+from portal_service import envoy_stats
+from portal_service.cached import Cached
+from portal_service.serving import Adopt, serving
+from portal_service.tally.usage_db import UsageDb
 
 pytestmark = pytest.mark.asyncio
 
@@ -75,19 +78,19 @@ Ask = Callable[..., Awaitable[Answer]]
 
 
 @asynccontextmanager
-async def gateway(run_dir: Path, config: dict[str, Any], index: int = 0) -> AsyncIterator[Ask]:
-    """Receiver `index`'s pages; what it yields asks the public application over its unix socket."""
-    async with followed(run_dir, config, index) as (ask, _):
+async def gateway(run_dir: Path, config: dict[str, Any]) -> AsyncIterator[Ask]:
+    """The pages; what it yields asks the public application over its unix socket."""
+    async with followed(run_dir, config) as (ask, _):
         yield ask
 
 
 @asynccontextmanager
-async def followed(run_dir: Path, config: dict[str, Any], index: int = 0) -> AsyncIterator[tuple[Ask, Adopt]]:
+async def followed(run_dir: Path, config: dict[str, Any]) -> AsyncIterator[tuple[Ask, Adopt]]:
     """The same, with what is called when the configuration has changed."""
     place = RunDir(run_dir)
     place.metrics.mkdir(exist_ok=True)
-    async with serving(valid(config), place, index, Book(run_dir / "tally.sqlite")) as adopt:
-        connector = UnixConnector(str(place.http_socket(index)))
+    async with serving(valid(config), place, UsageDb(run_dir / "tally.sqlite")) as adopt:
+        connector = UnixConnector(str(place.portal_socket))
         async with ClientSession("http://gateway", connector=connector) as session:
             yield asker(session), adopt
 
@@ -133,7 +136,85 @@ async def test_healthy_while_the_model_server_answers(tmp_path: Path) -> None:
             "model": "llama",
             "vllm_status": "connected",
             "models": {"llama": {"status": "healthy", "backends": [{"status": "healthy"}]}},
+            "services": dict.fromkeys(("authz", "ratelimit", "accesslog"), "unavailable"),
         }
+
+
+@asynccontextmanager
+async def worker(path: Path) -> AsyncIterator[None]:
+    """A worker of a service, as far as its neighbours see it."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(serve(Service({}), path, stop, 1))
+        async with asyncio.timeout(5):
+            while not await serves(path, 1):
+                await asyncio.sleep(0.01)
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+async def test_a_service_is_healthy_while_one_of_its_workers_is(tmp_path: Path) -> None:
+    place = RunDir(tmp_path)
+    async with (
+        backend() as server,
+        worker(place.socket("accesslog", 1)),
+        worker(place.socket("authz", 0)),
+        gateway(tmp_path, short(server.url)) as ask,
+    ):
+        answer = await ask("/health")
+    assert answer.json["services"] == {"authz": "healthy", "ratelimit": "unavailable", "accesslog": "healthy"}
+    assert (answer.status, answer.json["status"]) == (200, "healthy")
+
+
+async def test_services_that_hang_hold_nobody_up(tmp_path: Path) -> None:
+    place = RunDir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(place.socket("accesslog", 0)))
+        hung.listen()
+        async with backend() as server, gateway(tmp_path, short(server.url)) as ask:
+            asked = time.monotonic()
+            told = [await ask("/health") for _ in range(20)]
+            took = time.monotonic() - asked
+    assert {(answer.status, answer.json["services"]["accesslog"]) for answer in told} == {(200, "unavailable")}
+    assert took < 0.9, "they are asked once, and not for long"
+
+
+async def test_an_operators_port_that_is_taken_is_had_once_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        async with gateway(tmp_path, {**short(DEAD), "server": {"metrics_port": port}}) as ask:
+            assert (await ask("/")).status == 200, "the pages behind Envoy need no port"
+            other.close()
+            async with ClientSession(f"http://127.0.0.1:{port}") as session, asyncio.timeout(5):
+                while not await answers(session):
+                    await asyncio.sleep(0.05)
+    (said,) = (message for message in caplog.messages if "can't listen" in message)
+    assert f"127.0.0.1:{port} (server.metrics_port)" in said
+
+
+async def answers(session: ClientSession) -> bool:
+    try:
+        return (await asker(session)("/health")).status == 503
+    except OSError:
+        return False
+
+
+async def test_the_operators_port_is_left_to_a_gateway_that_has_taken_over(tmp_path: Path) -> None:
+    async with operators(tmp_path, short(DEAD)) as ask:
+        assert (await ask("/")).status == 200
+        RunDir(tmp_path).replaced.touch()
+        with pytest.raises(OSError, match="Cannot connect"):
+            await until_it_fails(ask)
+
+
+async def until_it_fails(ask: Ask) -> None:
+    async with asyncio.timeout(5):
+        while await ask("/"):
+            await asyncio.sleep(0.05)
 
 
 async def test_f20_unhealthy_when_no_model_server_answers(tmp_path: Path) -> None:
@@ -319,8 +400,7 @@ async def test_the_operators_port_has_metrics_and_health_but_no_models(tmp_path:
         port = probe.getsockname()[1]
     config = {**short(DEAD), "server": {"metrics_port": port, "public_metrics": False}}
     async with (
-        gateway(tmp_path, config, index=0),
-        gateway(tmp_path, config, index=1),
+        gateway(tmp_path, config),
         ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
         ask = asker(session)
@@ -393,7 +473,7 @@ async def test_metrics_are_public_where_asked_for_and_in_the_short_form(
 
 async def test_a_socket_left_by_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(RunDir(tmp_path).http_socket(0)))
+        left.bind(str(RunDir(tmp_path).portal_socket))
     async with gateway(tmp_path, short(DEAD)) as ask:
         assert (await ask("/")).status == 200
 
@@ -456,7 +536,7 @@ async def test_what_is_kept_is_fetched_again_when_its_time_is_over() -> None:
         calls += 1
         return calls
 
-    never, always = Kept(fetch, 0), Kept(fetch, 60)
+    never, always = Cached(fetch, 0), Cached(fetch, 60)
     assert [await never.get(), await never.get()] == [1, 2]
     assert [await always.get(), await always.get()] == [3, 3]
 
@@ -470,7 +550,7 @@ async def test_a_failure_reaches_everyone_who_waits_and_is_not_kept() -> None:
             raise failures.pop()
         return "second"
 
-    kept = Kept(fetch, 60)
+    kept = Cached(fetch, 60)
     assert [str(r) for r in await asyncio.gather(kept.get(), kept.get(), return_exceptions=True)] == ["first", "first"]
     assert await kept.get() == "second"
 
@@ -482,7 +562,7 @@ async def test_one_who_stops_waiting_takes_nothing_from_the_others() -> None:
         await release.wait()
         return "here"
 
-    kept = Kept(fetch, 60)
+    kept = Cached(fetch, 60)
     impatient, patient = asyncio.create_task(kept.get()), asyncio.create_task(kept.get())
     await asyncio.sleep(0)
     impatient.cancel()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from accesslog_service.tally.book import Book
+from portal_service.tally.usage_db import UsageDb
 
 DAYS = 30
 _QUERY = """
@@ -40,12 +40,12 @@ class Used:
         }
 
 
-def usage(book: Book, user: str, key: str, today: date) -> dict[str, Any]:
+def usage(db: UsageDb, user: str, key: str, today: date) -> dict[str, Any]:
     """`today`, `month` and `days` of `user`, and of that what `key` used. Raises `sqlite3.Error`."""
     first = min(today.replace(day=1), today - timedelta(days=DAYS - 1))
     of_key: dict[str, Used] = {}
     of_user: dict[str, Used] = {}
-    with book.reading() as rows:
+    with db.reading() as rows:
         for day, is_key, *sums in rows.execute(_QUERY, (key, user, first.isoformat())):
             of_user[day] = of_user.get(day, Used()) + Used(*sums)
             if is_key:

@@ -3,23 +3,23 @@
 import sqlite3
 from datetime import date, timedelta
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 
-from accesslog_service.tally import live
-from accesslog_service.tally.book import Book
+from gatehouse.metrics import text
+from portal_service.tally import live
+from portal_service.tally.usage_db import UsageDb
 
 TEXT = "1 for each user of the last two days who has a team."
 
 
-def exposition(book: Book, today: date) -> bytes:
+def exposition(db: UsageDb, today: date) -> bytes:
     """In Prometheus' text format; nothing for nobody, or while the tally can't be read."""
     try:
-        with book.reading() as rows:
+        with db.reading() as rows:
             found = live.teams(rows, (today - timedelta(days=1)).isoformat())
     except sqlite3.Error:
         return b""
-    registry = CollectorRegistry()
-    gauge = Gauge("api_user_info", TEXT, ["user", "team"], registry=registry)
+    family = GaugeMetricFamily("api_user_info", TEXT, labels=["user", "team"])
     for user, team in found.items():
-        gauge.labels(user, team).set(1)
-    return generate_latest(registry) if found else b""
+        family.add_metric([user, team], 1)
+    return text([family] if found else [])

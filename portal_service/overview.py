@@ -10,14 +10,14 @@ from typing import Any
 
 from aiohttp.web import Request, Response, json_response
 
-from accesslog_service.http import envoy_stats
-from accesslog_service.http.kept import Kept
-from accesslog_service.http.near_limits import NearLimits
-from accesslog_service.tally import live
-from accesslog_service.tally.book import Book
 from gatehouse import __version__
 from gatehouse.config.model import Config
 from gatehouse.config.run_dir import RunDir
+from portal_service import envoy_stats
+from portal_service.cached import Cached
+from portal_service.near_limits import NearLimits
+from portal_service.tally import live
+from portal_service.tally.usage_db import UsageDb
 
 KEPT_S = 1.0
 
@@ -29,13 +29,13 @@ Health = Callable[[], Awaitable[Mapping[str, Any]]]
 class Overview:
     """The state of the gateway. What can't be read at the moment is empty, and `behind` says so."""
 
-    def __init__(self, config: Config, run_dir: RunDir, book: Book, health: Health, near: NearLimits) -> None:
+    def __init__(self, config: Config, run_dir: RunDir, db: UsageDb, health: Health, near: NearLimits) -> None:
         self._config = config
         self._run_dir = run_dir
-        self._book = book
+        self._db = db
         self._health = health
         self._near = near
-        self._kept = Kept(self._made, KEPT_S)
+        self._kept = Cached(self._made, KEPT_S)
 
     def adopt(self, config: Config) -> None:
         """Show what `config` names from now on."""
@@ -68,12 +68,12 @@ class Overview:
     def _read(self, now: float) -> dict[str, Any]:
         today = datetime.fromtimestamp(now, UTC).date().isoformat()
         try:
-            with self._book.reading() as book:
+            with self._db.reading() as db:
                 return {
-                    "traffic": live.traffic(book, now),
-                    "models": live.models(book, now),
-                    "users": live.users(book, today),
-                    "errors": live.mistakes(book),
+                    "traffic": live.traffic(db, now),
+                    "models": live.models(db, now),
+                    "users": live.users(db, today),
+                    "errors": live.mistakes(db),
                     "behind": False,
                 }
         except sqlite3.Error as error:

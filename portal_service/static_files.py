@@ -24,7 +24,7 @@ def add(app: Application, page: str) -> None:
 
 
 def _serve(app: Application, path: str, name: str) -> None:
-    body = (files("accesslog_service.http") / "assets" / name).read_bytes()
+    body = (files("portal_service") / "assets" / name).read_bytes()
     kind = _TYPES[name.rpartition(".")[2]]
 
     async def answer(_request: Request) -> Response:

@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(slots=True)
-class Mistake:
+class ErrorGroup:
     """Errors that are alike: when the first and the last was, and how many."""
 
     first: float
@@ -85,7 +85,7 @@ class Counted:
 
     days: dict[tuple[str, str, str], Day] = field(default_factory=lambda: defaultdict(Day))
     steps: dict[tuple[int, str], Step] = field(default_factory=lambda: defaultdict(Step))
-    mistakes: dict[tuple[int, str, str, str, str], Mistake] = field(default_factory=dict)
+    mistakes: dict[tuple[int, str, str, str, str], ErrorGroup] = field(default_factory=dict)
     unread: int = 0
 
 
@@ -112,4 +112,4 @@ def _count(sums: Counted, line: Line, model: ModelLabel, since: float) -> None:
     sums.steps[int(ended) // STEP_S * STEP_S, name].add(line)
     if status >= 400 or line["error_code"]:
         alike = (status, line["error_code"] or "", name, line["user_id"] or "", line["limited_by"] or "")
-        sums.mistakes.setdefault(alike, Mistake(ended, ended)).add(ended)
+        sums.mistakes.setdefault(alike, ErrorGroup(ended, ended)).add(ended)

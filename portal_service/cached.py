@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class Cached(Generic[T]):
     """Calls `fetch` at most once at a time and keeps its result for `seconds` from its end. Exceptions are not kept."""
 
     def __init__(self, fetch: Callable[[], Awaitable[T]], seconds: float) -> None:

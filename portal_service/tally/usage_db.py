@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 
-from accesslog_service.tally.counting import Counted, Day, Mistake, Step
+from portal_service.tally.counting import Counted, Day, ErrorGroup, Step
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ INSERT INTO mistakes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 """
 
 
-_of_day, _of_step, _of_mistake = (attrgetter(*(each.name for each in fields(kind))) for kind in (Day, Step, Mistake))
+_of_day, _of_step, _of_mistake = (attrgetter(*(each.name for each in fields(kind))) for kind in (Day, Step, ErrorGroup))
 
 
-class Book:
+class UsageDb:
     """The tally in the file at `path`. Its calls block for milliseconds; call them from a thread.
 
     Every call may raise `sqlite3.Error` when the file can't be used.
@@ -101,14 +101,14 @@ class Book:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """The book as it is at one moment. Nobody who writes has to wait."""
-        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as book:
-            book.execute("BEGIN")
-            yield book
+        """The tally as it is at one moment. Nobody who writes has to wait."""
+        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+            db.execute("BEGIN")
+            yield db
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Changes that happen all or not at all, by one thread at a time, once the book is open.
+        """Changes that happen all or not at all, by one thread at a time, once the tally is open.
 
         Raises `sqlite3.OperationalError` at once while another process writes. A crash of the machine may undo the
         last changes, sums and positions alike: what they said is then read again.
@@ -125,40 +125,40 @@ class Book:
     def _opened(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
-        book = sqlite3.connect(self._path, timeout=5.0, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(self._path, timeout=5.0, isolation_level=None, check_same_thread=False)
         try:
-            book.executescript(_SCHEMA)
-            _bring_up_to_date(book)
+            db.executescript(_SCHEMA)
+            _bring_up_to_date(db)
         except sqlite3.Error:
-            book.close()
+            db.close()
             raise
-        book.execute("PRAGMA busy_timeout = 0")
+        db.execute("PRAGMA busy_timeout = 0")
         self._inode = self._path.stat().st_ino
-        return book
+        return db
 
 
-def _bring_up_to_date(book: sqlite3.Connection) -> None:
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
     """Of a tally that an older version made, the days before have no number of admitted requests."""
-    if not any(column[1] == "admitted" for column in book.execute("PRAGMA table_info(days)")):
-        book.execute("ALTER TABLE days ADD COLUMN admitted INTEGER")
+    if not any(column[1] == "admitted" for column in db.execute("PRAGMA table_info(days)")):
+        db.execute("ALTER TABLE days ADD COLUMN admitted INTEGER")
 
 
-def add(book: sqlite3.Connection, file: str, sums: Counted) -> None:
+def add(db: sqlite3.Connection, file: str, sums: Counted) -> None:
     """Add `sums`, which were read from the log file called `file`."""
-    book.executemany(_ADD_DAY, ((file, *holder, *_of_day(day)) for holder, day in sums.days.items()))
-    book.executemany(_ADD_STEP, ((*what, *_of_step(step)) for what, step in sums.steps.items()))
-    book.executemany(_ADD_MISTAKE, ((*alike, *_of_mistake(mistake)) for alike, mistake in sums.mistakes.items()))
+    db.executemany(_ADD_DAY, ((file, *holder, *_of_day(day)) for holder, day in sums.days.items()))
+    db.executemany(_ADD_STEP, ((*what, *_of_step(step)) for what, step in sums.steps.items()))
+    db.executemany(_ADD_MISTAKE, ((*alike, *_of_mistake(mistake)) for alike, mistake in sums.mistakes.items()))
 
 
-def forget(book: sqlite3.Connection, now: float) -> None:
+def forget(db: sqlite3.Connection, now: float) -> None:
     """Drop what is too old to be shown. Which files were read is never forgotten: they would be read again.
 
     Days go only when the clock here and the one of the records, which is Envoy's, agree that it is time.
     """
-    (seen,) = book.execute("SELECT max(seen) FROM days").fetchone()
+    (seen,) = db.execute("SELECT max(seen) FROM days").fetchone()
     agreed = min(now, seen or 0.0)
     oldest = (datetime.fromtimestamp(agreed, UTC) - timedelta(days=KEPT_DAYS)).date().isoformat()
-    book.execute("DELETE FROM days WHERE day < ?", (oldest,))
-    book.execute("DELETE FROM steps WHERE start < ?", (now - KEPT_LIVE_S,))
+    db.execute("DELETE FROM days WHERE day < ?", (oldest,))
+    db.execute("DELETE FROM steps WHERE start < ?", (now - KEPT_LIVE_S,))
     newest = "SELECT last FROM mistakes ORDER BY last DESC LIMIT 1 OFFSET ?"
-    book.execute(f"DELETE FROM mistakes WHERE last < ? OR last <= ({newest})", (now - KEPT_MISTAKES_S, MAX_MISTAKES))
+    db.execute(f"DELETE FROM mistakes WHERE last < ? OR last <= ({newest})", (now - KEPT_MISTAKES_S, MAX_MISTAKES))

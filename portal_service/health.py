@@ -5,6 +5,7 @@ from typing import Any
 
 from gatehouse import __version__
 from gatehouse.config.model import Backend, Config
+from gatehouse.config.run_dir import Service
 from gatehouse.envoy.backends import served
 
 
@@ -21,8 +22,9 @@ def place(backend: Backend) -> Place:
     return backend.url, backend.ca_file
 
 
-def report(config: Config, alive: Mapping[Place, bool]) -> dict[str, Any]:
-    """The body of `/health`. `alive` tells of each place whether a model server answered there."""
+def report(config: Config, alive: Mapping[Place, bool], services: Mapping[Service, bool]) -> dict[str, Any]:
+    """The body of `/health`. `alive` tells of each place whether a model server answered there, `services` of each
+    service whether a worker did: requests are answered, or refused, without them, so the status is not theirs."""
     healthy = any(alive.values())
     return {
         "status": "healthy" if healthy else "unhealthy",
@@ -30,6 +32,7 @@ def report(config: Config, alive: Mapping[Place, bool]) -> dict[str, Any]:
         "model": config.effective_default_model,
         "vllm_status": "connected" if healthy else "disconnected",
         "models": {name: _model(group, alive) for name, group in backends(config).items()},
+        "services": {name: "healthy" if well else "unavailable" for name, well in services.items()},
     }
 
 

@@ -12,17 +12,18 @@ from typing import Any
 from aiohttp import ClientSession
 from aiohttp.web import Request, Response, json_response
 
-from accesslog_service.allowance import Allowance, LimiterUnavailableError
-from accesslog_service.http import backends, catalogue, envoy_stats, health, near_limits, teams
-from accesslog_service.http.kept import Kept
-from accesslog_service.http.near_limits import NearLimits
-from accesslog_service.tally.book import Book
-from accesslog_service.tally.usage import usage
 from gatehouse import __version__, metrics
 from gatehouse.config.model import Config, Server
 from gatehouse.config.run_dir import RunDir
 from gatehouse.contract.errors import LIMITS_UNAVAILABLE, NOT_FOUND, ClientError
 from gatehouse.contract.names import CALLER_HEADERS
+from portal_service import backends, catalogue, envoy_stats, health, near_limits, teams
+from portal_service.cached import Cached
+from portal_service.limits_left import LimiterUnavailableError, LimitsLeft
+from portal_service.near_limits import NearLimits
+from portal_service.neighbours import Neighbours
+from portal_service.tally.usage import usage
+from portal_service.tally.usage_db import UsageDb
 
 log = logging.getLogger(__name__)
 
@@ -51,23 +52,25 @@ class Pages:
         config: Config,
         run_dir: RunDir,
         session: ClientSession,
-        allowance: Allowance,
-        book: Book,
+        allowance: LimitsLeft,
+        db: UsageDb,
         near: NearLimits,
+        neighbours: Neighbours,
     ) -> None:
         self._config = config
         self._allowance = allowance
-        self._book = book
+        self._db = db
         self._near = near
+        self._neighbours = neighbours
         self._run_dir = run_dir
         self._session = session
         self._started = int(time.time())
-        self._health = Kept(self._probe, HEALTH_KEPT_S)
+        self._health = Cached(self._probe, HEALTH_KEPT_S)
         self._metrics = {
-            openmetrics: Kept(partial(self._exposition, openmetrics), METRICS_KEPT_S) for openmetrics in (False, True)
+            openmetrics: Cached(partial(self._exposition, openmetrics), METRICS_KEPT_S) for openmetrics in (False, True)
         }
-        self._teams = Kept(self._ask_for_teams, TEAMS_KEPT_S)
-        self._served = Kept(self._ask_for_models, MODELS_KEPT_S)
+        self._teams = Cached(self._ask_for_teams, TEAMS_KEPT_S)
+        self._served = Cached(self._ask_for_models, MODELS_KEPT_S)
 
     @property
     def server(self) -> Server:
@@ -140,7 +143,7 @@ class Pages:
     def _used(self, user: str, key: str) -> dict[str, Any]:
         """By day; nulls while the tally can't be read: limits are worth an answer of their own."""
         try:
-            return usage(self._book, user, key, datetime.now(UTC).date())
+            return usage(self._db, user, key, datetime.now(UTC).date())
         except sqlite3.Error as error:
             log.warning("/v1/usage tells limits alone: %s", error)
             return dict.fromkeys(("today", "month", "days", "key"))
@@ -148,8 +151,9 @@ class Pages:
     async def _probe(self) -> dict[str, Any]:
         config = self._config  # another may be adopted while the model servers are asked
         each = {health.place(backend): backend for group in health.backends(config).values() for backend in group}
-        answers = await asyncio.gather(*(backends.alive(self._session, backend) for backend in each.values()))
-        return health.report(config, dict(zip(each, answers, strict=True)))
+        asked = asyncio.gather(*(backends.alive(self._session, backend) for backend in each.values()))
+        answers, services = await asyncio.gather(asked, self._neighbours.now())
+        return health.report(config, dict(zip(each, answers, strict=True)), services)
 
     async def _exposition(self, openmetrics: bool) -> bytes:
         stats, near = await asyncio.gather(envoy_stats.read(self._run_dir.admin_socket), self._near.now())
@@ -158,7 +162,7 @@ class Pages:
         return await asyncio.to_thread(metrics.exposition, self._run_dir.metrics, beside, openmetrics=openmetrics)
 
     async def _ask_for_teams(self) -> bytes:
-        return await asyncio.to_thread(teams.exposition, self._book, datetime.now(UTC).date())
+        return await asyncio.to_thread(teams.exposition, self._db, datetime.now(UTC).date())
 
     async def _catalogue(self) -> list[catalogue.Entry]:
         """The short form serves what its model server says it serves; while that can't be asked, the default model."""

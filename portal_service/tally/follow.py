@@ -1,21 +1,23 @@
-"""Keeps the book up with the request log: reads what is new in every file of it, from where it was read up to.
+"""Keeps the tally up with the request log: reads what is new in every file of it, from where it was read up to.
 
-Each receiver does; who comes first reads for both. A file is known by its first line. Another file of the same name, or
-a shorter one, that begins as the old one did is the same file, edited: it is counted anew. One that begins otherwise
-was begun when the old one was moved or cut to nothing: what was counted stays, and what was not is read in the copy.
+Where two gateways write to one directory, both do, and who comes first reads for both. A file is known by its first
+line. Another file of the same name, or a shorter one, that begins as the old one did is the same file, edited: it is
+counted anew. One that begins otherwise was begun when the old one was moved or cut to nothing: what was counted stays,
+and what was not is read in the copy.
 """
 
 import asyncio
 import logging
 import sqlite3
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from accesslog_service.tally.book import KEPT_LIVE_S, Book, add, forget
-from accesslog_service.tally.counting import ModelLabel, counted
 from gatehouse.files.retention import copies, opened
+from portal_service.tally.counting import ModelLabel, counted
+from portal_service.tally.usage_db import KEPT_LIVE_S, UsageDb, add, forget
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ CHUNK_BYTES = 512 * 1024
 """About 800 lines, counted in some 5 ms."""
 HEAD_BYTES = 1024
 BREATH_S = 0.02
-"""Between chunks, when there is much to read: receiving goes first."""
+"""Between chunks, when there is much to read: pages go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +42,21 @@ class Unread:
 class Follower:
     """Follows the `requests_*.log` files in `directory`. `model` bounds the names of models."""
 
-    def __init__(self, directory: Path, book: Book, model: ModelLabel) -> None:
+    def __init__(self, directory: Path, db: UsageDb, model: ModelLabel) -> None:
         self._directory = directory
-        self._book = book
+        self._db = db
         self._model = model
         self._opened = False
         self._failing = False
 
-    async def run(self) -> None:
-        """Follow until cancelled. What fails is logged once, and tried again."""
-        while True:
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until `stop` is set, and read once more then. What fails is logged once, and tried again."""
+        while not stop.is_set():
             more = await asyncio.to_thread(self._attempt)
-            await asyncio.sleep(BREATH_S if more else PERIOD_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), BREATH_S if more else PERIOD_S)
+        await asyncio.to_thread(self._attempt)
+        self._db.close()
 
     def catch_up(self) -> None:
         """Read everything there is. Raises `sqlite3.Error` and `OSError`."""
@@ -66,23 +71,23 @@ class Follower:
         if not self._opened:
             self._open()
             self._opened = True
-        elif not self._book.there:
+        elif not self._db.there:
             log.warning("the tally was removed, and is made again from the request log that is left")
             self._open()
-        with self._book.reading() as book:
-            if not self._unread(book):
+        with self._db.reading() as db:
+            if not self._unread(db):
                 return False
-        with self._book.writing() as book:
-            return any(self._read(book, unread, time.time()) for unread in self._unread(book))
+        with self._db.writing() as db:
+            return any(self._read(db, unread, time.time()) for unread in self._unread(db))
 
     def _open(self) -> None:
-        """A book that knows nothing has all parts of days to read. Later ones it has read before they were parts."""
-        self._book.open()
-        with self._book.writing() as book:
-            if book.execute("SELECT count(*) FROM files").fetchone() == (0,):
+        """A db that knows nothing has all parts of days to read. Later ones it has read before they were parts."""
+        self._db.open()
+        with self._db.writing() as db:
+            if db.execute("SELECT count(*) FROM files").fetchone() == (0,):
                 parts = self._directory.glob("requests_????-??-??.[0-9]*.log")
                 rows = ((path.name, path.stat().st_ino, 0) for path in sorted(parts))
-                book.executemany("INSERT INTO files VALUES (?, ?, ?)", rows)
+                db.executemany("INSERT INTO files VALUES (?, ?, ?)", rows)
 
     def _attempt(self) -> bool:
         try:
@@ -94,7 +99,7 @@ class Follower:
 
     def _failed(self, error: Exception) -> bool:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
-            return False  # the other receiver reads
+            return False  # another gateway reads
         if isinstance(error, FileNotFoundError):
             return False  # a log file was forgotten just now
         if not self._failing:
@@ -102,8 +107,8 @@ class Follower:
         self._failing, self._opened = True, False
         return False
 
-    def _unread(self, book: sqlite3.Connection) -> list[Unread]:
-        known = {name: (inode, position) for name, inode, position in book.execute("SELECT * FROM files")}
+    def _unread(self, db: sqlite3.Connection) -> list[Unread]:
+        known = {name: (inode, position) for name, inode, position in db.execute("SELECT * FROM files")}
         found = []
         days = self._directory.glob("requests_????-??-??.log")
         for path in sorted({*days, *(self._directory / name for name in known)}):
@@ -117,42 +122,42 @@ class Follower:
                 found.append(Unread(path, status.st_ino, 0 if replaced else position, replaced))
         return found
 
-    def _read(self, book: sqlite3.Connection, unread: Unread, now: float) -> bool:
+    def _read(self, db: sqlite3.Connection, unread: Unread, now: float) -> bool:
         """Whether the chunk was full."""
         name, position = unread.path.name, unread.position
         with unread.path.open("rb") as file:
             head = file.readline(HEAD_BYTES)
             if unread.replaced:
-                self._replaced(book, unread, head, now)
+                self._replaced(db, unread, head, now)
             file.seek(position)
-            taken, full = self._count(book, name, file, now)
+            taken, full = self._count(db, name, file, now)
         if taken or unread.replaced:
-            book.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, unread.inode, position + taken))
-            book.execute("REPLACE INTO heads VALUES (?, ?)", (name, head))
+            db.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, unread.inode, position + taken))
+            db.execute("REPLACE INTO heads VALUES (?, ?)", (name, head))
         return full
 
-    def _replaced(self, book: sqlite3.Connection, unread: Unread, head: bytes, now: float) -> None:
+    def _replaced(self, db: sqlite3.Connection, unread: Unread, head: bytes, now: float) -> None:
         """The file is not the one that was read, or is shorter."""
         name = unread.path.name
-        known = book.execute("SELECT head, position FROM heads NATURAL JOIN files WHERE name = ?", (name,)).fetchone()
+        known = db.execute("SELECT head, position FROM heads NATURAL JOIN files WHERE name = ?", (name,)).fetchone()
         if known is None or known[0] == head:
-            book.execute("DELETE FROM days WHERE file = ?", (name,))
+            db.execute("DELETE FROM days WHERE file = ?", (name,))
             return
-        self._read_copy(book, unread.path, known[0], known[1], now)
+        self._read_copy(db, unread.path, known[0], known[1], now)
         done = f"{name}#{time.time_ns()}"  # the sums of a file that is no more
-        book.execute("UPDATE days SET file = ? WHERE file = ?", (done, name))
+        db.execute("UPDATE days SET file = ? WHERE file = ?", (done, name))
 
-    def _read_copy(self, book: sqlite3.Connection, path: Path, head: bytes, position: int, now: float) -> None:
+    def _read_copy(self, db: sqlite3.Connection, path: Path, head: bytes, position: int, now: float) -> None:
         """What has come into the old file after it was last read, where that is still beside the new one."""
         for copy in copies(path):
             with opened(copy) as file:
                 if head and file.read(len(head)) == head:
                     file.seek(position)
-                    while self._count(book, path.name, file, now)[0]:
+                    while self._count(db, path.name, file, now)[0]:
                         pass
                     return
 
-    def _count(self, book: sqlite3.Connection, name: str, file: BinaryIO, now: float) -> tuple[int, bool]:
+    def _count(self, db: sqlite3.Connection, name: str, file: BinaryIO, now: float) -> tuple[int, bool]:
         """The bytes of whole lines that were read, and whether there may be more."""
         start = file.tell()
         chunk = file.read(CHUNK_BYTES)
@@ -160,8 +165,8 @@ class Follower:
         end = chunk.rfind(b"\n") + 1 or (len(chunk) if full else 0)
         if end:
             sums = counted(chunk[:end].splitlines(), self._model, now - KEPT_LIVE_S)
-            add(book, name, sums)
-            forget(book, now)
+            add(db, name, sums)
+            forget(db, now)
             if sums.unread:
                 log.warning("%s: %d lines are no records, and were not counted", name, sums.unread)
         file.seek(start + end)

@@ -1,11 +1,11 @@
-"""What operators look at, from the book: the traffic of the last minutes, models, users and errors."""
+"""What operators look at, from the tally: the traffic of the last minutes, models, users and errors."""
 
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from accesslog_service.tally.book import KEPT_LIVE_S
-from accesslog_service.tally.counting import STEP_S
+from portal_service.tally.counting import STEP_S
+from portal_service.tally.usage_db import KEPT_LIVE_S
 
 SHOWN_S = 300
 MAX_USERS = 1000
@@ -13,7 +13,7 @@ TOP_MODELS = 50
 TOP_USERS = 20
 SHOWN_MISTAKES = 30
 LATE_S = 2
-"""Requests are in the book this long after their end; a step that is younger is not complete."""
+"""Requests are in the tally this long after their end; a step that is younger is not complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Active:
     key: str
 
 
-def traffic(book: sqlite3.Connection, now: float) -> list[dict[str, Any]]:
+def traffic(db: sqlite3.Connection, now: float) -> list[dict[str, Any]]:
     """Rates of the last five minutes, one entry a step, the newest last."""
     last = int(now - LATE_S) // STEP_S * STEP_S - STEP_S
     query = "SELECT start, sum(requests), sum(failed), sum(refused), sum(tokens) FROM steps WHERE start > ? GROUP BY 1"
-    found = {start: sums for start, *sums in book.execute(query, (last - SHOWN_S,))}
+    found = {start: sums for start, *sums in db.execute(query, (last - SHOWN_S,))}
     fields = ("requests", "failed", "refused", "tokens")
     return [
         {"time": start, **{f: n / STEP_S for f, n in zip(fields, found.get(start, (0, 0, 0, 0)), strict=True)}}
@@ -38,7 +38,7 @@ def traffic(book: sqlite3.Connection, now: float) -> list[dict[str, Any]]:
     ]
 
 
-def models(book: sqlite3.Connection, now: float) -> dict[str, dict[str, Any]]:
+def models(db: sqlite3.Connection, now: float) -> dict[str, dict[str, Any]]:
     """By model, of the last five minutes: requests, tokens a second, share of failures, mean time to first token."""
     query = """
     SELECT model, sum(requests) AS n, sum(failed), sum(tokens), sum(ttft_ms), sum(timed)
@@ -51,11 +51,11 @@ def models(book: sqlite3.Connection, now: float) -> dict[str, dict[str, Any]]:
             "tokens_per_s": tokens / SHOWN_S,
             "ttft_ms": ttft_ms / timed if timed else None,
         }
-        for model, requests, failed, tokens, ttft_ms, timed in book.execute(query, (now - SHOWN_S, TOP_MODELS))
+        for model, requests, failed, tokens, ttft_ms, timed in db.execute(query, (now - SHOWN_S, TOP_MODELS))
     }
 
 
-def users(book: sqlite3.Connection, today: str) -> list[dict[str, Any]]:
+def users(db: sqlite3.Connection, today: str) -> list[dict[str, Any]]:
     """Who used most tokens today."""
     query = """
     SELECT user, max(team), sum(requests), sum(prompt_tokens + completion_tokens) AS tokens, sum(cost_nano_usd)
@@ -63,27 +63,27 @@ def users(book: sqlite3.Connection, today: str) -> list[dict[str, Any]]:
     """
     return [
         {"user": user, "team": team, "requests": n, "tokens": tokens, "cost_usd": None if cost is None else cost / 1e9}
-        for user, team, n, tokens, cost in book.execute(query, (today, TOP_USERS))
+        for user, team, n, tokens, cost in db.execute(query, (today, TOP_USERS))
     ]
 
 
-def teams(book: sqlite3.Connection, since: str) -> dict[str, str]:
+def teams(db: sqlite3.Connection, since: str) -> dict[str, str]:
     """The team of each user who made requests since the day `since`; the busiest of them, if they are too many."""
     query = "SELECT user, max(team) FROM days WHERE day >= ? GROUP BY 1 ORDER BY sum(requests) DESC LIMIT ?"
-    return {user: team for user, team in book.execute(query, (since, MAX_USERS)) if team}
+    return {user: team for user, team in db.execute(query, (since, MAX_USERS)) if team}
 
 
-def active(book: sqlite3.Connection, today: str, now: float) -> list[Active]:
+def active(db: sqlite3.Connection, today: str, now: float) -> list[Active]:
     """Who made requests in the last ten minutes; those with most of them today come first."""
     query = """
     SELECT user, team, tier, key, max(seen) FROM days WHERE day = ? AND seen > ?
     GROUP BY user ORDER BY sum(requests) DESC LIMIT ?
     """
-    return [Active(*row[:4]) for row in book.execute(query, (today, now - KEPT_LIVE_S, TOP_USERS))]
+    return [Active(*row[:4]) for row in db.execute(query, (today, now - KEPT_LIVE_S, TOP_USERS))]
 
 
-def mistakes(book: sqlite3.Connection) -> list[dict[str, Any]]:
+def mistakes(db: sqlite3.Connection) -> list[dict[str, Any]]:
     """Errors of the last hour, alike ones together, the latest first."""
     fields = ("status", "code", "model", "user", "limited_by", "first", "last", "times")
-    rows = book.execute("SELECT * FROM mistakes ORDER BY last DESC LIMIT ?", (SHOWN_MISTAKES,))
+    rows = db.execute("SELECT * FROM mistakes ORDER BY last DESC LIMIT ?", (SHOWN_MISTAKES,))
     return [dict(zip(fields, row, strict=True)) for row in rows]

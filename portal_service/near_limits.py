@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 
-from accesslog_service.allowance import Allowance, LimiterUnavailableError
-from accesslog_service.http.kept import Kept
-from accesslog_service.tally import live
-from accesslog_service.tally.book import Book
-from accesslog_service.tally.live import Active
+from gatehouse.metrics import text
+from portal_service.cached import Cached
+from portal_service.limits_left import LimiterUnavailableError, LimitsLeft
+from portal_service.tally import live
+from portal_service.tally.live import Active
+from portal_service.tally.usage_db import UsageDb
 
 KEPT_S = 5.0
 NEAR = 0.5
@@ -47,10 +48,10 @@ class Near:
 class NearLimits:
     """Asks the limiter about the 20 most active users of the last ten minutes, at most every five seconds."""
 
-    def __init__(self, book: Book, allowance: Allowance) -> None:
-        self._book = book
+    def __init__(self, db: UsageDb, allowance: LimitsLeft) -> None:
+        self._db = db
         self._allowance = allowance
-        self._kept = Kept(self._ask, KEPT_S)
+        self._kept = Cached(self._ask, KEPT_S)
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def now(self) -> list[Near]:
@@ -72,8 +73,8 @@ class NearLimits:
 
     def _active(self) -> list[Active]:
         now = time.time()
-        with self._book.reading() as book:
-            return live.active(book, datetime.fromtimestamp(now, UTC).date().isoformat(), now)
+        with self._db.reading() as db:
+            return live.active(db, datetime.fromtimestamp(now, UTC).date().isoformat(), now)
 
     async def _of(self, who: Active) -> list[Near]:
         async with self._gate:
@@ -98,11 +99,8 @@ class NearLimits:
 
 def exposition(near: Iterable[Near]) -> bytes:
     """`api_limit_used_ratio{limit,scope,holder}` in Prometheus' text format; nothing for nobody."""
-    registry = CollectorRegistry()
-    text = "Share of a limit that is used, where it is at least half, of the most active users."
-    gauge = Gauge("api_limit_used_ratio", text, ["limit", "scope", "holder"], registry=registry)
-    found = False
+    told = "Share of a limit that is used, where it is at least half, of the most active users."
+    family = GaugeMetricFamily("api_limit_used_ratio", told, labels=["limit", "scope", "holder"])
     for each in near:
-        gauge.labels(each.name, each.scope, each.holder).set(each.share)
-        found = True
-    return generate_latest(registry) if found else b""
+        family.add_metric([each.name, each.scope, each.holder], each.share)
+    return text([family] if family.samples else [])
