@@ -27,6 +27,7 @@ from gatehouse.config.model import Config
 from gatehouse.config.prices import prices
 from gatehouse.config.run_dir import first_rank, workers
 from gatehouse.files.daily_file import DailyFile
+from gatehouse.files.retention import Retention
 from gatehouse.gateway.envoy_admin import Admin
 from gatehouse.process.worker import GRACE_S, Worker, run
 from gatehouse.rpc.server import serve
@@ -36,7 +37,7 @@ from gatehouse.rpc.service import Health
 class Days(Protocol):
     """Files of days gone by, as many as wanted."""
 
-    retention_days: int
+    retention: Retention
 
 
 def _to_record(config: Config) -> ToRecord:
@@ -81,7 +82,7 @@ async def main(worker: Worker) -> None:
             if gen_ai:
                 gen_ai.adopt(changed)
             for files in kept:
-                files.retention_days = changed.logging.retention_days
+                files.retention.days = changed.logging.retention_days
 
         await stack.enter_async_context(worker.following(adopt))
         await serve(

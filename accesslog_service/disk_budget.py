@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from gatehouse.envoy.access_log import DAILY_STEM, FILE_NAME
+from gatehouse.contract.access_log import DAILY_STEM, FILE_NAME
 from gatehouse.files.permissions import close_logs
 from gatehouse.files.retention import DAY, copies
 

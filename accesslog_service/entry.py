@@ -16,7 +16,7 @@ from gatehouse.config.prices import Prices, cost_micro_usd
 from gatehouse.contract import names
 from gatehouse.contract.asks import parsed
 from gatehouse.contract.errors import UPSTREAM_ERROR
-from gatehouse.envoy.tracing import TRACE_ID_TAG
+from gatehouse.contract.names import TRACE_ID_TAG
 
 MAX_MODEL = MAX_USER_AGENT = 256
 MAX_ENDPOINT = 128

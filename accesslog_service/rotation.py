@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
-from gatehouse.envoy.access_log import DAILY_STEM, FILE_NAME
+from gatehouse.contract.access_log import DAILY_STEM, FILE_NAME
 from gatehouse.files.retention import Retention
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Rotation:
     ) -> None:
         """`furnish` is called for a directory that was made again."""
         self._directory = directory
-        self._retention = Retention(directory, DAILY_STEM, retention_days)
+        self.retention = Retention(directory, DAILY_STEM, retention_days)
         self._reachable = reachable
         self._reopen = reopen
         self._furnish = furnish
@@ -54,15 +54,6 @@ class Rotation:
         self._place: int | None = None
         self._due = True
         self._failing = True  # Envoy is not there yet: nothing to tell
-
-    @property
-    def retention_days(self) -> int:
-        """May change."""
-        return self._retention.days
-
-    @retention_days.setter
-    def retention_days(self, days: int) -> None:
-        self._retention.days = days
 
     async def run(self) -> None:
         """Rotate at every midnight, and at once what an earlier day has left. Never returns."""
@@ -79,7 +70,7 @@ class Rotation:
             elif self._due or self._moved():
                 await self._reopened()
             self._day = min(self._day, now.date())  # a clock that was ahead is put back
-            self._retention.look(now)
+            self.retention.look(now)
         except (OSError, aiohttp.ClientError) as error:
             self._due = True
             self._tell(error)

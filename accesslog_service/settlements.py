@@ -39,7 +39,6 @@ def settlement(record: Record, *, running: bool = False) -> Settlement | None:
     if not metering.admitted(record):
         return None
     counted, complete = metering.counted(record), metering.complete(record)
-    lacks_prompt = record.prompt_tokens is None and record.completion_tokens is not None
     return Settlement(
         request_id=record.request_id,
         kind=Settlement.RENEW if running else Settlement.DONE,
@@ -48,8 +47,8 @@ def settlement(record: Record, *, running: bool = False) -> Settlement | None:
         tier=record.tier or "",
         key_id=record.key_id or "",
         model=record.model or "",
-        input_tokens=None if lacks_prompt or not counted else record.prompt_tokens or 0,
-        output_tokens=record.completion_tokens or 0,
+        input_tokens=None if metering.lacks_prompt(record) or not counted else record.prompt_tokens or 0,
+        output_tokens=record.completion_tokens,
         cached_tokens=record.cached_tokens or 0,
         counted=counted,
         status=record.status,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import aiohttp
 
 from accesslog_service.record import Record
-from gatehouse.envoy.access_log import STRANGERS_LOGGED
+from gatehouse.contract.access_log import STRANGERS_LOGGED
 
 log = logging.getLogger(__name__)
 

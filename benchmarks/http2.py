@@ -18,7 +18,6 @@ from hpack import Encoder
 
 from gatehouse.rpc.http2 import frames
 from gatehouse.rpc.http2.calls import Calls
-from gatehouse.rpc.http2.connection import Connection
 from gatehouse.rpc.http2.trace_fields import TRACEPARENT
 from gatehouse.rpc.service import Unary
 
@@ -59,9 +58,8 @@ def calls(count: int, *, traced: bool) -> Iterator[bytes]:
 
 
 def ours(written: list[bytes]) -> Feed:
-    answerer = Calls({METHOD: Unary(lambda _request, _context: ANSWER, bytes, bytes)})
-    connection = answerer.connection = Connection(written.append, answerer)
-    return connection.feed
+    calls = Calls({METHOD: Unary(lambda _request, _context: ANSWER, bytes, bytes)}, written.append)
+    return calls.connection.feed
 
 
 def by_h2(written: list[bytes]) -> Feed:

@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from gatehouse.envoy.tls import EXPIRY_STAT
+from gatehouse.contract.names import EXPIRY_STAT
 from gatehouse.gateway import envoy_binary
 from gatehouse.gateway.envoy_binary import VERSION
 from gatehouse.metrics import text

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatehouse import __version__
-from gatehouse.config.model import Backend, Config
+from gatehouse.config.model import Backend, Config, served
 from gatehouse.config.run_dir import Service
-from gatehouse.envoy.backends import served
 
 
 def backends(config: Config) -> dict[str, tuple[Backend, ...]]:

@@ -1,6 +1,7 @@
 """`python -m ratelimit_service`: the process that answers Envoy's rate limit calls.
 
-With `-c gatehouse.yaml` it is a sidecar of the gateway, with `--runtime-root DIR` a drop-in for envoyproxy/ratelimit.
+With `-c gatehouse.yaml` it is a sidecar of the gateway. The drop-in for envoyproxy/ratelimit is
+`python -m ratelimit_service.dropin`; its options, or `RUNTIME_ROOT`, still lead to it from here, with a word on that.
 """
 
 import os
@@ -62,5 +63,6 @@ if __name__ == "__main__":
     if drops_in(sys.argv[1:], os.environ):
         from ratelimit_service.dropin import serve as dropin  # brings an HTTP server and grpcio
 
+        print(f"this is now started by: {dropin.PROGRAM}", file=sys.stderr)
         sys.exit(dropin.run(sys.argv[1:]))
     sys.exit(run("ratelimit", main))

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from gatehouse.contract.periods import PERIODS
 from gatehouse.files import tally_file
 from gatehouse.files.tally_file import Used
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plans
 from ratelimit_service.rules.rule_set import Rule
-from ratelimit_service.store.limits import MAX_AMOUNT, PERIODS, Algorithm, Limit
+from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
 from ratelimit_service.store.memory import epoch_ms
 from ratelimit_service.store.port import Charge
 

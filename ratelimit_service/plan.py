@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from gatehouse.config.model import MEASURES, Config, Price
 from gatehouse.config.prices import cost_micro_usd, prices
+from gatehouse.contract.access_log import PERIOD_S
 from gatehouse.contract.asks import Asks
-from gatehouse.envoy.access_log import PERIOD_S
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate.answer_lengths import Lengths
 from ratelimit_service.estimate.guess import Tokens, at_most, estimate

@@ -140,7 +140,7 @@ class RateLimits:
         """A batch that is sent again teaches twice, which does no harm: there are few, and a guess is a guess."""
         who = _ended(entry)
         used = self._used(entry, who)
-        if used and entry.counted and entry.complete and not entry.late:
+        if used and entry.complete and entry.HasField("output_tokens") and not entry.late:
             self._plans.learn(who, used)
         return self._plans.settlement(who, used, late=entry.late)
 

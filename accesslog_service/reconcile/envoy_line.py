@@ -10,7 +10,7 @@ from typing import Any
 from accesslog_service.entry import FLAGS, METHODS
 from gatehouse.contract import names
 from gatehouse.contract.failures import GatehouseError
-from gatehouse.envoy.tracing import TRACE_ID_TAG
+from gatehouse.contract.names import TRACE_ID_TAG
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry, ResponseFlags
 from gatehouse.pb.base_pb2 import RequestMethod
 

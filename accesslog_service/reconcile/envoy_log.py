@@ -10,7 +10,7 @@ from typing import Any
 
 from accesslog_service.reconcile.envoy_line import Line, UnreadableLineError, ended
 from accesslog_service.reconcile.identity import identity, without_id
-from gatehouse.envoy.access_log import DAILY_STEM, FILE_NAME
+from gatehouse.contract.access_log import DAILY_STEM, FILE_NAME
 from gatehouse.files.retention import copies, opened
 
 

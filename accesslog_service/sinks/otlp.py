@@ -16,7 +16,7 @@ from accesslog_service.sinks.gen_ai import GenAiMetrics, Operation
 from accesslog_service.sinks.histogram import Histogram, Series
 from gatehouse import __version__
 from gatehouse.config.model import Config
-from gatehouse.envoy.tracing import SERVICE
+from gatehouse.contract.names import SERVICE
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric, MetricsData

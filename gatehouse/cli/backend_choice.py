@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from gatehouse.config.model import Backend, Config, Model
-from gatehouse.envoy.backends import served
+from gatehouse.config.model import Backend, Config, Model, served
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from gatehouse.cli.backend_choice import Choice
 from gatehouse.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, escaped, fail, loaded_or_exit, out, print_json
 from gatehouse.config.model import Config, Tls
 from gatehouse.contract.names import ENDPOINTS
-from gatehouse.gateway.run import local_url
+from gatehouse.gateway.addresses import local_url
 from gatehouse.rpc.direct_http import opened
 
 Answer = tuple[int, dict[str, Any]]

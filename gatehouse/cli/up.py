@@ -26,8 +26,9 @@ from gatehouse.config.model import Config
 from gatehouse.config.run_dir import SERVICES
 from gatehouse.contract.failures import GatehouseError
 from gatehouse.files import permissions
+from gatehouse.gateway.addresses import check_ports, reachable
 from gatehouse.gateway.handover import place, predecessor
-from gatehouse.gateway.run import Gateway, Signals, check_ports, reachable, run, run_directory
+from gatehouse.gateway.run import Gateway, Signals, run, run_directory
 from gatehouse.process import app_log, signals, systemd
 from gatehouse.process.prefork import copying
 from gatehouse.process.supervise import Program, Start

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from gatehouse.cli import period
 from gatehouse.cli.options import (
     DEFAULT_CONFIG,
     AsJson,
@@ -23,6 +22,8 @@ from gatehouse.cli.options import (
     print_wide,
 )
 from gatehouse.cli.progress import progress
+from gatehouse.cli.times import begin as begins
+from gatehouse.cli.times import end as ends
 from gatehouse.usage_report.answer import Row, Stray
 from gatehouse.usage_report.export import write_csv, write_json
 from gatehouse.usage_report.log_files import logs_in, named, since
@@ -98,8 +99,8 @@ def _question(by: str, begin: str | None, end: str | None, only: dict[str, tuple
     try:
         return Question(
             dimensions(by),
-            period.begin(begin, now) if begin else None,
-            period.end(end, now) if end else None,
+            begins(begin, now) if begin else None,
+            ends(end, now) if end else None,
             only,
             measure,
         )

@@ -15,17 +15,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gatehouse.config.machine import client_connections, envoy_memory_mb
 from gatehouse.config.secret import SecretReference, reference
+from gatehouse.contract import periods
 from gatehouse.contract.key_digest import key_digest
 
-_DAY = 86400
-PERIODS: Mapping[str, int] = {
-    "second": 1,
-    "minute": 60,
-    "hour": 3600,
-    "day": _DAY,
-    "week": 7 * _DAY,
-    "month": 30 * _DAY,
-}
+PERIODS: Mapping[str, int] = {name: seconds for name, seconds in periods.PERIODS.items() if name != "year"}
 """Periods a limit may have, in seconds. A month is 30 days."""
 
 MEASURES = ("requests", "tokens", "input_tokens", "output_tokens")
@@ -651,3 +644,10 @@ def _tuples(data: Any, *fields: str) -> Any:
     if not isinstance(data, dict) or not any(isinstance(data.get(field), list) for field in fields):
         return data
     return {k: tuple(v) if k in fields and isinstance(v, list) else v for k, v in data.items()}
+
+
+def served(config: Config) -> dict[str, Model]:
+    """The models that have backends. The short form has one, whatever it is called."""
+    if config.vllm:
+        return {config.vllm.default_model or "default": Model(backends=(Backend(url=config.vllm.base_url),))}
+    return config.models

@@ -86,6 +86,16 @@ def counted(ended: Ended) -> bool:
     return said or failed(ended) or ended.endpoint in NO_TOKENS
 
 
+def lacks_prompt(ended: Ended) -> bool:
+    """Whether only its output was counted: the guess of its prompt stands."""
+    return ended.prompt_tokens is None and ended.completion_tokens is not None
+
+
+def teaches(ended: Ended) -> bool:
+    """Whether it shows how long answers are: it was let through, answered well, to the end, and its output counted."""
+    return not ended.limited_by and complete(ended) and ended.completion_tokens is not None
+
+
 def uncounted(ended: Ended) -> bool:
     """Whether the model server owes a count: it answered well, to the end, and did not say what that took."""
     return ended.endpoint in METERED and complete(ended) and not counted(ended)

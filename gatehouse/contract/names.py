@@ -78,6 +78,18 @@ OTLP = "otlp"
 PORTAL = "portal"
 """The cluster that answers the gateway's own routes: portal_service over HTTP."""
 
+SERVICE = "gatehouse"
+"""`service.name` of the traces and metrics that are sent by OTLP."""
+
+TRACE_ID_TAG = "trace_id"
+"""Custom tag of a log entry; accesslog_service reads it."""
+
+CERTIFICATE = "server"
+"""The secret with the certificate of the public port."""
+
+EXPIRY_STAT = f"listener.gatehouse.ssl.certificate.{CERTIFICATE}.expiration_unix_time_seconds"
+"""Envoy's gauge of when the certificate it serves ends."""
+
 
 def model_cluster(model: str) -> str:
     """The cluster of a model's backends."""

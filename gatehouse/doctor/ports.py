@@ -5,7 +5,7 @@ from http.client import HTTPException
 
 from gatehouse.config.model import Config
 from gatehouse.doctor.finding import Finding, error, ok
-from gatehouse.gateway.run import local_url, why_not_listening
+from gatehouse.gateway.addresses import local_url, why_not_listening
 from gatehouse.rpc.direct_http import opened
 
 ABOUT = "ports"

@@ -5,12 +5,9 @@ The file holds whatever a record is made of (`accesslog_service.reconcile.envoy_
 
 from gatehouse.config.model import Config
 from gatehouse.contract import names
+from gatehouse.contract.access_log import STRANGERS_LOGGED
 from gatehouse.envoy import expect_continue, tracing
 from gatehouse.envoy.message import Message, extension
-
-FILE_NAME = "envoy_access.log"
-"""In `logging.dir`. Once a day it gets the name of its day: `envoy_access_2026-11-01.log`."""
-DAILY_STEM = "envoy_access"
 
 FLUSH_INTERVAL_S = 0.05
 """Entries reach accesslog_service within this time; limits on concurrent requests wait for them."""
@@ -18,18 +15,11 @@ FLUSH_INTERVAL_S = 0.05
 _BATCH_BYTES = 128 * 1024
 """Entries that come in between go out at once from here on: some sixty. Smaller batches cost the receiver more."""
 
-PERIOD_S = 5
-"""A stream that runs longer than this also reports midway, again and again: a sign of life for its leases."""
-
 _CALLER = ("user", "team", "tier", "key_id", "key_limits", "key_family", "error_code", "ext_authz_duration")
 """What the file says of the caller: not the models, which may be hundreds."""
 
 _MAX_PATH, _MAX_USER_AGENT = 512, 1028
 """Bytes; records hold 128 and 256 characters of them."""
-
-STRANGERS_LOGGED = "gatehouse.strangers_logged"
-"""Runtime key: the percentage of refusals of unknown callers that get into the file. accesslog_service lowers it while
-there are too many."""
 
 _FINAL: Message = {"log_type_filter": {"types": ["DownstreamEnd"]}}
 

@@ -5,7 +5,7 @@ What is promised of them, with the times, stands in docs/models.md.
 
 from typing import Any
 
-from gatehouse.config.model import Backend, Config, Model, base_path
+from gatehouse.config.model import Backend, Config, Model, base_path, served
 from gatehouse.contract import names
 from gatehouse.envoy import saturation, upstream_keys
 from gatehouse.envoy.endpoints import address, encrypted, endpoint, options, tls
@@ -27,13 +27,6 @@ _AT_ONCE = {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"
 known, where by default they may wait a second for more of the like."""
 
 _BALANCERS = {"least_request": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "session_affinity": "MAGLEV"}
-
-
-def served(config: Config) -> dict[str, Model]:
-    """The models that have backends. The short form has one, whatever it is called."""
-    if config.vllm:
-        return {config.vllm.default_model or "default": Model(backends=(Backend(url=config.vllm.base_url),))}
-    return config.models
 
 
 def model_clusters(config: Config, secrets: Source | None = None) -> list[Message]:
@@ -128,24 +121,3 @@ def _ejection() -> Message:
         "max_ejection_percent": 50,
         "successful_active_health_check_uneject_host": False,
     }
-
-
-def rewritten(model: Model) -> Message:
-    """How the path changes on the way: backends may serve the API below a path of their own."""
-    path = base_path(model.backends[0].url)
-    if not path:
-        return {}
-    return {"regex_rewrite": {"pattern": {"regex": "^(/.*)$"}, "substitution": path + r"\1"}}
-
-
-def hashed(model: Model) -> Message:
-    """What requests must have in common to meet the same replica, and with it its prefix cache."""
-    if model.balance != "session_affinity":
-        return {}
-    session = {"header": {"header_name": model.session_header}, "terminal": True}
-    return {"hash_policy": [session, {"header": {"header_name": "x-gatehouse-user"}}]}
-
-
-def host_named(model: Model) -> Message:
-    """A server that is one of many at its address is told which one is meant."""
-    return {"auto_host_rewrite": True} if any(address(backend) is None for backend in model.backends) else {}

@@ -6,6 +6,7 @@ from gatehouse import __version__
 from gatehouse.config.model import Config
 from gatehouse.config.run_dir import RunDir, workers
 from gatehouse.contract import names
+from gatehouse.contract.access_log import PERIOD_S
 from gatehouse.envoy import access_log, bodies, cors, cutting, expect_continue, filters, local_replies, tls, tracing
 from gatehouse.envoy.message import Message, extension, header, seconds
 
@@ -33,7 +34,7 @@ def listeners(
         **_posture(),
         **tracing.connection_manager(config),
         "access_log": access_log.loggers(config, access_log_file),
-        "access_log_options": {"access_log_flush_interval": seconds(access_log.PERIOD_S)},
+        "access_log_options": {"access_log_flush_interval": seconds(PERIOD_S)},
         "local_reply_config": local_replies.config(),
         "http_filters": [
             *cors.filters(config.server),

@@ -1,27 +1,42 @@
-"""Every answer that Envoy makes up itself, as one of the errors of `gatehouse.contract.errors`.
+"""The answers that Envoy makes up itself: the rows of `gatehouse.contract.local_errors`, as Envoy takes them.
 
-The first mapper whose filter holds decides. Answers that already are ours (direct responses, refusals of the sidecars)
-are left alone by the guard, and answers of model servers are no local replies at all.
+Answers that already are ours (direct responses, refusals of the sidecars) are left alone by the guard, and answers of
+model servers are no local replies at all.
 """
+
+import json
 
 from gatehouse.contract import errors, names
 from gatehouse.contract.errors import ClientError
+from gatehouse.contract.local_errors import OURS, TABLE, LocalError, otherwise
 from gatehouse.envoy.message import Message, extension, header, literal
 
 _REQUEST_ID = {**header("x-request-id", "%UNIQUE_ID%"), "append_action": "ADD_IF_ABSENT"}
 """What could not even be read as a request has no id yet."""
 
-_OURS = '["direct_response", "ext_authz_denied", "request_rate_limited"]'
+_OURS = f"[{', '.join(map(json.dumps, OURS))}]"
+"""As CEL writes a list."""
 
 
 def config() -> Message:
     """`local_reply_config` of the connection manager."""
-    rows = [_mapper(when, error) for when, error in _TABLE]
+    rows = [_mapper(row) for row in TABLE]
     return {"mappers": [_UNDECIDED, *rows, _anything_else(4), _anything_else(5)]}
 
 
-def _details_start(prefix: str) -> Message:
-    return _cel(f'response.code_details.startsWith("{prefix}")')
+def _mapper(row: LocalError) -> Message:
+    return {"filter": _when(row), "status_code": row.error.status, **_answer(row.error)}
+
+
+def _when(row: LocalError) -> Message:
+    filters = []
+    if row.details:
+        filters.append(_cel(f'response.code_details.startsWith("{row.details}")'))
+    if row.flags:
+        filters.append({"response_flag_filter": {"flags": list(row.flags)}})
+    if row.status:
+        filters.append(_cel(f"response.code == {row.status} && !(response.code_details in {_OURS})"))
+    return filters[0] if len(filters) == 1 else {"and_filter": {"filters": filters}}
 
 
 def _cel(expression: str) -> Message:
@@ -32,41 +47,6 @@ def _cel(expression: str) -> Message:
             expression=expression,
         )
     }
-
-
-def _flags(*flags: str) -> Message:
-    return {"response_flag_filter": {"flags": list(flags)}}
-
-
-def _status(status: int) -> Message:
-    return _cel(f"response.code == {status} && !(response.code_details in {_OURS})")
-
-
-def _both(*filters: Message) -> Message:
-    return {"and_filter": {"filters": list(filters)}}
-
-
-_TABLE: tuple[tuple[Message, ClientError], ...] = (
-    (_details_start("rbac_access_denied"), errors.MODEL_NOT_ALLOWED),
-    # A model's name with control characters, which no header can hold.
-    (_details_start("filter_removed_required_request_headers"), errors.MODEL_NOT_FOUND),
-    (_details_start("overload"), errors.OVERLOADED),
-    (_details_start("local_rate_limited"), errors.ASKED_TOO_OFTEN),
-    (_details_start("upgrade_failed"), errors.NO_UPGRADE),
-    (_both(_flags("UAEX"), _status(503)), errors.AUTH_UNAVAILABLE),
-    (_flags("RLSE"), errors.LIMITS_UNAVAILABLE),
-    (_flags("UO"), errors.OVERLOADED),
-    (_flags("UH", "UF", "URX", "UC", "UR", "LH", "NC"), errors.BACKEND_UNAVAILABLE),
-    (_status(408), errors.REQUEST_TIMEOUT),
-    (_flags("UT", "SI", "DT", "UMSDR"), errors.TIMED_OUT),
-    (_flags("OM"), errors.OVERLOADED),
-    (_flags("NR"), errors.NOT_FOUND),
-    (_status(413), errors.REQUEST_TOO_LARGE),
-    (_status(426), errors.UPGRADE_REQUIRED),
-    (_status(431), errors.HEADERS_TOO_LARGE),
-    (_status(501), errors.BAD_REQUEST),  # a Transfer-Encoding that Envoy does not know
-    (_status(503), errors.BACKEND_UNAVAILABLE),
-)
 
 
 def _undecided() -> Message:
@@ -84,15 +64,11 @@ def _undecided() -> Message:
 _UNDECIDED = _undecided()
 
 
-def _mapper(when: Message, error: ClientError) -> Message:
-    return {"filter": when, "status_code": error.status, **_answer(error)}
-
-
 def _anything_else(kind: int) -> Message:
-    """What no row names keeps its status: 4xx is the client's mistake, 5xx ours."""
+    """What no row names, with a status of 4xx or 5xx, which it keeps."""
     low, high = kind * 100, kind * 100 + 100
     when = _cel(f"response.code >= {low} && response.code < {high} && !(response.code_details in {_OURS})")
-    return {"filter": when, **_answer(errors.BAD_REQUEST if kind == 4 else errors.GATEWAY_ERROR)}
+    return {"filter": when, **_answer(otherwise(low))}
 
 
 def _answer(error: ClientError) -> Message:

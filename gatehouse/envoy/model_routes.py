@@ -1,9 +1,9 @@
 """A route to the replicas of a model: for how long, by which of them, how often, and what they are told."""
 
-from gatehouse.config.model import Config, Model
+from gatehouse.config.model import Config, Model, base_path, served
 from gatehouse.contract import names
 from gatehouse.envoy import retries, saturation
-from gatehouse.envoy.backends import hashed, host_named, rewritten, served
+from gatehouse.envoy.endpoints import address
 from gatehouse.envoy.message import Message, header, seconds
 
 _NOT_FOR_MODEL_SERVERS = [
@@ -59,7 +59,28 @@ def _route(config: Config, name: str, match: Message) -> Message:
 
 def _to_replica(config: Config, model: Model) -> Message:
     """In the short form the server is told the name that the client called."""
-    return {**rewritten(model), **hashed(model), **({} if config.vllm else host_named(model))}
+    return {**_rewritten(model), **_hashed(model), **({} if config.vllm else _host_named(model))}
+
+
+def _rewritten(model: Model) -> Message:
+    """How the path changes on the way: backends may serve the API below a path of their own."""
+    path = base_path(model.backends[0].url)
+    if not path:
+        return {}
+    return {"regex_rewrite": {"pattern": {"regex": "^(/.*)$"}, "substitution": path + r"\1"}}
+
+
+def _hashed(model: Model) -> Message:
+    """What requests must have in common to meet the same replica, and with it its prefix cache."""
+    if model.balance != "session_affinity":
+        return {}
+    session = {"header": {"header_name": model.session_header}, "terminal": True}
+    return {"hash_policy": [session, {"header": {"header_name": "x-gatehouse-user"}}]}
+
+
+def _host_named(model: Model) -> Message:
+    """A server that is one of many at its address is told which one is meant."""
+    return {"auto_host_rewrite": True} if any(address(backend) is None for backend in model.backends) else {}
 
 
 def _of_class(route: Message, tiers: saturation.Class) -> Message:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from gatehouse.config.model import Config
+from gatehouse.config.model import Config, served
 from gatehouse.contract import errors, names
 from gatehouse.contract.errors import ClientError
 from gatehouse.envoy import (
@@ -23,7 +23,6 @@ from gatehouse.envoy import (
     tracing,
     wrong_turns,
 )
-from gatehouse.envoy.backends import served
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
 

@@ -6,15 +6,13 @@ One port speaks both: what begins with a TLS handshake is served, and plaintext 
 from pathlib import Path
 
 from gatehouse.config.model import Tls
+from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension, typed
 
 CERTIFICATE, CLIENT_CA = "tls-certificate.yaml", "tls-client-ca.yaml"
 """The files of the two secrets, beside Envoy's other files."""
 
-_SERVER, _CLIENTS = "server", "clients"
-
-EXPIRY_STAT = f"listener.gatehouse.ssl.certificate.{_SERVER}.expiration_unix_time_seconds"
-"""Envoy's gauge of when the certificate it serves ends."""
+_CLIENTS = "clients"
 
 _HANDSHAKE: Message = {"transport_socket_connect_timeout": "10s"}
 """So long may a TLS handshake take. Without a bound, one that is never finished holds its connection for minutes."""
@@ -52,7 +50,7 @@ def watched(tls: Tls | None, directory: str) -> Message:
     """Parts of a TLS context: the secrets are in files in `directory`, and followed."""
     if tls is None:
         return {}
-    context: Message = {"tls_certificate_sds_secret_configs": [_sds(_SERVER, CERTIFICATE, directory)]}
+    context: Message = {"tls_certificate_sds_secret_configs": [_sds(names.CERTIFICATE, CERTIFICATE, directory)]}
     if tls.client_ca_file:
         context["validation_context_sds_secret_config"] = _sds(_CLIENTS, CLIENT_CA, directory)
     return context
@@ -70,7 +68,7 @@ def secret_files(chain: Source, key: Source, client_ca: Source | None, watch: st
     """File name -> secret. With `watch`, Envoy itself looks for new content when something moves in that directory."""
     watched_directory = {"watched_directory": {"path": watch}} if watch else {}
     pair = {"certificate_chain": chain, "private_key": key, **watched_directory}
-    files = {CERTIFICATE: _secret(_SERVER, tls_certificate=pair)}
+    files = {CERTIFICATE: _secret(names.CERTIFICATE, tls_certificate=pair)}
     if client_ca:
         files[CLIENT_CA] = _secret(_CLIENTS, validation_context={"trusted_ca": client_ca, **watched_directory})
     return files

@@ -13,10 +13,6 @@ from gatehouse.config.model import Config
 from gatehouse.contract import gen_ai, names
 from gatehouse.envoy.message import Message, extension
 
-SERVICE = "gatehouse"
-TRACE_ID_TAG = "trace_id"
-"""Custom tag of a log entry; accesslog_service reads it."""
-
 _TEXT_LIMIT = 256
 """Characters of what a client wrote, in one attribute."""
 _FLUSH = {"min_flush_spans": 256, "flush_interval_ms": 1000}
@@ -59,7 +55,7 @@ def never(config: Config) -> Message:
 
 def entry_tags(config: Config) -> Message:
     """Fields of the gRPC access logger: the trace that a request belongs to, be it sampled or not."""
-    return {"custom_tags": [{"tag": TRACE_ID_TAG, "value": "%TRACE_ID%"}]} if config.tracing.on else {}
+    return {"custom_tags": [{"tag": names.TRACE_ID_TAG, "value": "%TRACE_ID%"}]} if config.tracing.on else {}
 
 
 def line_fields(config: Config) -> Message:
@@ -77,7 +73,7 @@ def _provider(config: Config) -> Message:
     return extension(
         "envoy.tracers.opentelemetry",
         "envoy.config.trace.v3.OpenTelemetryConfig",
-        service_name=SERVICE,
+        service_name=names.SERVICE,
         resource_detectors=[version],
         sampler=_sampler(config.tracing.sample),
         grpc_service={

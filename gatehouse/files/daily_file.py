@@ -29,21 +29,12 @@ class DailyFile:
         """`mode`: the permissions of new files."""
         self._directory = directory
         self._stem = stem
-        self._retention = Retention(directory, stem, retention_days)
+        self.retention = Retention(directory, stem, retention_days)
         self._path = directory
         self._day: date | None = None
         self._descriptor = -1
         self._torn = False
         self._mode = mode
-
-    @property
-    def retention_days(self) -> int:
-        """May change."""
-        return self._retention.days
-
-    @retention_days.setter
-    def retention_days(self, days: int) -> None:
-        self._retention.days = days
 
     def append(self, lines: bytes, now: datetime | None = None) -> None:
         """Write `lines` (each ending in a newline) to today's file. Raises `OSError` when the disk refuses."""
@@ -103,7 +94,7 @@ class DailyFile:
     def _forget(self, now: datetime) -> None:
         """What is written is written, whatever becomes of files of days gone by."""
         try:
-            self._retention.look(now)
+            self.retention.look(now)
         except OSError as error:
             log.warning("old files stay in %s for now: %s", self._directory, error)
 

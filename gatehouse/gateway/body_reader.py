@@ -18,6 +18,7 @@ from typing import Any
 
 from gatehouse.config.model import Config
 from gatehouse.contract import names
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.envoy import request_reader
 from gatehouse.envoy.message import Message, extension
 from gatehouse.gateway.envoy_binary import environment, envoy_path, write
@@ -27,7 +28,7 @@ _MARGIN_BYTES = 1024 * 1024
 _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-class NotReadError(Exception):
+class NotReadError(GatehouseError):
     """Envoy did not start, or did not answer; the message says which."""
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from gatehouse.contract.failures import GatehouseError
 from gatehouse.envoy.message import Message
+from gatehouse.files.atomic_file import replace_file
 
 try:
     from yaml import CSafeDumper as SafeDumper
@@ -110,7 +111,7 @@ def validate(document: Message, directory: Path) -> None:
     """Have Envoy check a complete configuration, using `directory`. Raises `EnvoyRejectsError` with its reason."""
     check_version()
     file = directory / "validate.json"  # of 500 models YAML takes a second longer to write and to read
-    _put(json.dumps(document), file)
+    replace_file(file, json.dumps(document).encode(), durable=False)
     command = [envoy_path(), "--mode", "validate", "-c", str(file), "--log-level", "error"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -122,15 +123,7 @@ def validate(document: Message, directory: Path) -> None:
 
 def write(document: Message, file: Path) -> None:
     """Write `document` as YAML, whole or not at all (Envoy may be watching), readable by its owner alone."""
-    _put(yaml.dump(document, Dumper=_Readable, sort_keys=False, width=120), file)
-
-
-def _put(text: str, file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as out:
-        out.write(text)
-    temporary.rename(file)
+    replace_file(file, yaml.dump(document, Dumper=_Readable, sort_keys=False, width=120).encode(), durable=False)
 
 
 _BOOLEANS = ("y", "n")

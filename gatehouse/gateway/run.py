@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,23 +10,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from gatehouse import metrics
 from gatehouse.config.model import Config, Server, Tls
 from gatehouse.config.run_dir import GRPC_SERVICES, RunDir, Service, workers
-from gatehouse.contract.failures import GatehouseError
-from gatehouse.envoy.access_log import FILE_NAME
+from gatehouse.contract.access_log import FILE_NAME
 from gatehouse.files import permissions
 from gatehouse.files.private_dir import private_directory, sweep
 from gatehouse.gateway import generation
+from gatehouse.gateway.addresses import handover_place, local_url, reachable
 from gatehouse.gateway.drain import drain, finish
 from gatehouse.gateway.envoy_admin import Admin
 from gatehouse.gateway.envoy_binary import environment, envoy_path
 from gatehouse.gateway.generation import Generation
-from gatehouse.gateway.handover import CannotReplaceError, Predecessor, Succession, place
+from gatehouse.gateway.handover import Predecessor, Succession
 from gatehouse.gateway.reload import Following, Target, started
 from gatehouse.loading.load import Loaded
 from gatehouse.process import app_log
@@ -43,10 +41,6 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0
 LONG_AFTER_S = 3600
 """An Envoy ends the one before it so long after its time to drain: by then that gateway has long ended it itself."""
-
-
-class PortInUseError(GatehouseError):
-    """Another program listens where the gateway should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +69,6 @@ class Gateway:
         return Path(self.config.logging.dir).absolute() / FILE_NAME
 
 
-def local_url(config: Config) -> str:
-    """Where a gateway with `config` answers, as seen from its own machine."""
-    host = config.server.host
-    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"{'https' if config.server.tls else 'http'}://{shown}:{config.server.port}"
-
-
 class Signals:
     """The first SIGINT or SIGTERM asks to stop, the second to stop at once; others: `process.signals`."""
 
@@ -92,50 +79,6 @@ class Signals:
 
     def _received(self) -> None:
         (self.hurry if self.stop.is_set() else self.stop).set()
-
-
-def check_ports(config: Config) -> None:
-    """Raises `PortInUseError` for the first port that is taken."""
-    wanted = [(config.server.host, config.server.port, "port")]
-    if config.server.metrics_port:
-        wanted.append((config.server.metrics_host, config.server.metrics_port, "metrics_port"))
-    for host, port, field in wanted:
-        if reason := why_not_listening(host, port):
-            message = f"can't listen on {host}:{port}: {reason}"
-            hint = f"set server.{field} or GATEHOUSE_SERVER__{field.upper()}"
-            at = _place(config.server) if field == "port" else None
-            own = ", or take over: up --replace" if at and at.exists() else ""
-            raise PortInUseError(f"{message}; {hint}{own}")
-
-
-def _place(server: Server) -> Path | None:
-    """Where another gateway may take over from this one; None: nowhere."""
-    try:
-        return place(server)
-    except CannotReplaceError as error:
-        log.warning("no gateway can take over from another: %s", error)
-        return None
-
-
-def why_not_listening(host: str, port: int) -> str | None:
-    """What keeps this process from listening there; None when nothing does."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error.strerror or str(error)
-    return None
-
-
-def reachable(url: str) -> bool:
-    """Whether something listens where `url` says."""
-    parts = urlsplit(url)
-    try:
-        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager
@@ -159,7 +102,7 @@ async def run(
     admin = Admin(run_dir.admin_socket)
     secrets = _secrets(gateway.config.server.tls, run_dir)
     following = _following(gateway, run_dir, admin, secrets)
-    at = _place(gateway.config.server)
+    at = handover_place(gateway.config.server)
     line = f"{at}.envoy" if at else None
     if line and before is None:
         generation.sweep(line)

@@ -1,11 +1,11 @@
 """Does everything that a key names exist in the configuration?"""
 
 from collections.abc import Collection, Sequence
-from fnmatch import fnmatchcase
 
 from gatehouse.config.model import Config
 from gatehouse.config.problem import nearest
 from gatehouse.contract.key_digest import pepper_of
+from gatehouse.contract.model_patterns import matcher
 from gatehouse.keys.record import KeyRecord
 
 
@@ -35,8 +35,7 @@ def _unknown_model(patterns: Sequence[str], config: Config) -> str | None:
     """In the short form every name is a model."""
     known = config.known_models() if config.models else []
     for pattern in patterns if known else ():
-        # Brackets mean themselves here, unlike in fnmatch.
-        if not any(fnmatchcase(name, pattern.replace("[", "[[]")) for name in known):
+        if not any(map(matcher([pattern]), known)):
             hint = nearest(pattern, known) or f"there are {_few(known)}"
             return f"no model is called, or matches, '{pattern}' ({hint})"
     return None

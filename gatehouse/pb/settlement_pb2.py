@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dgatehouse/pb/settlement.proto\x12\x0cgatehouse.v1\"\xb0\x03\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.gatehouse.v1.Settlement.Kind\x12\x0c\n\x04user\x18\x03 \x01(\t\x12\x0c\n\x04team\x18\x04 \x01(\t\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x19\n\x0cinput_tokens\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\x15\n\routput_tokens\x18\t \x01(\x04\x12\x15\n\rcached_tokens\x18\n \x01(\x04\x12\x0f\n\x07\x63ounted\x18\x0b \x01(\x08\x12\x0e\n\x06status\x18\x0c \x01(\x05\x12\x12\n\nkey_limits\x18\r \x01(\t\x12\x12\n\nkey_family\x18\x0e \x01(\t\x12\x0c\n\x04late\x18\x0f \x01(\x08\x12\x0c\n\x04\x61sks\x18\x10 \x01(\t\x12\x10\n\x08\x63omplete\x18\x11 \x01(\x08\x12\x14\n\x0c\x61nswer_bytes\x18\x12 \x01(\x04\"1\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05RENEW\x10\x01\x12\x08\n\x04\x44ONE\x10\x02\x42\x0f\n\r_input_tokens\">\n\rSettleRequest\x12-\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x18.gatehouse.v1.Settlement\"#\n\x0eSettleResponse\x12\x11\n\tunsettled\x18\x01 \x03(\t2R\n\x0bSettlements\x12\x43\n\x06Settle\x12\x1b.gatehouse.v1.SettleRequest\x1a\x1c.gatehouse.v1.SettleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dgatehouse/pb/settlement.proto\x12\x0cgatehouse.v1\"\xc7\x03\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.gatehouse.v1.Settlement.Kind\x12\x0c\n\x04user\x18\x03 \x01(\t\x12\x0c\n\x04team\x18\x04 \x01(\t\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x19\n\x0cinput_tokens\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\routput_tokens\x18\t \x01(\x04H\x01\x88\x01\x01\x12\x15\n\rcached_tokens\x18\n \x01(\x04\x12\x0f\n\x07\x63ounted\x18\x0b \x01(\x08\x12\x0e\n\x06status\x18\x0c \x01(\x05\x12\x12\n\nkey_limits\x18\r \x01(\t\x12\x12\n\nkey_family\x18\x0e \x01(\t\x12\x0c\n\x04late\x18\x0f \x01(\x08\x12\x0c\n\x04\x61sks\x18\x10 \x01(\t\x12\x10\n\x08\x63omplete\x18\x11 \x01(\x08\x12\x14\n\x0c\x61nswer_bytes\x18\x12 \x01(\x04\"1\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05RENEW\x10\x01\x12\x08\n\x04\x44ONE\x10\x02\x42\x0f\n\r_input_tokensB\x10\n\x0e_output_tokens\">\n\rSettleRequest\x12-\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x18.gatehouse.v1.Settlement\"#\n\x0eSettleResponse\x12\x11\n\tunsettled\x18\x01 \x03(\t2R\n\x0bSettlements\x12\x43\n\x06Settle\x12\x1b.gatehouse.v1.SettleRequest\x1a\x1c.gatehouse.v1.SettleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gatehouse.pb.settlement_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SETTLEMENT']._serialized_start=48
-  _globals['_SETTLEMENT']._serialized_end=480
-  _globals['_SETTLEMENT_KIND']._serialized_start=414
-  _globals['_SETTLEMENT_KIND']._serialized_end=463
-  _globals['_SETTLEREQUEST']._serialized_start=482
-  _globals['_SETTLEREQUEST']._serialized_end=544
-  _globals['_SETTLERESPONSE']._serialized_start=546
-  _globals['_SETTLERESPONSE']._serialized_end=581
-  _globals['_SETTLEMENTS']._serialized_start=583
-  _globals['_SETTLEMENTS']._serialized_end=665
+  _globals['_SETTLEMENT']._serialized_end=503
+  _globals['_SETTLEMENT_KIND']._serialized_start=419
+  _globals['_SETTLEMENT_KIND']._serialized_end=468
+  _globals['_SETTLEREQUEST']._serialized_start=505
+  _globals['_SETTLEREQUEST']._serialized_end=567
+  _globals['_SETTLERESPONSE']._serialized_start=569
+  _globals['_SETTLERESPONSE']._serialized_end=604
+  _globals['_SETTLEMENTS']._serialized_start=606
+  _globals['_SETTLEMENTS']._serialized_end=688
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,5 @@
 """The services' own log: JSON lines in `app_YYYY-MM-DD.log`, and warnings also on standard error."""
 
-import json
 import logging
 import sys
 from contextlib import suppress
@@ -9,24 +8,7 @@ from pathlib import Path
 
 from gatehouse.config.model import Logging
 from gatehouse.files.daily_file import DailyFile
-
-
-class _JsonLine(logging.Formatter):
-    def __init__(self, process: str) -> None:
-        super().__init__()
-        self._process = process
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "process": self._process,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+from gatehouse.process.json_lines import JsonLines
 
 
 class _DailyHandler(logging.Handler):
@@ -65,7 +47,7 @@ def configure(settings: Logging, process: str) -> None:
     Call it again when they have changed.
     """
     file = _DailyHandler(DailyFile(Path(settings.dir), "app", settings.retention_days), process)
-    file.setFormatter(_JsonLine(process))
+    file.setFormatter(JsonLines("time", "message", {"process": process}, with_logger=True))
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter(f"%(levelname)s {process}: %(message)s"))

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 from gatehouse.pb import health_pb2
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Envoy batches log entries up to about 16 KiB and sends a few headers to authz: more is not Envoy."""
+"""Envoy batches log entries up to about 128 KiB and sends a few headers to authz: more is not Envoy."""
 
 MAX_STREAMS = 4096
 """Calls that a connection may have under way."""

@@ -1,20 +1,13 @@
 """The process's log, on standard error, as LOG_LEVEL and LOG_FORMAT say."""
 
-import json
 import logging
 import math
 import sys
 import time
-from datetime import UTC, datetime
+
+from gatehouse.process.json_lines import JsonLines
 
 _LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL", "PANIC": "CRITICAL"}
-
-
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"@timestamp": when, "level": record.levelname.lower(), "@message": record.getMessage()}
-        return json.dumps(line | ({"exception": self.formatException(record.exc_info)} if record.exc_info else {}))
 
 
 class Seldom:
@@ -36,7 +29,7 @@ def configure(level: str, form: str) -> None:
     """JSON if `form` says so, in any case, else text. Raises `ValueError` for a level that does not exist."""
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form.lower() == "json" else text)
+    handler.setFormatter(JsonLines("@timestamp", "@message", {}) if form.lower() == "json" else text)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS.get(level.upper(), level.upper()))

@@ -7,8 +7,9 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from gatehouse.contract.failures import GatehouseError
+from gatehouse.contract.periods import PERIODS
 from ratelimit_service.dropin.config.rules import Level, RateLimit, Rule, Rules
-from ratelimit_service.store.limits import PERIODS, Algorithm, Limit
+from ratelimit_service.store.limits import Algorithm, Limit
 
 _RESERVED = str.maketrans(":|", "__")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")

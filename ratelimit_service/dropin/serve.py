@@ -1,4 +1,4 @@
-"""The process: `python -m ratelimit_service --runtime-root DIR`, or with RUNTIME_ROOT in the environment."""
+"""The drop-in for envoyproxy/ratelimit: `--runtime-root DIR`, or RUNTIME_ROOT in the environment."""
 
 import argparse
 import asyncio
@@ -33,6 +33,9 @@ from ratelimit_service.store.redis.store import RedisStore
 log = logging.getLogger(__name__)
 
 _FOR_EVER_MS = 2**31 - 1
+
+PROGRAM = "python -m ratelimit_service.dropin"
+"""Its one front door."""
 
 GRACE_S = 10.0
 """How long calls that run may take after SIGTERM."""
@@ -149,7 +152,7 @@ async def _until_signal(settings: Settings) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ratelimit_service", description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("--runtime-root", metavar="DIR", help="the configuration is in DIR/config (RUNTIME_ROOT)")
     parser.add_argument("--check", action="store_true", help="check the files of --config-dir and exit")
     parser.add_argument("--config-dir", "-config_dir", type=Path, default=Path("."), metavar="DIR")

@@ -78,21 +78,12 @@ class Logged(NamedTuple):
 
     def used(self, guess: Tokens) -> Tokens | None:
         """What it used; None when that is not known, because nobody counted or because it was refused by a limit."""
-        if self.limited_by is not None:
+        if self.limited_by:
             return None
         if metering.counted(self):
-            prompt = guess.input if self._lacks_prompt else self.prompt_tokens or 0
+            prompt = guess.input if metering.lacks_prompt(self) else self.prompt_tokens or 0
             return Tokens(prompt, self.completion_tokens or 0, self.cached_tokens)
         return uncounted(self.asks, guess, self.bytes_out) if metering.complete(self) else None
-
-    @property
-    def _lacks_prompt(self) -> bool:
-        return self.prompt_tokens is None and self.completion_tokens is not None
-
-    @property
-    def teaches(self) -> bool:
-        """Whether what it used says how long answers are."""
-        return self.limited_by is None and metering.complete(self) and self.completion_tokens is not None
 
 
 class KeyLimits(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from gatehouse.contract import metering
 from ratelimit_service.answer import refusal
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plan, Plans
@@ -81,7 +82,7 @@ class Replay:
 
     async def _end(self, running: _Running) -> None:
         used = running.record.used(self._plans.guess(running.caller))
-        if used and running.record.teaches:
+        if used and metering.teaches(running.record):
             self._plans.learn(running.caller, used)
         await self._store.settle([self._plans.settlement(running.caller, used)])
 

@@ -1,28 +1,15 @@
 """What a limit is: an amount per period, and the algorithm that counts it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
+
+from gatehouse.contract.periods import PERIODS
 
 MAX_AMOUNT = 2**40 - 1
 """The largest amount, burst, hit count and counter: about 1.1e12.
 
 Below it the algorithms can keep every product exact in the doubles of Redis's Lua (see algorithms.lua).
 """
-
-PERIODS: Mapping[str, int] = MappingProxyType(
-    {
-        "second": 1,
-        "minute": 60,
-        "hour": 3_600,
-        "day": 86_400,
-        "week": 7 * 86_400,
-        "month": 30 * 86_400,
-        "year": 365 * 86_400,
-    }
-)
-"""Unit name -> seconds, as envoyproxy/ratelimit counts them: a month is 30 days, a year 365."""
 
 _MAX_PERIOD_S = PERIODS["year"]
 

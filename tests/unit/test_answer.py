@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.contract.errors import INSUFFICIENT_QUOTA, RATE_LIMITED
+from gatehouse.contract.periods import PERIODS
 from ratelimit_service.answer import CONCURRENT_RETRY_MS, Refusal, duration, headers, refusal
 from ratelimit_service.caller import Caller
 from ratelimit_service.header_plan import shown
 from ratelimit_service.plan import Plan
 from ratelimit_service.rules.rule_set import Concurrency, Rule
-from ratelimit_service.store.limits import PERIODS, Limit
+from ratelimit_service.store.limits import Limit
 from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, LeaseOutcome, Outcome
 
 DAY_MS = 86_400_000

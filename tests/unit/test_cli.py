@@ -20,7 +20,7 @@ from gatehouse import __version__
 from gatehouse.cli import app
 from gatehouse.config import Config
 from gatehouse.contract.key_digest import digest_of
-from gatehouse.gateway.run import PortInUseError, check_ports, local_url
+from gatehouse.gateway.addresses import PortInUseError, check_ports, local_url
 from gatehouse.loading.load import load
 from testkit.bad_configs import BAD as BAD_CONFIGS
 from testkit.ports import free_port

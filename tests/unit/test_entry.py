@@ -228,6 +228,8 @@ def test_the_gateways_own_pages_have_no_backend() -> None:
             "server_is_overloaded",
         ),
         ({"status": 504, "details": "upstream_response_timeout", "flags": ("upstream_request_timeout",)}, "timeout"),
+        ({"status": 408, "details": "stream_idle_timeout", "flags": ("stream_idle_timeout",)}, "request_timeout"),
+        ({"status": 501, "details": "http1.invalid_transfer_encoding"}, "bad_request"),
         ({"status": 504, "details": "stream_idle_timeout", "flags": ("stream_idle_timeout",)}, "timeout"),
         (
             {"status": 503, "details": "rate_limiter_error", "flags": ("rate_limit_service_error",)},
@@ -259,7 +261,7 @@ def test_routes_that_refuse_are_named_after_their_code(code: str) -> None:
 
 
 def test_a_request_refused_on_the_way_to_a_refusing_route_has_its_own_code() -> None:
-    entry = make(status=503, details="ext_authz_error")
+    entry = make(status=503, details="ext_authz_error", flags=("unauthorized_details",))
     entry.common_properties.route_name = "missing_model"
     assert record(entry, None).error_code == "auth_unavailable"
 

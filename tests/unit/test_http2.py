@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gatehouse.rpc.http2 import frames
 from gatehouse.rpc.http2.calls import MAX_HELD_BYTES, Calls
-from gatehouse.rpc.http2.connection import WINDOW, Connection
+from gatehouse.rpc.http2.connection import WINDOW
 from gatehouse.rpc.http2.frames import ErrorCode
 from gatehouse.rpc.service import MAX_MESSAGE_BYTES, MAX_STREAMS, ClientStream, Code, Context, Unary
 
@@ -41,9 +41,10 @@ class Pair:
                 "/t.Echo/Say": Unary(lambda request, _context: request, bytes, bytes),
                 "/t.Echo/Wait": Unary(self._wait, bytes, bytes),
                 "/t.Echo/Count": ClientStream(self._count, bytes, bytes),
-            }
+            },
+            self._write,
         )
-        self.server = self.calls.connection = Connection(self._write, self.calls)
+        self.server = self.calls.connection
         self.client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self.client.initiate_connection()
         if window is not None:
@@ -348,8 +349,7 @@ def test_what_is_not_grpc_gets_a_415() -> None:
 )
 def test_a_peer_that_breaks_the_protocol_is_told_so_and_left(data: bytes, code: ErrorCode) -> None:
     sent: list[bytes] = []
-    calls = Calls({})
-    server = calls.connection = Connection(sent.append, calls)
+    server = Calls({}, sent.append).connection
     server.feed(data)
     assert server.over
     last = sent[-1]
@@ -369,8 +369,8 @@ PIECES = st.one_of(
 
 @given(st.lists(PIECES, max_size=20), st.booleans())
 def test_f45_no_bytes_of_a_peer_make_it_raise(pieces: list[bytes], greets: bool) -> None:
-    calls = Calls({"/t.Echo/Say": Unary(lambda request, _context: request, bytes, bytes)})
-    server = calls.connection = Connection(lambda _data: None, calls)
+    calls = Calls({"/t.Echo/Say": Unary(lambda request, _context: request, bytes, bytes)}, lambda _data: None)
+    server = calls.connection
     for piece in [frames.PREFACE, *pieces] if greets else pieces:
         server.feed(piece)
     assert calls._held <= sum(map(len, pieces))
@@ -387,8 +387,7 @@ def test_answers_do_not_depend_on_how_the_bytes_arrive(cuts: list[int], text: by
     outputs = []
     for sizes in ([len(data)], cuts):
         sent: list[bytes] = []
-        calls = Calls({"/t.Echo/Say": Unary(lambda request, _context: request, bytes, bytes)})
-        server = calls.connection = Connection(sent.append, calls)
+        server = Calls({"/t.Echo/Say": Unary(lambda request, _context: request, bytes, bytes)}, sent.append).connection
         rest, turn = data, 0
         while rest:
             size = sizes[turn % len(sizes)]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gatehouse.contract import errors
+from accesslog_service.refusal import error_code
+from gatehouse.contract import errors, local_errors
 from gatehouse.contract.errors import ClientError
 from gatehouse.envoy import local_replies
 from gatehouse.envoy.message import literal
@@ -114,6 +115,26 @@ def test_what_no_row_names_keeps_its_status(reply: Reply, error: ClientError) ->
     assert mapper is not None
     assert "status_code" not in mapper
     assert body(mapper) == error.body()
+
+
+@pytest.mark.parametrize(("reply", "error"), FROM_ENVOY + CATCH_ALL)
+def test_the_record_says_what_the_client_was_told(reply: Reply, error: ClientError) -> None:
+    """Envoy logs the status that the mapper has set, if it sets one."""
+    mapper = mapper_for(reply)
+    assert mapper is not None
+    for status in (reply.code, mapper.get("status_code", reply.code)):
+        assert error_code(status, reply.code_details, "", reply.flags) == error.code
+
+
+@pytest.mark.parametrize("row", local_errors.TABLE)
+def test_every_row_is_rendered_and_read_alike(row: local_errors.LocalError) -> None:
+    """For each of its flags, and with what other rows look at beside it: the first row that holds decides in both."""
+    for flag in row.flags or ("",):
+        for status in {row.status or row.error.status, 408, 413, 500, 501, 503}:
+            reply = Reply(status, row.details or "some details", (flag,) if flag else ())
+            mapper = mapper_for(reply)
+            assert mapper is not None
+            assert error_code(status, reply.code_details, "", reply.flags) == body(mapper)["error"]["code"]
 
 
 def test_every_row_decides_something() -> None:

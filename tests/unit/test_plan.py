@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatehouse.config import Config
+from gatehouse.contract import access_log
 from gatehouse.contract.asks import MAX_NUMBER, NOTHING_SAID, Asks
-from gatehouse.envoy import access_log
 from ratelimit_service.caller import Caller
 from ratelimit_service.estimate.answer_lengths import FEW, UNKNOWN
 from ratelimit_service.estimate.guess import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Tokens, estimate, uncounted

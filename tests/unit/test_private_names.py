@@ -13,7 +13,7 @@ import gatehouse
 from gatehouse.metrics import label_names, observe_many, series_of
 from testkit.redis_server import redis_server
 
-PACKAGES = ("gatehouse", "authz_service", "ratelimit_service", "accesslog_service")
+PACKAGES = ("gatehouse", "authz_service", "ratelimit_service", "accesslog_service", "portal_service")
 ADAPTERS = {
     "gatehouse/metrics.py",
     "gatehouse/files/sample_file.py",

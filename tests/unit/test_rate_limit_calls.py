@@ -13,6 +13,8 @@ from gatehouse.pb.rls_pb2 import RateLimitRequest, RateLimitResponse
 from gatehouse.pb.settlement_pb2 import Settlement as Settled
 from gatehouse.pb.settlement_pb2 import SettleRequest
 from gatehouse.pb.usage_pb2 import UsageRequest
+from ratelimit_service.caller import Caller
+from ratelimit_service.estimate.answer_lengths import FEW, UNKNOWN
 from ratelimit_service.metrics import Metrics
 from ratelimit_service.plan import Plans
 from ratelimit_service.service import SETTLED_AT_ONCE, RateLimits
@@ -122,6 +124,18 @@ async def test_settlements_are_taken_in_slices_and_decisions_have_their_turn() -
     assert max(served.store.slices) == SETTLED_AT_ONCE == 32
     assert sum(served.store.slices) == 500
     assert turns >= len(served.store.slices)
+
+
+@pytest.mark.parametrize(("output", "usual"), [({"output_tokens": 40}, 40), ({}, UNKNOWN)])
+async def test_only_counted_output_says_how_long_answers_are(output: dict[str, Any], usual: int) -> None:
+    """A `/tokenize` has no output, and says nothing of the user's chats."""
+    plans = Plans(LIMITED)
+    limits = RateLimits(plans, MemoryStore(), Metrics(CollectorRegistry()))
+    ended = Settled(kind=Settled.DONE, user="ann", tier="free", key_id="k", model="m", counted=True, complete=True)
+    for number in range(FEW):
+        ended.MergeFrom(Settled(request_id=f"r{number}", **output))
+        await limits.settle(SettleRequest(settlements=[ended]), NOBODY)
+    assert plans.guess(Caller("ann", tier="free", key_id="k", model="m")).output == usual
 
 
 async def test_a_report_says_that_it_is_degraded() -> None:

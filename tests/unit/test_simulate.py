@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from accesslog_service.record import Record
 from accesslog_service.settlements import settlement
 from gatehouse.config.model import Config
+from gatehouse.contract import metering
 from gatehouse.contract.names import ENDPOINTS
 from ratelimit_service.estimate.guess import Tokens
 from ratelimit_service.plan import Plans
@@ -189,13 +190,17 @@ def test_two_requests_with_one_id_are_two_requests() -> None:
 @given(
     status=st.sampled_from([0, 200, 400, 429, 500]),
     prompt=st.none() | st.integers(0, 100),
+    completion=st.none() | st.integers(0, 100),
     endpoint=st.sampled_from(ENDPOINTS),
 )
-def test_what_counts_as_used_is_what_the_limiter_is_told(status: int, prompt: int | None, endpoint: str) -> None:
-    each = record(status=status, prompt_tokens=prompt, endpoint=endpoint)
+def test_what_counts_as_used_is_what_the_limiter_is_told(
+    status: int, prompt: int | None, completion: int | None, endpoint: str
+) -> None:
+    each = record(status=status, prompt_tokens=prompt, completion_tokens=completion, endpoint=endpoint)
     told, used = settlement(each), logged(each).used(Tokens(7, 8))
     assert told is not None
     assert (told.counted or told.complete) == (used is not None)
+    assert (told.complete and told.HasField("output_tokens")) == metering.teaches(logged(each))
     if used and told.counted:
         prompt_tokens = told.input_tokens if told.HasField("input_tokens") else 7
         assert (prompt_tokens, told.output_tokens, told.cached_tokens) == (used.input, used.output, used.cached)

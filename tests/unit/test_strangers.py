@@ -9,7 +9,7 @@ import pytest
 from accesslog_service import strangers
 from accesslog_service.record import Record
 from accesslog_service.strangers import AT_ONCE, CALM_S, PER_SECOND, Strangers
-from gatehouse.envoy.access_log import STRANGERS_LOGGED
+from gatehouse.contract.access_log import STRANGERS_LOGGED
 from testkit.request_logs import record
 
 RECORD = record(0.25)

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, NoReturn
 
 from gatehouse.contract.failures import GatehouseError
+from gatehouse.rpc.http2 import messages
 from gatehouse.rpc.http2.connection import WINDOW, Connection, Stream
 from gatehouse.rpc.http2.headers import ANSWER, NOT_GRPC, Headers, trailers
 from gatehouse.rpc.service import MAX_MESSAGE_BYTES, ClientStream, Code, Decode, Method, Unary
@@ -19,8 +20,6 @@ MAX_HELD_BYTES = 16 * 1024 * 1024
 """Of unfinished messages, on one connection."""
 
 _OK = trailers(Code.OK)
-_PREFIX = 5
-"""Each message is preceded by a byte that says whether it is compressed, and four with its length."""
 
 
 class Aborted(GatehouseError):  # noqa: N818 - it is an answer
@@ -66,14 +65,15 @@ class _Call:
 
 
 class Calls:
-    """Answers the streams of one connection with `methods`, which are by path: `/package.Service/Method`."""
+    """Answers the streams of one `connection` with `methods`, which are by path: `/package.Service/Method`.
 
-    connection: Connection
-    """Set by whoever makes the two: each needs the other."""
+    `write` gets every byte for the peer.
+    """
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
+    def __init__(self, methods: Mapping[str, Method], write: Callable[[bytes], object]) -> None:
         self._methods = methods
         self._held = 0
+        self.connection = Connection(write, self)
 
     def opened(self, stream: Stream, headers: Headers) -> None:
         found = dict(headers)
@@ -85,8 +85,8 @@ class Calls:
         else:
             stream.call = call = _Call(method, headers)
             if call.inbox is not None:
-                messages = self._messages(stream, call, call.inbox, method.decode)
-                self._start(stream, call, method.call(messages, CallContext(headers)))
+                requests = self._messages(stream, call, call.inbox, method.decode)
+                self._start(stream, call, method.call(requests, CallContext(headers)))
 
     def received(self, stream: Stream, data: bytes, ended: bool) -> None:
         call: _Call | None = stream.call
@@ -116,12 +116,12 @@ class Calls:
         """All that a client sends in a unary call: one message."""
         if not self._readable(stream, request):
             return
-        if len(request) != _PREFIX + _size(request):
+        if not messages.is_one(request):
             self._refuse(stream, Code.INTERNAL, "a request is one whole message")
             return
         method: Unary = call.method  # type: ignore[assignment] # it has no inbox
         try:
-            answer = method.call(method.decode(request[_PREFIX:]), CallContext(call.headers))
+            answer = method.call(method.decode(request[messages.PREFIX :]), CallContext(call.headers))
             if isinstance(answer, Coroutine):
                 self._start(stream, call, answer)
             else:
@@ -130,11 +130,11 @@ class Calls:
             self._failed(stream, error)
 
     def _messages_came(self, stream: Stream, call: _Call, inbox: "_Inbox", ended: bool) -> None:
-        while len(call.begun) >= _PREFIX and self._readable(stream, call.begun):
-            stop = _PREFIX + _size(call.begun)
+        while len(call.begun) >= messages.PREFIX and self._readable(stream, call.begun):
+            stop = messages.PREFIX + messages.size(call.begun)
             if len(call.begun) < stop:
                 break
-            inbox.put(bytes(call.begun[_PREFIX:stop]))
+            inbox.put(bytes(call.begun[messages.PREFIX : stop]))
             del call.begun[:stop]
             self._held -= stop
         if stream.call is None:
@@ -147,9 +147,9 @@ class Calls:
 
     def _readable(self, stream: Stream, begun: bytes | bytearray) -> bool:
         """Whether what begins so may be read on; else the call is refused."""
-        if begun and begun[0]:
+        if messages.is_compressed(begun):
             self._refuse(stream, Code.UNIMPLEMENTED, "compressed messages are not read")
-        elif _size(begun) > MAX_MESSAGE_BYTES or self._held > MAX_HELD_BYTES:
+        elif messages.size(begun) > MAX_MESSAGE_BYTES or self._held > MAX_HELD_BYTES:
             self._refuse(stream, Code.RESOURCE_EXHAUSTED, "the message is too large")
         else:
             return True
@@ -186,9 +186,9 @@ class Calls:
             self._failed(stream, error)
 
     def _answer(self, stream: Stream, call: _Call, answer: Any) -> None:
-        message: bytes = call.method.encode(answer)
+        message = messages.framed(call.method.encode(answer))
         self._drop(stream, call)
-        self.connection.answer(stream, ANSWER, b"\0" + len(message).to_bytes(4, "big") + message, _OK)
+        self.connection.answer(stream, ANSWER, message, _OK)
 
     def _failed(self, stream: Stream, error: Exception) -> None:
         """The peer learns that a method failed, and not on what: the text of an error may quote a key."""
@@ -211,11 +211,6 @@ class Calls:
         stream.call = None
         self._held -= len(call.begun)
         call.begun.clear()
-
-
-def _size(begun: bytes | bytearray) -> int:
-    """The length of the message that begins so, as far as it is said yet."""
-    return int.from_bytes(begun[1:_PREFIX], "big") if len(begun) >= _PREFIX else 0
 
 
 class _Inbox:

@@ -1,7 +1,8 @@
 """Unary gRPC calls to a server on a unix socket, one after the other: how one process of the gateway asks another.
 
 It is the other side of `calls` (gRPC over HTTP/2, PROTOCOL-HTTP2.md; RFC 9113), in the loop of whoever calls: grpcio
-brings threads of its own, whose hand-overs cost more than a call.
+brings threads of its own, whose hand-overs cost more than a call. A server that breaks the protocol is told so by
+GOAWAY and left: what frames may hold is checked as `connection` checks it, and the order of an answer's frames is not.
 """
 
 import asyncio
@@ -9,12 +10,11 @@ from pathlib import Path
 from typing import cast
 
 from gatehouse.contract.failures import GatehouseError
-from gatehouse.rpc.http2 import frames
-from gatehouse.rpc.http2.frames import HEAD
+from gatehouse.rpc.http2 import frames, messages
+from gatehouse.rpc.http2.frames import ErrorCode, FrameReader, ProtocolError
 from gatehouse.rpc.http2.headers import Headers, RequestHeaders, UnreadableHeadersError, literal
 from gatehouse.rpc.service import Code
 
-_PREFIX = 5  # of a message: whether it is compressed, and its length
 _ROOM = frames.DEFAULT_WINDOW // 2
 _GREETING = frames.PREFACE + frames.settings({frames.HEADER_TABLE_SIZE: 0, frames.ENABLE_PUSH: 0})
 
@@ -31,14 +31,16 @@ class Client:
         self._connection: _Connection | None = None
 
     async def call(self, path: str, request: bytes, timeout_s: float) -> bytes:
-        """The serialized answer of the method at `path`, `/package.Service/Method`; a second call waits for nothing, so
-        there must be none under way. Raises `CallFailedError`, after `timeout_s` at the latest."""
+        """The serialized answer of the method at `path`, `/package.Service/Method`. Calls must not overlap.
+
+        Raises `CallFailedError`, after `timeout_s` at the latest.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 if self._connection is None or self._connection.over:
                     self.close()
                     self._connection = await self._connected()
-                return await self._connection.ask(_headers(path), _message(request))
+                return await self._connection.ask(_headers(path), messages.framed(request))
         except TimeoutError:
             self.close()  # its answer may still come, and is nobody's
             raise CallFailedError(f"no answer in {timeout_s} s") from None
@@ -66,7 +68,7 @@ class _Connection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport
         self._headers = RequestHeaders()
-        self._pending = b""
+        self._frames = FrameReader(self._frame)
         self._stream = -1
         self._answer: asyncio.Future[bytes] = loop.create_future()
         self._body = bytearray()
@@ -96,47 +98,54 @@ class _Connection(asyncio.Protocol):
         self.over = True
 
     def data_received(self, data: bytes) -> None:
-        data, position = self._pending + data, 0
-        while len(data) - position >= HEAD.size:
-            high, low, kind, flags, stream = HEAD.unpack_from(data, position)
-            stop = position + HEAD.size + (high << 8 | low)
-            if stop > len(data):
-                break
-            self._frame(kind, flags, stream, data[position + HEAD.size : stop])
-            position = stop
-        self._pending = data[position:]
+        if self._transport.is_closing():
+            return
+        try:
+            self._frames.feed(data)
+        except ProtocolError as error:
+            self._transport.write(frames.goaway(0, error.code, str(error)))
+            self.close()
+            self._fail(f"the server broke the protocol: {error}")
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         """What is of no use to us (PRIORITY, unknown kinds) is ignored, and so are calls that were given up."""
         mine = stream == self._stream
-        if kind == frames.SETTINGS and not flags & frames.ACK:
-            self._settings(payload)
-        elif kind == frames.PING and not flags & frames.ACK:
-            self._transport.write(frames.ping(payload, ack=True))
+        if kind == frames.SETTINGS:
+            self._settings(flags, stream, payload)
+        elif kind == frames.PING:
+            if not flags & frames.ACK:
+                self._transport.write(frames.ping(frames.read_ping(stream, payload), ack=True))
         elif kind == frames.WINDOW_UPDATE:
-            self._room(int.from_bytes(payload, "big"), stream)
+            self._room(frames.read_increment(payload), stream)
         elif kind == frames.GOAWAY:
             self.over = True  # what is under way is still answered (section 6.8)
+        elif kind in (frames.HEADERS, frames.DATA) and not 0 < stream <= self._stream:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "an answer on an idle stream")
         elif kind == frames.HEADERS:
             self._said(payload, mine and bool(flags & frames.END_STREAM))
         elif kind == frames.DATA:
-            self._data(payload, mine)
+            self._data(payload, frames.unpadded(flags, payload) if mine else b"")
         elif kind == frames.RST_STREAM and mine:
             self._fail("the server has reset the call")
+        elif kind == frames.PUSH_PROMISE:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a push that was not allowed")
 
-    def _settings(self, payload: bytes) -> None:
-        for name, value in frames.SETTING.iter_unpack(payload):
+    def _settings(self, flags: int, stream: int, payload: bytes) -> None:
+        for name, value in frames.read_settings(flags, stream, payload):
             if name == frames.INITIAL_WINDOW_SIZE:
                 self._stream_window += value - self._first_window
                 self._first_window = value
-        self._transport.write(frames.SETTINGS_ACK)
-        self._send_on()
+        if not flags & frames.ACK:
+            self._transport.write(frames.SETTINGS_ACK)
+            self._send_on()
 
     def _room(self, credit: int, stream: int) -> None:
         if stream == 0:
             self._window += credit
         elif stream == self._stream:
             self._stream_window += credit
+        if max(self._window, self._stream_window) > frames.MAX_WINDOW:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
         self._send_on()
 
     def _said(self, block: bytes, ended: bool) -> None:
@@ -144,9 +153,7 @@ class _Connection(asyncio.Protocol):
         try:
             headers = self._headers.read(block)
         except UnreadableHeadersError as error:
-            self.close()
-            self._fail(f"the headers of its answer can't be read: {error}")
-            return
+            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, f"headers that can't be read: {error}") from None
         if ended and not self._answer.done():
             self._ended(headers)
 
@@ -157,14 +164,14 @@ class _Connection(asyncio.Protocol):
         if status != str(Code.OK.value):
             name = Code(int(status)).name if status in _CODES else f"status {status or 'unknown'}"
             self._fail(f"{name}: {said.get('grpc-message', '')}")
-        elif len(self._body) < _PREFIX or self._body[0]:
+        elif messages.is_compressed(self._body) or not messages.is_one(self._body):
             self._fail("the answer is no message")
         else:
-            self._answer.set_result(bytes(self._body[_PREFIX:]))
+            self._answer.set_result(bytes(self._body[messages.PREFIX :]))
 
-    def _data(self, payload: bytes, mine: bool) -> None:
-        if mine:
-            self._body += payload
+    def _data(self, payload: bytes, body: bytes) -> None:
+        """Padding takes room, too."""
+        self._body += body
         self._received += len(payload)
         if self._received >= _ROOM:
             room = frames.window_update(0, self._received) + frames.window_update(self._stream, self._received)
@@ -202,7 +209,3 @@ def _headers(path: str) -> bytes:
     """`:method: POST` and `:scheme: http` are entries 3 and 6 of the static table."""
     said = {":path": path, ":authority": "localhost", "te": "trailers", "content-type": "application/grpc"}
     return b"\x83\x86" + b"".join(literal(name, value) for name, value in said.items())
-
-
-def _message(request: bytes) -> bytes:
-    return b"\0" + len(request).to_bytes(_PREFIX - 1, "big") + request

@@ -3,16 +3,14 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gatehouse.contract.failures import GatehouseError
 from gatehouse.rpc.http2 import frames
-from gatehouse.rpc.http2.frames import HEAD, ErrorCode
+from gatehouse.rpc.http2.frames import ErrorCode, FrameReader, ProtocolError
 from gatehouse.rpc.http2.headers import Headers, RequestHeaders, UnreadableHeadersError
 from gatehouse.rpc.service import MAX_STREAMS
 
 WINDOW = 1024 * 1024
 """Bytes a peer may send on a stream, and on the connection, before we say that there is room for more."""
 
-_MAX_BLOCK_BYTES = 64 * 1024
 _DRAIN_PING = b"draining"
 
 
@@ -39,16 +37,25 @@ class Answerer(Protocol):
         ...
 
 
-class ProtocolError(GatehouseError):
-    """The peer broke the protocol so that the connection is over (section 5.4.1)."""
-
-    def __init__(self, code: ErrorCode, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
 class Connection:
-    """`write` gets every byte for the peer. `over` becomes true when the connection is to be closed."""
+    """`write` gets every byte for the peer. `over` becomes true when the connection is to be closed.
+
+    What a frame of the peer does to a stream (section 5.1). All that is an error ends the connection:
+
+    | the stream is | HEADERS            | DATA                   | RST_STREAM | WINDOW_UPDATE |
+    |---------------|--------------------|------------------------|------------|---------------|
+    | idle          | open, or sent with | error                  | error      | error         |
+    |               | END_STREAM         |                        |            |               |
+    | open          | sent; error where  | goes to the answerer;  | closed     | it may take   |
+    |               | END_STREAM lacks   | sent with END_STREAM   |            | more          |
+    | sent          | error              | error                  | closed     | it may take   |
+    |               |                    |                        |            | more          |
+    | closed        | nothing            | nothing                | nothing    | nothing       |
+
+    *Sent* is half-closed (remote): the request is whole. The end of our answer closes a stream; in *open* RST_STREAM
+    follows it. A stream that is opened while the connection drains, or above `MAX_STREAMS`, is closed at once
+    (REFUSED_STREAM), and so is one whose window grows too large (FLOW_CONTROL_ERROR).
+    """
 
     def __init__(self, write: Callable[[bytes], object], answerer: Answerer) -> None:
         self.over = False
@@ -57,9 +64,9 @@ class Connection:
         self._headers = RequestHeaders()
         self._streams: dict[int, Stream] = {}
         self._last_stream = 0
-        self._pending = b""
+        self._frames = FrameReader(self._frame)
+        self._greeting = b""
         self._greeted = False
-        self._block: tuple[int, int, bytearray] | None = None  # a header block that CONTINUATION goes on with
         self._window = frames.DEFAULT_WINDOW
         self._stream_window = frames.DEFAULT_WINDOW
         self._frame_size = frames.DEFAULT_FRAME_SIZE
@@ -74,7 +81,6 @@ class Connection:
             frames.PING: self._ping,
             frames.GOAWAY: self._ignore,
             frames.WINDOW_UPDATE: self._window_update,
-            frames.CONTINUATION: self._continuation,
         }
         settings = {
             frames.HEADER_TABLE_SIZE: 0,
@@ -92,7 +98,7 @@ class Connection:
         if self.over:
             return
         try:
-            self._feed(self._pending + data if self._pending else data)
+            self._frames.feed(data if self._greeted else self._after_greeting(data))
         except ProtocolError as error:
             self._write(frames.goaway(self._last_stream, error.code, str(error)))
             self.lost()
@@ -160,38 +166,18 @@ class Connection:
         if self._draining and not self._streams:
             self.over = True
 
-    def _feed(self, data: bytes) -> None:
-        position, end = 0 if self._greeted else self._greeting(data), len(data)
-        if not self._greeted:
-            self._pending = data
-            return
-        while end - position >= HEAD.size:
-            high, low, kind, flags, stream = HEAD.unpack_from(data, position)
-            size = high << 8 | low
-            if size > frames.DEFAULT_FRAME_SIZE:
-                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a frame is larger than was agreed")
-            stop = position + HEAD.size + size
-            if stop > end:
-                break
-            self._frame(kind, flags, stream & frames.MAX_WINDOW, data[position + HEAD.size : stop])
-            position = stop
-            if self.over:
-                return
-        self._pending = data[position:]
-
-    def _greeting(self, data: bytes) -> int:
-        """Where frames begin, after the client's preface (section 3.4)."""
-        seen = data[: len(frames.PREFACE)]
+    def _after_greeting(self, data: bytes) -> bytes:
+        """What comes after the client's preface (section 3.4); nothing while that is not whole."""
+        self._greeting += data
+        seen = self._greeting[: len(frames.PREFACE)]
         if not frames.PREFACE.startswith(seen):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
-        if len(seen) < len(frames.PREFACE):
-            return 0
-        self._greeted = True
-        return len(frames.PREFACE)
+        self._greeted = len(seen) == len(frames.PREFACE)
+        return self._greeting[len(frames.PREFACE) :]
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if self._block is not None and kind != frames.CONTINUATION:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was broken off")
+        if self.over:
+            return
         handle = self._kinds.get(kind)
         if handle is not None:  # unknown kinds are to be ignored (section 5.5)
             handle(flags, stream, payload)
@@ -208,7 +194,7 @@ class Connection:
         if stream.closed_by_peer:
             raise ProtocolError(ErrorCode.STREAM_CLOSED, "DATA after the end of a request")
         stream.closed_by_peer = ended = bool(flags & frames.END_STREAM)
-        data = _unpadded(flags, payload)
+        data = frames.unpadded(flags, payload)
         if len(data) < len(payload):
             self.taken(stream, len(payload) - len(data))
         self._answerer.received(stream, data, ended)
@@ -220,30 +206,10 @@ class Connection:
             self._write(frames.window_update(0, self._unacknowledged))
             self._unacknowledged = 0
 
-    def _request(self, flags: int, number: int, payload: bytes) -> None:
+    def _request(self, flags: int, number: int, block: bytes) -> None:
+        """A new request, or the trailers of one. The block is read in any case: HPACK needs to know all of them."""
         if number % 2 == 0:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
-        block = _unpadded(flags, payload)
-        if flags & frames.WITH_PRIORITY:
-            block = block[5:]
-        if flags & frames.END_HEADERS:
-            self._open(number, flags, block)
-        else:
-            self._block = number, flags, bytearray(block)
-
-    def _continuation(self, flags: int, number: int, payload: bytes) -> None:
-        if self._block is None or self._block[0] != number:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        _, first_flags, block = self._block
-        block += payload
-        if len(block) > _MAX_BLOCK_BYTES or not payload:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "these headers are too large")
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._open(number, first_flags, bytes(block))
-
-    def _open(self, number: int, flags: int, block: bytes) -> None:
-        """A new request, or the trailers of one. The block is read in any case: HPACK needs to know all of them."""
         try:
             headers = self._headers.read(block)
         except UnreadableHeadersError as error:
@@ -272,41 +238,35 @@ class Connection:
         self._answerer.received(stream, b"", True)
 
     def _reset(self, _flags: int, number: int, payload: bytes) -> None:
-        if number == 0 or number > self._last_stream or len(payload) != 4:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "RST_STREAM of nothing")
+        if number == 0 or number > self._last_stream:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+        if len(payload) != 4:
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "an RST_STREAM has four bytes")
         stream = self._streams.get(number)
         if stream is not None:
             self._forget(stream)
             self._answerer.reset(stream)
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
-        if number or len(payload) % frames.SETTING.size:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
-        if flags & frames.ACK:
-            return
-        for name, value in frames.SETTING.iter_unpack(payload):
+        for name, value in frames.read_settings(flags, number, payload):
             if name == frames.INITIAL_WINDOW_SIZE:
                 self._resize_streams(value)
             elif name == frames.MAX_FRAME_SIZE:
                 self._frame_size = value
-            if not frames.LEAST.get(name, 0) <= value <= frames.MOST.get(name, value):
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a setting is out of range")
-        self._write(frames.SETTINGS_ACK)
+        if not flags & frames.ACK:
+            self._write(frames.SETTINGS_ACK)
 
     def _resize_streams(self, window: int) -> None:
         """Section 6.9.2: it holds for the streams that are open, too."""
-        if window > frames.MAX_WINDOW:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
         grown, self._stream_window = window - self._stream_window, window
         for stream in list(self._streams.values()):
             stream.window += grown
+            if stream.window > frames.MAX_WINDOW:
+                raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
             self._send_on(stream)
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
-        if number:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a PING is for the connection")
-        if len(payload) != 8:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a PING has eight bytes")
+        payload = frames.read_ping(number, payload)
         if not flags & frames.ACK:
             self._write(frames.ping(payload, ack=True))
         elif payload == _DRAIN_PING and not self._draining:
@@ -315,30 +275,27 @@ class Connection:
             self.over = not self._streams
 
     def _window_update(self, _flags: int, number: int, payload: bytes) -> None:
-        credit = int.from_bytes(payload, "big") & frames.MAX_WINDOW
-        if len(payload) != 4 or not credit:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+        increment = frames.read_increment(payload)
         if number == 0:
-            self._window += credit
+            self._window += increment
             if self._window > frames.MAX_WINDOW:
                 raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
             for waiting in list(self._streams.values()):
                 self._send_on(waiting)
         elif number > self._last_stream:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
         elif (stream := self._streams.get(number)) is not None:
-            stream.window += credit
-            self._send_on(stream)
+            stream.window += increment
+            if stream.window > frames.MAX_WINDOW:
+                self._give_up(stream, ErrorCode.FLOW_CONTROL_ERROR)
+            else:
+                self._send_on(stream)
+
+    def _give_up(self, stream: Stream, code: ErrorCode) -> None:
+        """The peer broke the protocol on this stream alone (section 5.4.2)."""
+        self._write(frames.reset(stream.id, code))
+        self._forget(stream)
+        self._answerer.reset(stream)
 
     def _ignore(self, flags: int, number: int, payload: bytes) -> None:
         """Priorities are advice; a peer that leaves finishes its streams first."""
-
-
-def _unpadded(flags: int, payload: bytes) -> bytes:
-    """The payload without the padding around it (sections 6.1 and 6.2)."""
-    if not flags & frames.PADDED:
-        return payload
-    padding = payload[0] if payload else 0
-    if padding >= len(payload):
-        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
-    return payload[1 : len(payload) - padding]

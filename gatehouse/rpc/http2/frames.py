@@ -1,7 +1,11 @@
-"""HTTP/2 frames (RFC 9113, sections 4 and 6): their numbers, and the bytes of those that a server sends."""
+"""HTTP/2 frames (RFC 9113, sections 4 and 6): their numbers, the bytes of those that are sent, and what both sides of a
+connection read alike."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
+
+from gatehouse.contract.failures import GatehouseError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -27,6 +31,13 @@ MAX_WINDOW = 2**31 - 1
 ANY_STREAM = 2**31 - 1
 """In a first GOAWAY: streams that are on their way are still welcome (section 6.8)."""
 
+MAX_BLOCK_BYTES = 64 * 1024
+"""Of a header block that comes in several frames."""
+
+_PRIORITY_BYTES = 5
+_OF_HEADERS = (HEADERS, CONTINUATION)
+_STREAM = 2**31 - 1  # of the number in a head: the first bit is reserved
+
 HEAD = Struct(">HBBBL")
 """What every frame begins with: its length (16 bits, then 8), kind, flags and stream."""
 
@@ -47,6 +58,14 @@ class ErrorCode(IntEnum):
     CANCEL = 0x8
     COMPRESSION_ERROR = 0x9
     ENHANCE_YOUR_CALM = 0xB
+
+
+class ProtocolError(GatehouseError):
+    """The peer broke the protocol so that the connection is over (section 5.4.1)."""
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def head(kind: int, flags: int, stream: int, length: int) -> bytes:
@@ -77,3 +96,112 @@ def ping(payload: bytes, *, ack: bool = False) -> bytes:
 def goaway(last_stream: int, code: ErrorCode, text: str = "") -> bytes:
     payload = _TWO_LONGS.pack(last_stream, code) + text.encode()
     return head(GOAWAY, 0, 0, len(payload)) + payload
+
+
+def read_settings(flags: int, stream: int, payload: bytes) -> list[tuple[int, int]]:
+    """The settings of a frame, in their order, each within its bounds. Raises `ProtocolError`."""
+    if stream:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+    if len(payload) % SETTING.size or (flags & ACK and payload):
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
+    values: list[tuple[int, int]] = list(SETTING.iter_unpack(payload))
+    for name, value in values:
+        if name == INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
+        if not LEAST.get(name, 0) <= value <= MOST.get(name, value):
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a setting is out of range")
+    return values
+
+
+def read_increment(payload: bytes) -> int:
+    """By how much a WINDOW_UPDATE grows a window. Raises `ProtocolError`."""
+    if len(payload) != 4:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE has four bytes")
+    if increment := int.from_bytes(payload, "big") & MAX_WINDOW:
+        return increment
+    raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE with a zero increment")
+
+
+def read_ping(stream: int, payload: bytes) -> bytes:
+    """What a PING carries. Raises `ProtocolError`."""
+    if stream:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+    if len(payload) != 8:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a PING has eight bytes")
+    return payload
+
+
+def unpadded(flags: int, payload: bytes) -> bytes:
+    """The payload without the padding around it (sections 6.1 and 6.2). Raises `ProtocolError`."""
+    if not flags & PADDED:
+        return payload
+    padding = payload[0] if payload else 0
+    if padding >= len(payload):
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - padding]
+
+
+class FrameReader:
+    """Cuts what a peer sends into frames: `handle` gets kind, flags, stream and payload of each.
+
+    Header blocks come whole, in one HEADERS: what CONTINUATION adds is joined, padding and priority are left out.
+    """
+
+    __slots__ = ("_block", "_handle", "_pending")
+
+    def __init__(self, handle: Callable[[int, int, int, bytes], None]) -> None:
+        self._handle = handle
+        self._pending = b""
+        self._block: tuple[int, int, bytearray] | None = None  # a header block that CONTINUATION goes on with
+
+    def feed(self, data: bytes) -> None:
+        """Take what came. Raises `ProtocolError`, and whatever `handle` does: no more is to be fed then."""
+        if self._pending:
+            data = self._pending + data
+        position, end = 0, len(data)
+        while end - position >= HEAD.size:
+            high, low, kind, flags, stream = HEAD.unpack_from(data, position)
+            size = high << 8 | low
+            if size > DEFAULT_FRAME_SIZE:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a frame is larger than was agreed")
+            stop = position + HEAD.size + size
+            if stop > end:
+                break
+            payload, stream = data[position + HEAD.size : stop], stream & _STREAM
+            if kind in _OF_HEADERS or self._block is not None:
+                self._headers(kind, flags, stream, payload)
+            else:
+                self._handle(kind, flags, stream, payload)
+            position = stop
+        self._pending = data[position:]
+
+    def _headers(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == CONTINUATION:
+            self._continued(flags, stream, payload)
+        elif self._block is not None:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was broken off")
+        elif flags & END_HEADERS:
+            self._handle(HEADERS, flags, stream, _block(flags, payload))
+        else:
+            self._block = stream, flags, bytearray(_block(flags, payload))
+
+    def _continued(self, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != stream:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        _, first_flags, block = self._block
+        block += payload
+        if len(block) > MAX_BLOCK_BYTES or not payload:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "these headers are too large")
+        if flags & END_HEADERS:
+            self._block = None
+            self._handle(HEADERS, first_flags, stream, bytes(block))
+
+
+def _block(flags: int, payload: bytes) -> bytes:
+    """The header block in a HEADERS frame."""
+    block = unpadded(flags, payload)
+    if not flags & WITH_PRIORITY:
+        return block
+    if len(block) < _PRIORITY_BYTES:
+        raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for the priority in them")
+    return block[_PRIORITY_BYTES:]

@@ -1,7 +1,6 @@
 """The listener: a unix socket on which connections are accepted, answered and, in the end, drained."""
 
 import asyncio
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -9,6 +8,7 @@ from typing import cast
 from gatehouse.rpc.http2.calls import Calls
 from gatehouse.rpc.http2.connection import Connection
 from gatehouse.rpc.service import Method
+from gatehouse.rpc.unix_socket import bound
 
 _BACKLOG = 1024
 
@@ -17,14 +17,14 @@ class _Peer(asyncio.Protocol):
     """One connection's I/O. A peer that does not read its answers is not read from either."""
 
     def __init__(self, methods: Mapping[str, Method], peers: "set[_Peer]") -> None:
-        self._calls = Calls(methods)
+        self._methods = methods
         self._peers = peers
         self._transport: asyncio.Transport
         self.connection: Connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # as uvloop does not declare it
-        self.connection = self._calls.connection = Connection(self._write, self._calls)
+        self.connection = Calls(self._methods, self._transport.write).connection
         self._peers.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -50,9 +50,6 @@ class _Peer(asyncio.Protocol):
         self.connection.lost()
         self._transport.abort()
 
-    def _write(self, data: bytes) -> None:
-        self._transport.write(data)
-
 
 class Listener:
     """Answers on a unix socket. `bind`, then `close`, once each."""
@@ -64,18 +61,9 @@ class Listener:
 
     async def bind(self, path: Path) -> None:
         """Accept connections on `path`, from its owner and group. Raises `OSError`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # noqa: ASYNC240 - left by a process that was killed
-        bound = socket.socket(socket.AF_UNIX)
-        try:
-            bound.bind(str(path))
-            path.chmod(0o660)  # noqa: ASYNC240 - before anyone can connect
-        except OSError:
-            bound.close()
-            raise
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            lambda: _Peer(self._methods, self._peers), sock=bound, backlog=_BACKLOG
+            lambda: _Peer(self._methods, self._peers), sock=bound(path), backlog=_BACKLOG
         )
 
     async def close(self, grace_s: float) -> None:

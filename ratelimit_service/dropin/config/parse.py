@@ -7,9 +7,10 @@ Files that it refuses are refused for the same reasons. A `rate_limit` may say m
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from gatehouse.contract.periods import PERIODS
 from ratelimit_service.dropin.config.rules import WILDCARD, RateLimit, Row, Rules, Tree
 from ratelimit_service.dropin.config.yaml_file import ConfigError, Record, parse
-from ratelimit_service.store.limits import PERIODS, Algorithm, Limit
+from ratelimit_service.store.limits import Algorithm, Limit
 
 __all__ = ["ConfigError", "load", "rows"]
 

@@ -59,7 +59,7 @@ class Level:
         return self.rules.get(key)
 
 
-EMPTY_LEVEL = Level(MappingProxyType({}), ())
+_NOTHING_BELOW = Level(MappingProxyType({}), ())
 
 Rules = Mapping[str, Level]
 """The rules of each domain."""
@@ -96,7 +96,7 @@ class Tree:
 
     def _below(self, depth: int) -> Level:
         if len(self._open) <= depth + 1:
-            return EMPTY_LEVEL
+            return _NOTHING_BELOW
         rules = self._open.pop()
         return Level(MappingProxyType(rules), tuple(rule for name, rule in rules.items() if WILDCARD in name))
 

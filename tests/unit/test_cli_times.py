@@ -1,11 +1,14 @@
-"""Times as people write them."""
+"""Times and periods as people write them."""
+
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from gatehouse.cli.refused import RefusedError
-from gatehouse.cli.times import instant, seconds, shown
+from gatehouse.cli.times import begin, end, instant, seconds, shown
 
 NOW = 1_767_268_800.0  # 2026-01-01T12:00:00Z
+TODAY = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,23 @@ def test_an_end_that_is_neither_is_refused(text: str) -> None:
 def test_an_end_in_the_past_is_a_mistake(text: str) -> None:
     with pytest.raises(RefusedError, match="is in the past"):
         instant(text, NOW)
+
+
+def test_a_day_is_meant_from_its_first_moment_to_its_last() -> None:
+    assert begin("2026-11-01", TODAY) == datetime(2026, 11, 1, tzinfo=UTC)
+    assert end("2026-11-01", TODAY) == datetime(2026, 11, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["2026-11-01T08:00", "2026-11-01T08:00Z", "2026-11-01T10:00+02:00"])
+def test_a_time_is_utc_unless_it_says_otherwise(text: str) -> None:
+    assert begin(text, TODAY) == end(text, TODAY) == datetime(2026, 11, 1, 8, tzinfo=UTC)
+
+
+def test_a_duration_is_so_long_ago() -> None:
+    assert begin("7d", TODAY) == end(" 7d ", TODAY) == TODAY - timedelta(days=7)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-7d", "2026-02-30", "999999w", "9999-12-31"])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(RefusedError, match="neither a day such as"):
+        end(text, TODAY)
