@@ -23,7 +23,7 @@ def scanned(gateway: RunningGateway) -> None:
             connection.sendall(ONE * 50)
             answered += 50
             seen = b""
-            while seen.count(b"HTTP/1.1 404") < 50 or not seen.endswith(b"}"):
+            while seen.count(b"HTTP/1.1 404") < 50 or not seen.rstrip().endswith(b"}"):
                 seen += connection.recv(65536)
 
 

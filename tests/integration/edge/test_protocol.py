@@ -1,7 +1,9 @@
 """What clients of other kinds than SDKs get: probes, browsers, WebSockets, those who show too much."""
 
+import re
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -130,6 +132,20 @@ def asked(gateway: RunningGateway, path: str, headers: dict[str, str], times: in
         return [client.get(path) for _ in range(times)]
 
 
+def pipelined(gateway: RunningGateway, path: str, headers: dict[str, str], times: int) -> Counter[bytes]:
+    """Statuses of `times` requests on one connection, 50 at a time: more than 200 a second on any machine."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    one, found = f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode(), Counter[bytes]()
+    with connected(gateway.url, 30) as connection:
+        for _ in range(times // 50):
+            connection.sendall(one * 50)
+            seen = b""
+            while seen.count(b"HTTP/1.1 ") < 50 or not seen.rstrip().endswith(b"}"):
+                seen += connection.recv(65536)
+            found.update(re.findall(rb"HTTP/1.1 (\d+)", seen))
+    return found
+
+
 def test_the_pages_have_limits_of_their_own_and_models_do_not_share_them(backend: FakeVllm, tmp_path: Path) -> None:
     with running_gateway(tmp_path, short_form(backend)) as own:
         answers = asked(own, "/", {}, 900)
@@ -145,9 +161,9 @@ def test_the_pages_have_limits_of_their_own_and_models_do_not_share_them(backend
 
 def test_one_user_who_asks_our_api_too_often_leaves_others_alone(backend: FakeVllm, tmp_path: Path) -> None:
     with running_gateway(tmp_path, short_form(backend)) as own:
-        statuses = [each.status_code for each in asked(own, "/v1/models/none", KEY, 4000)]
-        assert set(statuses) == {404, 429}
-        assert statuses[1900] == 404
+        statuses = pipelined(own, "/v1/models/none", KEY, 6000)
+        assert statuses.keys() == {b"404", b"429"}
+        assert statuses[b"404"] > 1900
         assert asked(own, "/v1/models", {"authorization": f"Bearer {STANDARD}"}, 1)[0].status_code == 200
 
 

@@ -77,8 +77,9 @@ def post(gateway: RunningGateway, body: bytes, key: str = PREMIUM, **headers: st
 @pytest.fixture(scope="module", autouse=True)
 def nothing_dies_and_no_body_is_logged(gateway: RunningGateway) -> Iterator[None]:
     before = gateway.children()
+    before.pop("prefork", None)  # it ends by itself
     yield
-    assert gateway.children() == before, "a process died of a body"
+    assert before.items() <= gateway.children().items(), "a process died of a body"
     logs = [path for path in Path(gateway.directory).rglob("*") if path.is_file() and path.name != "gatehouse.yaml"]
     assert [path for path in logs if CANARY.encode() in path.read_bytes()] == []
 
