@@ -66,10 +66,13 @@ def test_usage_counts_in_every_shape(usage: dict[str, Any], wanted: dict[str, in
 @pytest.mark.parametrize(
     "details", ["", ',"completion_tokens_details":null', ',"completion_tokens_details":{"reasoning_tokens":1}']
 )
+@pytest.mark.parametrize(
+    "counted", ['"total_tokens":11,"completion_tokens":2', '"completion_tokens":2,"total_tokens":11']
+)
 @pytest.mark.parametrize("hide", ["all", "running", None])
-def test_running_usage_is_cut_out_whatever_its_details(details: str, hide: str | None) -> None:
+def test_running_usage_is_cut_out_whatever_its_details(details: str, counted: str, hide: str | None) -> None:
     head = '{"id":"c","choices":[{"index":0,"delta":{"content":"x"}}]'
-    usage = f',"usage":{{"prompt_tokens":9,"total_tokens":11,"completion_tokens":2{details}}}'
+    usage = f',"usage":{{"prompt_tokens":9,{counted}{details}}}'
     streamed = stream_answer([f"data: {head}{usage}}}\n\n".encode()], hide)
     assert streamed.seen[0] == f"data: {head}{'' if hide else usage}}}\n\n".encode()
     assert (streamed.told["input_tokens"], streamed.told["output_tokens"]) == (9, 2)
@@ -78,6 +81,14 @@ def test_running_usage_is_cut_out_whatever_its_details(details: str, hide: str |
 def test_the_last_running_count_holds_when_a_stream_breaks_off() -> None:
     told = stream_answer([chunk("a", used(9, 1)), chunk("b", used(9, 2)), chunk("c", used(9, 3))[:-9]]).told
     assert (told["input_tokens"], told["output_tokens"]) == (9, 2)
+
+
+@pytest.mark.parametrize(
+    "counts_first", [used(30, 1), {"prompt_tokens": 30, "completion_tokens": 1, "total_tokens": 31}]
+)
+def test_a_prompt_that_is_counted_lower_at_the_end_stays_what_it_was(counts_first: dict[str, int]) -> None:
+    told = stream_answer([chunk("a", counts_first), final(used(10, 2))], "all").told
+    assert (told["input_tokens"], told["output_tokens"]) == (30, 2)
 
 
 def test_running_counts_are_each_choices_own() -> None:

@@ -269,16 +269,20 @@ local function with_data(event, old, new, at)
   return table.concat(lines, ending) .. ending .. ending
 end
 
--- An event as vLLM and SGLang send most of them, with its usage last: what follows is the end of the data, so this is a
--- member at its top; and within strings, quotes are escaped. Returns nil for every other event.
+-- An event as most are, with its usage last: what follows is the end of the data, so this is a member at its top; and
+-- within strings, quotes are escaped. vLLM and SGLang write the total in the middle, others at the end. Returns nil for
+-- every other event.
 local RUNNING = '^,"usage":{"prompt_tokens":(%d+),"total_tokens":%d+,"completion_tokens":(%d+)()'
+local TOTAL_LAST = '^,"usage":{"prompt_tokens":(%d+),"completion_tokens":(%d+),"total_tokens":%d+()'
 local ENDS = { ["}}\n\n"] = true, [',"completion_tokens_details":null}}\n\n'] = true }
 local function pass_running(e, event)
   local at = find(event, '"usage"', 1, true)
   if at == nil or e.per_choice then return nil end
   local input, output, stop = match(event, RUNNING, at - 1)
+  if input == nil then input, output, stop = match(event, TOTAL_LAST, at - 1) end
   if input == nil or not ENDS[sub(event, stop)] or sub(event, 1, 7) ~= "data: {" or find(event, '"choices":[]', 1, true) then return nil end
-  e.tell(e, "input_tokens", tonumber(input))
+  e.input = math.max(e.input or 0, tonumber(input))
+  e.tell(e, "input_tokens", e.input)
   count_output(e, tonumber(output))
   if e.hide == nil then return event end
   e.last = sub(event, 7, -3)
