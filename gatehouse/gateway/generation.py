@@ -1,4 +1,4 @@
-"""Envoys that follow each other on the same sockets (hot restart), and what holds them together.
+"""Envoys that take over the same sockets from each other (hot restart), and their shared resources.
 
 https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/hot_restart
 """
@@ -22,10 +22,10 @@ _LONGEST = 107
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One Envoy in a line of them. `epoch` counts from 0: that one has taken over from nobody.
+    """One Envoy in a sequence of hot restarts. `epoch` counts from 0, the first.
 
-    `sockets` is what the paths of the sockets begin with by which a line's Envoys speak. Whoever can speak there is
-    handed the listeners, so they are in a directory of the gateway's user alone.
+    `sockets` is the prefix of the paths of the sockets by which successive Envoys communicate. Anyone who can connect
+    there gets the listeners, so they are in a directory of the gateway's user alone.
     """
 
     base_id: int
@@ -34,7 +34,7 @@ class Generation:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """How it is started while the one before it runs."""
+        """The arguments to start it while its predecessor runs."""
         line = ("--base-id", str(self.base_id), "--restart-epoch", str(self.epoch), "--skip-hot-restart-parent-stats")
         return (*line, *_speaking(self.sockets))
 

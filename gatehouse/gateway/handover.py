@@ -1,11 +1,11 @@
 """One gateway takes over from another at the same address: no connection is refused, no stream is cut.
 
-Envoy's hot restart hands the listening sockets on, with the connections that wait in them. Around it the two
-supervisors agree over a unix socket that is named after the address:
+Envoy's hot restart passes on the listening sockets, with the connections queued in them. The two supervisors coordinate
+it over a unix socket that is named after the address:
 
-1. The new one connects and reads, as a line of JSON, which generation its Envoy is to follow.
-2. Once that Envoy answers, it says `taken`. Goes it away before, all stays as it was.
-3. The old one goes on until its last request has ended; the connection ends when its Envoy has.
+1. The new one connects and reads, as a line of JSON, the generation that its Envoy must follow.
+2. Once that Envoy answers, it sends `taken`. If it disconnects first, nothing changes.
+3. The old one runs until its last request has ended; the connection closes when its Envoy has ended.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ _TAKEN = b"taken\n"
 
 
 class CannotReplaceError(GatehouseError):
-    """The gateway that runs can't be taken over from."""
+    """The running gateway can't be replaced."""
 
 
 def place(server: Server) -> Path:
-    """Where the gateway at the address of `server` is spoken to. Raises `CannotReplaceError` when others could be."""
+    """The handover socket of a gateway at the address of `server`. Raises `CannotReplaceError`: no safe place."""
     try:
         return private_directory() / f"{server.host}-{server.port}"
     except NoPrivateDirectoryError as error:
@@ -43,7 +43,7 @@ def place(server: Server) -> Path:
 
 
 class Succession:
-    """What a gateway that runs offers to the next; `taken` is set when that has taken over.
+    """The offer of a running gateway to its successor; `taken` is set when that has taken over.
 
     `prepare` is awaited when one comes, and tells the generation that runs; None: not now.
     """
@@ -137,7 +137,7 @@ async def predecessor(at: Path) -> Predecessor | None:
             found = json.loads(await asyncio.wait_for(reader.readline(), ANSWER_S))
         except (OSError, ValueError, TimeoutError):
             writer.close()
-            raise CannotReplaceError(f"the gateway that runs does not answer at {at}") from None
+            raise CannotReplaceError(f"the running gateway does not answer at {at}") from None
         if found:
             return Predecessor(Generation(**found), reader, writer)
         writer.close()

@@ -1,8 +1,8 @@
-"""A changed configuration, put in force while requests run: checked as a whole, and then all of it or nothing.
+"""Applies a changed configuration while requests run: checks it as a whole, then applies all of it or nothing.
 
-Who follows is the supervisor of `gatehouse up`, or `gatehouse render --watch`. Envoy gets its files; the services get a
-copy of `gatehouse.yaml` as it was accepted, and follow that: so all parts of a gateway go by one verdict, and a worker
-that has to start again while the file is bad finds the good one.
+The supervisor of `gatehouse up`, or `gatehouse render --watch`, follows the files. Envoy gets its rendered files; the
+services follow a copy of the last accepted `gatehouse.yaml`, so all parts of a gateway use the same configuration, and
+a worker that restarts while the file is invalid uses the last good one.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from gatehouse.gateway.envoy_binary import EnvoyRejectsError, validate, write
 from gatehouse.gateway.xds_files import Switch
 from gatehouse.loading.accepted import Accepted, accepted, forget_others
 from gatehouse.loading.complete import KeyFiles, load_whole
-from gatehouse.loading.fixed import HINT, MESSAGE
+from gatehouse.loading.fixed import HINT
 from gatehouse.loading.follower import MOST_PROBLEMS, either
 from gatehouse.loading.key_table import KeyTable
 from gatehouse.loading.load import Loaded, digest_of, text_of
@@ -34,15 +34,15 @@ from gatehouse.metrics import Reloads
 log = logging.getLogger(__name__)
 
 REFUSED_AGAIN_S = 30.0
-"""Envoy may have refused for want of something that it has by then, such as a directory it may write to."""
+"""Pause before another attempt: Envoy may have lacked something that exists later, such as a writable directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A configuration file, and what is made of it: Envoy's files in `directory`, with paths as `run_dir` and
-    `access_log` say, and the copy at `accepted`, if one is wanted.
+    """A configuration file and its products: Envoy's files in `directory`, with paths from `run_dir` and `access_log`,
+    and the copy at `accepted`, if any.
 
-    `certificate`: parts of a TLS context to check with, where Envoy is not given the files of `server.tls` themselves.
+    `certificate`: parts of a TLS context for the check, if Envoy does not read the files of `server.tls` itself.
     """
 
     file: Path
@@ -56,7 +56,7 @@ class Target:
         return render(config, self.run_dir, self.access_log)
 
     def check(self, config: Config) -> None:
-        """Raises `EnvoyRejectsError` for what Envoy would not run."""
+        """Raises `EnvoyRejectsError` if Envoy rejects the rendered configuration."""
         with private_directory() as directory:
             here = Path(self.access_log).parent.is_dir()  # where Envoy runs elsewhere, its log may be elsewhere, too
             access_log = self.access_log if here else f"{directory}/access.log"
@@ -64,7 +64,7 @@ class Target:
             validate(merged(config, self.run_dir, access_log, secrets), directory)
 
     def copy_of(self, loaded: Loaded) -> Accepted | None:
-        """What services are to go by; nobody does as yet."""
+        """The services' copy, not published yet."""
         return accepted(loaded, self.accepted) if self.accepted else None
 
     def publish(self, copy: Accepted | None) -> None:
@@ -82,8 +82,8 @@ async def _nothing(_old: Config, _new: Config) -> None:
 
 @dataclass(slots=True)
 class Following:
-    """`config` is what is in force, `digest` that of its file's text, `copy` what services go by. `adopted` is told of
-    a change (the old, the new) once it is. `asked`: set it, and all is read again, changed or not."""
+    """`config` is active, `digest` that of its file's text, `copy` the services' copy. `adopted` is called with the old
+    and the new configuration after a change. Set `asked` to read everything again, changed or not."""
 
     target: Target
     config: Config
@@ -98,9 +98,9 @@ class Following:
     _key_files: KeyFiles = field(default_factory=KeyFiles)
 
     async def run(self) -> None:
-        """Follow until cancelled. Whatever fails, what is in force stays.
+        """Follow until cancelled. Whatever fails, the active configuration stays.
 
-        A change that fails for the machine's sake, such as a full disk, is tried again until it is taken up.
+        A change that fails because of the machine, such as a full disk, is retried until it is applied.
         """
         self._look()
         await asyncio.to_thread(self._read_key_files)
@@ -112,7 +112,7 @@ class Following:
             await either(self._something_to_do(), self.asked, again_s)
 
     async def _attempt(self) -> float | None:
-        """Take up what there is; when to try that again, in seconds, if ever."""
+        """Apply the change, if any; returns the seconds until a retry, None for no retry."""
         self._look()
         try:
             await self._take_up()
@@ -121,7 +121,8 @@ class Following:
             self._look_beside(error.problems)
             return POLL_S if any(problem.passing for problem in error.problems) else None
         except EnvoyRejectsError as error:
-            self._refuse([Problem(str(self.target.file), None, "", f"Envoy refuses what it becomes: {error}")])
+            message = f"Envoy rejected the configuration rendered from this file: {error}"
+            self._refuse([Problem(str(self.target.file), None, "", message)])
             return REFUSED_AGAIN_S
         except Exception as error:
             self._refuse([f"{type(error).__name__}: {error}"])
@@ -130,7 +131,7 @@ class Following:
         return None
 
     async def _something_to_do(self) -> None:
-        """Returns when a file has changed; forgets clusters when it is time."""
+        """Returns when a file has changed; removes lingering clusters when they are due."""
         while True:
             try:
                 async with asyncio.timeout(self.switch.due_s()):
@@ -161,7 +162,7 @@ class Following:
             return True
 
     async def _take_up(self) -> None:
-        """Raises `ConfigError` and `EnvoyRejectsError`, with what was in force in force."""
+        """Raises `ConfigError` and `EnvoyRejectsError`; the active configuration then stays."""
         asked = self.asked.is_set()
         self.asked.clear()
         if not asked and not await asyncio.to_thread(self._differs):
@@ -185,13 +186,15 @@ class Following:
         loaded = load_whole(self.target.file, self.config, self._key_files)
         rendered = self.target.render(loaded.config)
         if rendered.bootstrap != self.switch.rendered.bootstrap:
-            raise ConfigError([Problem(str(self.target.file), None, "", f"what is new in it {MESSAGE}", HINT)])
+            altered = _altered(self.switch.rendered, rendered)
+            message = f"this change needs a restart: it alters {altered} in Envoy's bootstrap"
+            raise ConfigError([Problem(str(self.target.file), None, "", message, HINT)])
         if rendered != self.switch.rendered:
             self.target.check(loaded.config)
         return loaded, rendered, self.target.copy_of(loaded)
 
     def _refuse(self, problems: Sequence[object]) -> None:
-        """Told and counted once, however often it is tried."""
+        """Logged and counted once, however often it is retried."""
         found = tuple(map(str, problems[:MOST_PROBLEMS])), dict(self._seen)
         if found == self._told:
             return
@@ -207,9 +210,9 @@ def started(
     reloads: Reloads,
     adopted: Callable[[Config, Config], Awaitable[None]] = _nothing,
 ) -> Following:
-    """Check and write everything for what is `loaded`: what Envoy and the services start with.
+    """Check `loaded` and write everything that Envoy and the services start with.
 
-    Raises `EnvoyRejectsError` with nothing in force. The keys are forgotten: they are written down, and may be many.
+    Raises `EnvoyRejectsError` with nothing applied. Drops the keys from memory: they are in a file, and may be many.
     """
     config = loaded.config
     with ThreadPoolExecutor(1) as envoy:  # which takes its time, as many keys do
@@ -224,3 +227,8 @@ def started(
     target.publish(copy)
     switch = Switch(target.directory, Admin(target.run_dir.admin_socket), rendered)
     return Following(target, config, loaded.digest, copy, switch, reloads, adopted)
+
+
+def _altered(old: Rendered, new: Rendered) -> str:
+    names = old.bootstrap.keys() | new.bootstrap.keys()
+    return ", ".join(sorted(name for name in names if old.bootstrap.get(name) != new.bootstrap.get(name)))

@@ -1,4 +1,4 @@
-"""The whole gateway on one machine: Envoy and the services, started, kept running and stopped in order."""
+"""The whole gateway on one machine: starts Envoy and the services, keeps them running, and stops them in order."""
 
 import asyncio
 import logging
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
 LONG_AFTER_S = 3600
-"""An Envoy ends the one before it so long after its time to drain: by then that gateway has long ended it itself."""
+"""Safety net: the old gateway stops its own Envoy long before this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What is to run: a checked configuration, the file it came from, and the model server it names, if that is ours.
+    """What to run: a checked configuration, its file, and the demo model server, if any.
 
-    `start` is how workers are started.
+    `start` starts workers.
     """
 
     loaded: Loaded
@@ -83,7 +83,7 @@ class Signals:
 
 @contextmanager
 def run_directory() -> Iterator[RunDir]:
-    """A private directory for sockets and rendered files, gone afterwards; as is what killed gateways have left."""
+    """A private directory for sockets and rendered files, removed afterwards; so are those of killed gateways."""
     sweep(Path(tempfile.gettempdir()), lambda left: generation.forget_left(RunDir(left).base_id))
     with private_directory() as path:
         run_dir = RunDir(path)
@@ -110,7 +110,7 @@ async def run(
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         services = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
-        services += _programs(gateway, run_dir, "portal")  # whose tally is whole once the last record is written
+        services += _programs(gateway, run_dir, "portal")  # its tally is complete once the last record is written
         beside = [gateway.demo] if gateway.demo else []
         tasks.create_task(supervise([*services, *beside], services_stop))
         recorders = tasks.create_task(supervise(_programs(gateway, run_dir, "accesslog"), recorders_stop))
@@ -134,7 +134,7 @@ async def run(
                 await _either(signals.stop, succession.taken)
                 changing.cancel()
                 await _leave(following.config.server, run_dir, admin, signals, replaced=succession.taken.is_set())
-                if before:  # whose Envoy ours would end with itself
+                if before:  # our Envoy would take its parent down with it
                     await _either(before.gone, signals.hurry, limit_s=following.config.server.drain_s)
                 envoy_stop.set()
                 await envoy
@@ -159,7 +159,7 @@ def _secrets(tls: Tls | None, run_dir: RunDir) -> "Secrets | None":
 
 
 def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secrets | None") -> Following:
-    """Envoy's files, checked by Envoy, and who follows the configuration. Raises `EnvoyRejectsError`."""
+    """Envoy's files, checked by Envoy, and the follower of the configuration. Raises `EnvoyRejectsError`."""
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
     permissions.close_logs(gateway.access_log.parent)
     metrics.share(run_dir.metrics, "gateway")
@@ -172,7 +172,7 @@ def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secret
 
 
 async def _reopen_logs(admin: Admin, asked: asyncio.Event) -> None:
-    """Envoy's, whenever somebody has asked. Those of the services need no asking (`gatehouse.files.daily_file`)."""
+    """Reopen Envoy's logs on request. Services reopen theirs by themselves (`gatehouse.files.daily_file`)."""
     while True:
         await asked.wait()
         asked.clear()
@@ -183,7 +183,7 @@ async def _reopen_logs(admin: Admin, asked: asyncio.Event) -> None:
 
 
 async def _prepare(admin: Admin, run_dir: RunDir, line: str | None, before: Predecessor | None) -> Generation | None:
-    """Another gateway wants to take over. Not while this one still takes over itself: Envoy would end the oldest."""
+    """Another gateway wants to take over. Impossible while this one is taking over: Envoy would end the oldest."""
     if line is None or (before and not before.gone.is_set()):
         return None
     await admin.hold()
@@ -191,10 +191,10 @@ async def _prepare(admin: Admin, run_dir: RunDir, line: str | None, before: Pred
 
 
 async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals, *, replaced: bool) -> None:
-    """Let what runs finish. Where another has taken over, health goes on being good: its own."""
+    """Let running requests finish. If another gateway has taken over, `/health` stays good: it is that one's."""
     if replaced:
         log.info("another gateway has taken over; running requests have %d s", server.drain_s)
-        with suppress(OSError):  # a full disk: portal_service tells the old health for a while
+        with suppress(OSError):  # a full disk: portal_service shows the old health for a while
             run_dir.replaced.touch()
         await finish(admin, server.drain_s, signals.hurry)
     else:
@@ -260,11 +260,11 @@ async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> N
     paths.append(run_dir.portal_socket)
     async with asyncio.timeout(START_TIMEOUT_S):
         while not signals.stop.is_set() and not all(path.exists() for path in paths):
-            await asyncio.sleep(0.02)  # a socket file announces itself to nobody
+            await asyncio.sleep(0.02)  # nothing notifies us of a new socket file
 
 
 async def _demo_listens(gateway: Gateway, signals: Signals) -> None:
-    """Envoy would take a model server that is not there yet for dead, and clients would be told so for a while."""
+    """Wait for our own model server: Envoy would mark it unhealthy if it is not up yet, and clients would see that."""
     if gateway.demo is None or gateway.config.vllm is None:
         return
     async with asyncio.timeout(START_TIMEOUT_S):
@@ -273,7 +273,7 @@ async def _demo_listens(gateway: Gateway, signals: Signals) -> None:
 
 
 async def _answers(gateway: Gateway, admin: Admin, signals: Signals) -> None:
-    """Wait until our Envoy serves, then until `/health` is answered, be the model server healthy or not."""
+    """Wait until our Envoy serves, then until `/health` answers, whether or not the model server is healthy."""
     async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
         while not signals.stop.is_set():
             try:

@@ -1,7 +1,7 @@
-"""Envoy's certificate, in step with its files: a new pair is taken up whole, a bad one leaves the old in place.
+"""Keeps Envoy's certificate up to date with its files: a new pair is applied as a whole, a bad one is rejected.
 
-Envoy is handed a copy of the pair in one file that is replaced at once, after Envoy itself has checked it. Were it
-pointed at the files, it would meet the moment in which only one of them is new, and whatever writes them in place.
+Envoy gets a copy of the pair in one file that is replaced atomically, after Envoy itself has checked it. If it watched
+the files, it could read them while only one of them is new, or while one is being written in place.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from gatehouse.metrics import Reloads
 log = logging.getLogger(__name__)
 
 SECOND_FILE_S = 1.0
-"""So long a pair may be half replaced before that is called a mistake."""
+"""How long a pair may be half replaced before that is reported as an error."""
 
 
 class Secrets:
-    """What Envoy serves with, in `directory`. Raises `ConfigError` when there is nothing to begin with."""
+    """The certificate that Envoy serves, in `directory`. Raises `ConfigError` if there is none to start with."""
 
     def __init__(self, tls: Tls, directory: Path) -> None:
         self._tls = tls
@@ -35,7 +35,7 @@ class Secrets:
         self._served = read(tls)
 
     def hand_over(self) -> None:
-        """Write what Envoy reads, for its owner alone."""
+        """Write Envoy's copy, readable by its owner alone."""
         self._hand_over(self._served)
 
     def _hand_over(self, certificate: Certificate) -> None:
@@ -47,10 +47,10 @@ class Secrets:
         return rendered.given(*_inline(self._served))
 
     async def follow(self, reloads: Reloads) -> None:
-        """Take up what changes, for ever."""
+        """Apply changes until cancelled."""
         told = ""
         while True:
-            with suppress(TimeoutError):  # what could not be written is tried again
+            with suppress(TimeoutError):  # a failed write is retried
                 await asyncio.wait_for(changed(self._seen), POLL_S if told else None)
             self._seen, before = self._look(), self._served
             try:

@@ -1,7 +1,7 @@
-"""A directory in which only this user can put anything, for the sockets by which one gateway takes over from another.
+"""A directory that only this user can write to, for the sockets by which one gateway takes over from another.
 
-It can't be the run directory, which goes with its gateway, and not one of a known name in `/tmp`, which anybody could
-make first.
+It can't be the run directory, which is removed with its gateway, nor one with a known name in `/tmp`, which another
+user could create first.
 """
 
 import os
@@ -14,15 +14,15 @@ from gatehouse.contract.failures import GatehouseError
 
 _NAME = ".gatehouse"
 _SYSTEM = (Path(f"/run/user/{os.getuid()}"), Path("/run"), DEFAULT_RUN_DIR)
-"""What systemd makes for a user who is logged in, what root has, and what our image has."""
+"""The directories of a logged-in user (systemd), of root, and of our image."""
 
 
 class NoPrivateDirectoryError(GatehouseError):
-    """Others could have a hand in every place there is."""
+    """Other users could write to every candidate directory."""
 
 
 def private_directory() -> Path:
-    """The directory, made if need be. Raises `NoPrivateDirectoryError`."""
+    """The directory, created if necessary. Raises `NoPrivateDirectoryError`."""
     for parent in _candidates():
         try:
             if _only_ours(parent.stat(), stat.S_IWGRP | stat.S_IWOTH):
