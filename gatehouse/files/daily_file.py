@@ -17,12 +17,11 @@ class DailyFile:
     """Appends whole lines, so that several processes may share a file, and forgets old days (see `retention`).
 
     Each call of `append` is one `write(2)` to a descriptor opened with O_APPEND: on a local file system lines of
-    different processes never mix. What a full disk or a crash has cut short stays a line of its own, and what follows
-    is whole. Files are 0640 unless said: records name people.
+    different processes never mix. A line truncated by a full disk or a crash stays a line of its own, and the next one
+    is complete. Files are 0640 by default: records name people.
 
-    A file that was renamed or removed, by a tool that rotates logs or by hand, is begun anew at the next line, with its
-    directory if need be, and what had just been written to one that is removed is written again. One that was cut to
-    nothing is written on.
+    If the file was renamed or removed, by log rotation or by hand, the next line starts a new one, in a new directory
+    if necessary; lines just written to a removed file are written again. A truncated file is continued.
     """
 
     def __init__(self, directory: Path, stem: str, retention_days: int, mode: int = 0o640) -> None:
@@ -37,7 +36,7 @@ class DailyFile:
         self._mode = mode
 
     def append(self, lines: bytes, now: datetime | None = None) -> None:
-        """Write `lines` (each ending in a newline) to today's file. Raises `OSError` when the disk refuses."""
+        """Write `lines` (each ending in a newline) to today's file. Raises `OSError`."""
         now = now or datetime.now(UTC)
         if now.date() != self._day:
             self._open(now.date())
@@ -50,7 +49,7 @@ class DailyFile:
         self._forget(now)
 
     def sync(self) -> None:
-        """Return once everything appended is on the disk."""
+        """Return once everything appended is on disk."""
         if self._descriptor >= 0:
             os.fsync(self._descriptor)
 
@@ -71,7 +70,7 @@ class DailyFile:
         self._day, self._torn = today, _torn(self._descriptor)
 
     def _begin_anew(self, today: date) -> None:
-        """Told when that is done: the log may be the file."""
+        """Logged only after writing: this file may be the log."""
         path, removed = self._path, self._removed()
         self._open(today)
         if removed:
@@ -83,7 +82,7 @@ class DailyFile:
         return os.fstat(self._descriptor).st_nlink == 0
 
     def _moved(self) -> bool:
-        """Whether its name no longer leads to the file that is open. What can't be seen is written on."""
+        """Whether the path no longer leads to the open file. If that can't be checked, the open file is kept."""
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +91,7 @@ class DailyFile:
             return False
 
     def _forget(self, now: datetime) -> None:
-        """What is written is written, whatever becomes of files of days gone by."""
+        """Failing to delete old files must not fail a write."""
         try:
             self.retention.look(now)
         except OSError as error:
@@ -107,7 +106,7 @@ class DailyFile:
 
 
 def _torn(descriptor: int) -> bool:
-    """Whether a file ends in the middle of a line, for good: another process may be in the middle of writing it."""
+    """Whether a file permanently ends in the middle of a line; another process may just be writing it."""
     seen = -1
     while (size := os.fstat(descriptor).st_size) != seen:
         if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":

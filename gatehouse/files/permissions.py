@@ -1,10 +1,10 @@
-"""What the gateway writes is for its own user and group: logs name people, sockets lead inside."""
+"""File permissions: only the gateway's user and group may read its files. Logs name people, sockets lead inside."""
 
 import os
 from pathlib import Path
 
 _OTHERS = 0o027
-"""What they don't get: the group no writing, all others nothing."""
+"""The umask: no write permission for the group, none at all for others."""
 
 
 def keep_from_others() -> None:
@@ -14,7 +14,7 @@ def keep_from_others() -> None:
 
 
 def close_logs(directory: Path) -> None:
-    """Take from others what they may do with logs that are there already. Those of another user stay as they are."""
+    """Remove other users' permissions from existing logs. Logs of another owner stay as they are."""
     for file in directory.glob("*.log*"):
         found = file.lstat()
         if found.st_uid == os.geteuid() and not file.is_symlink():

@@ -1,6 +1,6 @@
-"""Private directories that live as long as their owner. What one that was killed has left, the next removes.
+"""Private directories that live as long as their process. Those of killed processes are removed by the next one.
 
-An owner holds a lock on a file in its directory, and the kernel takes that back from whoever ends, however.
+The process holds a lock on a file in its directory, which the kernel releases when it ends, even by a crash.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ _OWNER = ".owner"
 
 @contextmanager
 def private_directory() -> Iterator[Path]:
-    """One among the temporary files, for this user alone, gone afterwards."""
+    """A temporary directory for this user alone, removed afterwards."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
         path = Path(name)
         with (path / f"{_OWNER}.new").open("wb") as owner:
@@ -31,7 +31,7 @@ def private_directory() -> Iterator[Path]:
 
 
 def sweep(among: Path, may_go: Callable[[Path], bool] = lambda _: True) -> None:
-    """Remove this user's private directories in `among` whose owner is gone, where `may_go` agrees. Never raises."""
+    """Remove this user's private directories in `among` whose process has ended, if `may_go` agrees. Never raises."""
     for path in among.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # what can't be looked at or removed is left
             if _ours(path) and _owner_is_gone(path) and may_go(path):

@@ -1,10 +1,10 @@
-"""Files of days gone by: what they are called, which of them are deleted, and when.
+"""Daily files of the past: their names, and which are deleted when.
 
 The oldest go first, and never many for one reading of a clock.
 
-A clock that is wrong by weeks makes today's log look old. So a file goes only when its name and its own time both say
-that it is too old, one day's file an hour (by the clock that nobody sets) and the oldest first: a wrong clock would
-have to stay wrong for as many hours as there are files before it costs the last of them.
+A clock that is wrong by weeks makes today's log look old. So a file is deleted only if both its name and its own time
+say that it is too old, one day's file per hour (by the monotonic clock) and the oldest first: a wrong clock would have
+to stay wrong for as many hours as there are files before the last one is deleted.
 """
 
 import glob
@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 BETWEEN_S = 3600.0
 FIRST_AFTER_S = 60.0
-"""A clock that is set when a machine starts is set by then."""
+"""Delay after the start: by then a clock that is set at boot is correct."""
 
 _MADE = r"(\.\d+|-\d{8}\d*)?(\.(gz|zst|xz|bz2))?"
 DAY = rf"(?P<day>\d{{4}}-\d{{2}}-\d{{2}})(\.(?P<part>\d+))?\.log{_MADE}"
@@ -52,7 +52,7 @@ class Retention:
         self._due = monotonic() + FIRST_AFTER_S
 
     def look(self, now: datetime) -> None:
-        """Delete one day's files, if it is time and there are some. Raises `OSError`."""
+        """Delete one day's files, if any are due. Raises `OSError`."""
         if self._monotonic() >= self._due:
             self._due = self._monotonic() + BETWEEN_S
             too_old = self._too_old((now - timedelta(days=self.days)).date())

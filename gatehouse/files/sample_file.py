@@ -1,8 +1,8 @@
-"""A process's samples in a mapped file that never ends it: the disk has given the space before it is written to.
+"""A process's metric samples in a memory-mapped file whose space is allocated before it is written.
 
-prometheus_client maps files with holes in them; where a hole can't be filled, because the disk is full, the kernel ends
-the process (SIGBUS, mmap(2)). Here space is allocated first. Without any, samples go on in memory of the process's own,
-and are in the file again when there is room: meanwhile a scrape sees the last that the file took.
+prometheus_client maps sparse files; if a hole can't be filled because the disk is full, the kernel kills the process
+(SIGBUS, mmap(2)). Here space is allocated first. Without space, samples move to the process's own memory, and back to
+the file when there is space; meanwhile a scrape sees the last samples in the file.
 """
 
 import logging

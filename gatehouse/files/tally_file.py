@@ -1,4 +1,4 @@
-"""The tally of the request log (`portal_service.tally` writes it), for other services: who used how much, by day."""
+"""Reads the tally of the request log (`portal_service.tally` writes it): usage by user and day, for other services."""
 
 import sqlite3
 from contextlib import closing
@@ -33,7 +33,7 @@ FROM days WHERE day >= ? GROUP BY day, user, key
 
 
 def used_since(path: Path, day: date) -> list[Used]:
-    """All that is known since the beginning of `day`. Blocks; raises `sqlite3.Error` when there is no tally."""
+    """All usage since the beginning of `day`. Blocks; raises `sqlite3.Error` if there is no tally."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as book:
         columns = {column[1] for column in book.execute("PRAGMA table_info(days)")}
         query = _QUERY.format(admitted="coalesce(sum(admitted), 0)" if "admitted" in columns else "0")

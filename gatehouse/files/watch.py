@@ -1,7 +1,7 @@
-"""Files that change while programs run: told by the kernel, and looked at each second for what it does not tell.
+"""Detects changed files: by notifications of the kernel, and by polling each second for changes without one.
 
-Editors rename, Kubernetes and Vault swap symbolic links (`..data`) on the way to a file, network file systems notify
-nobody: what counts is where a path leads and what is there.
+Editors rename files, Kubernetes and Vault swap symbolic links (`..data`) on the path, network file systems send no
+notifications: what counts is where a path leads, and the file there.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pathlib import Path
 
 POLL_S = 1.0
 _REST_S = 0.5
-"""A file that nobody has written to for so long is whole. Somebody may write it in pieces, each of them valid."""
+"""A file not written to for this long is complete. A writer may write it in pieces, each of them valid."""
 _LOOK_S = 0.05
 LONGEST_UNREST_S = 10.0
 """A file that is still being written after that is read as it is; it will be read again."""
@@ -35,14 +35,14 @@ def mark(path: Path) -> Mark | None:
 
 
 def fingerprint(paths: Iterable[Path]) -> Fingerprint:
-    """The marks of `paths`."""
+    """The marks of all `paths`."""
     return {path: mark(path) for path in paths}
 
 
 async def changed(seen: Fingerprint, poll_s: float = POLL_S, whole: Container[Path] = ()) -> None:
-    """Waits until some file no longer looks as when it was `seen`, and all have come to rest.
+    """Waits until a file differs from when it was `seen`, and none is still being written.
 
-    Those in `whole` are replaced at once by who writes them, and need no rest.
+    Files in `whole` are replaced atomically by their writers, so they are never partly written.
     """
     if fingerprint(seen) == seen:
         async with aclosing(_looks(seen, poll_s)) as looks:
@@ -71,7 +71,7 @@ def _rested(mark: Mark | None) -> bool:
 
 
 async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, None]:
-    """Yields when it is time to look: something has happened beside one of `paths`, or `poll_s` have passed."""
+    """Yields when files should be checked: after an event in a folder of `paths`, or after `poll_s`."""
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change, our own log's files included
     folders = _folders(paths)
     wait_ms = int(poll_s * 1000)

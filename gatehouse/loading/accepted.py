@@ -1,7 +1,7 @@
-"""The copy of a configuration that services go by, as it was last accepted: settings in one file, keys in another.
+"""The services' copy of the last accepted configuration: settings in one file, keys in another.
 
-Only authz_service has the keys read, and those are JSON lines that were checked before: it has 100,000 in one second
-instead of three. The file of keys is named for what it holds, and the settings name it: one change puts both in force.
+Only authz_service reads the keys, and these are JSON lines that were checked before: 100,000 take one second instead of
+three. The file of keys is named after its content, and the settings name it, so one rename activates both.
 """
 
 import hashlib
@@ -19,21 +19,21 @@ _DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The text of the settings, and the file of keys that they name; None where they hold the keys, or there are none.
+    """The text of the settings, and the file of keys that they name; None if they hold the keys, or there are none.
 
-    No key is in plain text in either, but where the environment changes keys.
+    Neither has a key in plain text, unless the environment changes keys.
     """
 
     settings: bytes
     keys: Path | None
 
     def publish(self, path: Path) -> None:
-        """Put it in force for who follows `path`."""
+        """Activate it for the followers of `path`."""
         replace_file(path, self.settings, durable=False)
 
 
 def accepted(loaded: Loaded, path: Path) -> Accepted:
-    """What is to be published at `path`. The file of keys is written beside it, for nobody as yet."""
+    """The copy to publish at `path`. Writes the file of keys beside it, which nothing refers to yet."""
     keys = _keys_beside(path, loaded)
     first = [str(keys)] if keys else []  # a clash with another file's keys is to be that one's fault
     settings = {**loaded.settings, "key_files": [*first, *loaded.config.key_files]}
@@ -51,7 +51,7 @@ def _keys_beside(path: Path, loaded: Loaded) -> Path | None:
 
 
 def forget_others(path: Path, *kept: Accepted) -> None:
-    """Remove the files of keys that neither of `kept` names."""
+    """Remove the files of keys that none of `kept` names."""
     for file in path.absolute().parent.glob("keys-*.jsonl"):
         if file not in {each.keys for each in kept}:
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What must hold between a model's settings and its backends: errors, and advice."""
+"""Validates a model's settings against its backends: errors, and advice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from gatehouse.loading.key_table import Finding
 
 
 def faults(config: Config, name: str, model: Model) -> Iterator[Finding]:
-    """Everything that makes `model`, called `name`, unusable."""
+    """Errors of `model`, called `name`."""
     at = ("models", name, "backends")
     if len({base_path(backend.url) for backend in model.backends}) > 1:
         paths = ", ".join(sorted({base_path(backend.url) or "/" for backend in model.backends}))
@@ -40,7 +40,7 @@ def _authority(url: str, ca_file: str, at: tuple[str | int, ...]) -> Iterator[Fi
 
 
 def advice(config: Config) -> Iterator[Finding]:
-    """What has no effect."""
+    """Settings without effect."""
     for name, model in config.models.items():
         at = ("models", name)
         if "session_header" in model.model_fields_set and model.balance != "session_affinity":

@@ -1,4 +1,4 @@
-"""A configuration as a gateway needs it: `gatehouse.yaml` with its key files and secrets, all good, or none of it."""
+"""Loads a complete configuration: `gatehouse.yaml` with its key files and secrets; any error rejects all of it."""
 
 from pathlib import Path
 
@@ -38,9 +38,9 @@ class KeyFiles:
 
 
 def load_whole(file: Path, in_force: Config | None = None, key_files: KeyFiles | None = None) -> Loaded:
-    """Everything that is to run. Raises `ConfigError` with all that is wrong in any of its files.
+    """The whole configuration. Raises `ConfigError` with all problems in any of its files.
 
-    `in_force`: what runs now, which limits what can change. `key_files` remembers what was read before.
+    `in_force`: the active configuration, which limits what can change. `key_files` caches files read before.
     """
     keys = KeyTable(KeyRetention.RECORDS)
     loaded = advised(file, None, keys, in_force)

@@ -1,7 +1,7 @@
-"""`gatehouse.yaml` and its key files as they stand: read at the start, and again when they change.
+"""Reads `gatehouse.yaml` and its key files at the start, and again when they change.
 
-What is wrong with one key file leaves that file's keys as they were. What is wrong with `gatehouse.yaml`, or between
-files, leaves everything as it was.
+An error in a key file leaves that file's keys as they were. An error in `gatehouse.yaml`, or between files, leaves
+everything as it was.
 """
 
 import os
@@ -22,7 +22,7 @@ from gatehouse.loading.load import read
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A file as it was read. `mark`: how it looked then; None: it is to be read again whatever it looks like."""
+    """A file that was read. `mark` identifies its state then; None forces a re-read."""
 
     keys: KeyTable
     mark: Mark | None
@@ -30,7 +30,7 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What is in force."""
+    """The active configuration."""
 
     config: Config
     main: _Read

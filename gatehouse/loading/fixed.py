@@ -1,7 +1,7 @@
-"""What a running gateway can't change: a change of it is refused whole, and takes effect with a restart.
+"""Settings that need a restart: a change that touches one is rejected as a whole.
 
-These are settings that Envoy's listener and its chain of filters hold (changing those would cut streams), and places
-that processes have opened for good: sockets, stores, folders. Everything else changes while requests run.
+These are settings of Envoy's listener and its filter chain (changing those would cut streams), and resources that
+processes open once: sockets, stores, folders. Everything else changes while requests run.
 """
 
 from collections.abc import Iterator
@@ -41,15 +41,15 @@ HINT = "to change it, restart with: gatehouse up --replace, which cuts no stream
 
 
 def restart_needed(old: Config, new: Config) -> list[Path]:
-    """The fields that differ and can't change while a gateway runs. Empty: the change from `old` to `new` can be made.
+    """The fields that differ and can't change while a gateway runs. Empty: `new` can be applied.
 
-    Depends on nothing else, so that all processes of a gateway come to the same verdict.
+    Depends on nothing else, so that all processes of a gateway decide the same.
     """
     return [field for path in FIXED for field in _differing(path, _at(old, path), _at(new, path))]
 
 
 def faults(old: Config | None, new: Config) -> Iterator[Finding]:
-    """The same as findings. Nothing is fixed before there is a configuration."""
+    """The same as findings; none without an `old` configuration."""
     return ((path, MESSAGE, HINT) for path in (restart_needed(old, new) if old else ()))
 
 

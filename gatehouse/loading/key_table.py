@@ -1,4 +1,4 @@
-"""The keys of one file, taken up one by one as records: 100,000 of them are read in seconds and stay small."""
+"""Collects the keys of one file one by one as compact records: 100,000 of them load in seconds."""
 
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
@@ -25,11 +25,11 @@ class KeyRetention(Enum):
     RECORDS = auto()
     """Records only: `Config.api_keys` stays empty."""
     NOTHING = auto()
-    """They are not even looked at."""
+    """Keys are skipped."""
 
 
 class KeyTable:
-    """Records by digest, with what is wrong among them. `known` are records to use again where nothing has changed."""
+    """Records by digest, and their problems. `known` are records to reuse if unchanged."""
 
     def __init__(self, keep: KeyRetention = KeyRetention.RECORDS, known: Mapping[str, KeyRecord] | None = None) -> None:
         self.records: dict[str, KeyRecord] = {}
@@ -44,11 +44,11 @@ class KeyTable:
         self._record_of = record_of
 
     def taker(self, at: Path = API_KEYS) -> Take:
-        """Takes up the entries of the mapping at `at`."""
+        """Adds the entries of the mapping at `at`."""
         return lambda written, fields: self._take(at, written, fields)
 
     def put(self, record: KeyRecord, path: Path) -> None:
-        """Take up a record as such, which is written at `path`."""
+        """Add a record, which is written at `path`."""
         if record.digest in self.records:
             self.faults.append((path, "this key stands here twice", "remove one of the two"))
         self.records[record.digest] = self._once(record)
@@ -60,13 +60,13 @@ class KeyTable:
             yield self._elsewhere.get(digest) or (*API_KEYS, digest), record
 
     def forget_texts(self) -> None:
-        """Drop what only reports need: keys in plain text do not stay in memory."""
+        """Drop data that only reports need: keys in plain text do not stay in memory."""
         self.plain.clear()
         self._elsewhere.clear()
         self._known = {}
 
     def forget(self) -> None:
-        """Drop everything: it is kept elsewhere."""
+        """Drop everything; it is stored elsewhere."""
         self.forget_texts()
         self.records.clear()
         self.entries.clear()

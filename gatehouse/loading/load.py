@@ -1,4 +1,4 @@
-"""`gatehouse.yaml` + environment -> `Config`, or every fault with its file, line and path."""
+"""`gatehouse.yaml` + environment -> `Config`, or every problem with its file, line and path."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ class Loaded:
 
 
 def load(file: FilePath, environment: Mapping[str, str] | None = None) -> Config:
-    """Read and check `file`. Raises `ConfigError` with everything that is wrong with it."""
+    """Read and check `file`. Raises `ConfigError` with all its problems."""
     return read(file, environment, KeyTable(KeyRetention.EVERYTHING))
 
 
@@ -74,7 +74,7 @@ def digest_of(text: bytes) -> bytes:
 
 
 def text_of(file: FilePath) -> bytes:
-    """What `file` holds: UTF-8. Raises `ConfigError` when it can't be had."""
+    """The text of `file`, in UTF-8. Raises `ConfigError` if it can't be read."""
     try:
         text = file.read_bytes()
         text.decode("utf-8")

@@ -1,4 +1,4 @@
-"""What must hold between the parts of a configuration, beyond the shape of each: errors, and advice."""
+"""Validates the parts of a configuration against each other: errors, and advice."""
 
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ from gatehouse.loading.key_table import Finding, KeyTable, limits_of
 
 
 def faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """Everything that makes `config` unusable, with `keys` as its `api_keys`."""
+    """Errors of `config`, with `keys` as its `api_keys`."""
     yield from _server_faults(config)
     yield from _model_faults(config)
     for path, limits in _all_limits(config):
@@ -61,7 +61,7 @@ def _model_faults(config: Config) -> Iterator[Finding]:
 
 
 def _all_limits(config: Config) -> Iterator[tuple[Path, Limits]]:
-    """Every set of limits but those of keys, with the path at which it stands."""
+    """Every set of limits except those of keys, with its path in the configuration."""
     for name, tier in config.rate_limits.items():
         yield ("rate_limits", name), tier
         yield from ((("rate_limits", name, "models", model), limits) for model, limits in tier.models.items())
@@ -72,7 +72,7 @@ def _all_limits(config: Config) -> Iterator[tuple[Path, Limits]]:
 
 
 def _never_binding(path: Path, limits: Limits) -> Iterator[Finding]:
-    """A longer window that the shorter one can't even fill is a mistake in one of the two."""
+    """A limit that a shorter window keeps out of reach: one of the two is a mistake."""
     for measure in MEASURES:
         for (short, few), (long, many) in combinations(limits.windows(measure), 2):
             reach = few * (PERIODS[long] // PERIODS[short])
@@ -82,7 +82,7 @@ def _never_binding(path: Path, limits: Limits) -> Iterator[Finding]:
 
 
 def _model_limit_faults(config: Config) -> Iterator[Finding]:
-    """Limits on a model that nobody could ask for."""
+    """Limits on a model that doesn't exist."""
     if config.vllm:
         return
     for name, tier in config.rate_limits.items():
@@ -92,7 +92,7 @@ def _model_limit_faults(config: Config) -> Iterator[Finding]:
 
 
 def key_faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """What is wrong with `keys`, the keys of one file, where `config` is the configuration."""
+    """Errors of `keys`, the keys of one file, in the configuration `config`."""
     yield from access_rules.key_faults(config, keys)
     wrong = {
         text: found
@@ -114,7 +114,7 @@ def key_faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
 
 
 def _flawless(config: Config, records: Mapping[str, KeyRecord]) -> bool:
-    """Whether a look at each of 100,000 keys can be spared."""
+    """Whether no key needs a closer check, so that 100,000 keys need not be visited."""
     names = [key.name for key in records.values() if key.name]
     tiers = {key.tier for key in records.values()} if config.rate_limits else set()
     peppered = any(digest.startswith(PEPPERED) for digest in records)
@@ -157,7 +157,7 @@ def _jwt_faults(config: Config) -> Iterator[Finding]:
 
 
 def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """What works but is probably not meant, or not wise."""
+    """Settings that work but are probably mistakes, or unwise."""
     if keys.plain:
         count = f"{len(keys.plain)} key{'s' if len(keys.plain) > 1 else ''}"
         yield ("api_keys", keys.plain[0]), f"{count} in plain text", "write 'sha256:…' instead: gatehouse keys hash"
@@ -167,7 +167,7 @@ def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
         yield ("rate_limits",), "there are no limits: every key may use everything", None
     if config.logging.bodies != "off":
         where = f"what people ask and are answered is written to {config.logging.dir}/bodies_*.log"
-        yield ("logging", "bodies"), where, "let those whom it concerns know, or set it to off"
+        yield ("logging", "bodies"), where, "tell your users, or set it to off"
     yield from _jwt_advice(config)
     used = {key.tier for key in keys.records.values()} | {issuer.tier for issuer in config.jwt}
     if any(issuer.tier_claim for issuer in config.jwt):

@@ -1,4 +1,4 @@
-"""Credentials for model servers: whether they are where the configuration says. Envoy is who reads and uses them."""
+"""Checks that the credentials for model servers exist. Envoy itself reads and uses them."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from gatehouse.config.secret import resolve
 
 
 def check_upstream_keys(config: Config, environment: Mapping[str, str] | None = None) -> None:
-    """Raises `ConfigError`, which shows no secret, for a key that is missing or could stand in no header."""
+    """Raises `ConfigError`, without the secret, for a key that is missing or can't be sent in a header."""
     for name, model in config.models.items():
         reference = model.upstream_api_key
         if reference is None:

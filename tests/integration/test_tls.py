@@ -224,7 +224,7 @@ def test_a_bad_pair_in_the_files_keeps_no_other_change_out(site: Site) -> None:
     applied = _reloads(site, "applied")
     file.write_text(yaml.safe_dump(document))
     until(lambda: _reloads(site, "applied") > applied, what="the change")
-    assert "Envoy refuses" not in site.log()
+    assert "Envoy rejected" not in site.log()
     number = site.replace()
     until(lambda: site.served() == number, what="a good pair afterwards")
 
