@@ -7,7 +7,7 @@ CONFIG ?= gatehouse.yaml
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gatehouse/__init__.py)
 
 .PHONY: help run install test check protos dashboards fields manifests kube-tools pictures golden \
-        exact soak test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
+        exact mutations soak test-slow test-vllm test-deploy images lock sbom digests audit bench bench-full bench-parts clean
 
 help:            ## what there is to make
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -80,6 +80,9 @@ golden: $(VENV)/.dev  ## write envoy/*.yaml anew, after a change of the renderer
 
 test-slow: $(VENV)/.dev  ## long property tests and fault loops
 	$(BIN)/python -m pytest -m slow
+
+mutations: $(VENV)/.dev  ## remove guards, one at a time: a test must fail without each
+	$(BIN)/python -m scripts.mutations
 
 exact: $(VENV)/.dev  ## limits are exact under load, 20 times in a row (ROUNDS=20; two hours)
 	$(BIN)/python -m scripts.rounds $(or $(ROUNDS),20)
