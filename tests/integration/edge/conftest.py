@@ -28,7 +28,7 @@ def gateway(backend: FakeVllm, tmp_path_factory: pytest.TempPathFactory) -> Iter
         },
         "rate_limits": {
             "unlimited": {},
-            "counted": {"requests_per_day": 100_000, "tokens_per_day": 1_000_000},
+            "counted": {"requests_per_minute": 1000, "requests_per_day": 100_000, "tokens_per_day": 1_000_000},
             "once": {"requests_per_hour": 1},
         },
         "server": {"max_body_mb": 1},
