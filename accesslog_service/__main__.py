@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from accesslog_service.bodies import collecting
 from accesslog_service.disk_budget import Room
@@ -32,12 +31,6 @@ from gatehouse.gateway.envoy_admin import Admin
 from gatehouse.process.worker import GRACE_S, Worker, run
 from gatehouse.rpc.server import serve
 from gatehouse.rpc.service import Health
-
-
-class Days(Protocol):
-    """Files of days gone by, as many as wanted."""
-
-    retention: Retention
 
 
 def _to_record(config: Config) -> ToRecord:
@@ -73,7 +66,7 @@ async def main(worker: Worker) -> None:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         tasks.create_task(leaving.run())
         telling = tasks.create_task(strangers.tell(Admin(run_dir.admin_socket).post))
-        kept = [file, *(await _for_all(worker, stack, tasks, metrics.dropped) if worker.index == 0 else [])]
+        kept = [file.retention, *(await _for_all(worker, stack, tasks, metrics.dropped) if worker.index == 0 else [])]
 
         def adopt(changed: Config) -> None:
             receiver.to_record = _to_record(changed)
@@ -81,8 +74,8 @@ async def main(worker: Worker) -> None:
             labels.adopt(changed)
             if gen_ai:
                 gen_ai.adopt(changed)
-            for files in kept:
-                files.retention.days = changed.logging.retention_days
+            for retention in kept:
+                retention.days = changed.logging.retention_days
 
         await stack.enter_async_context(worker.following(adopt))
         await serve(
@@ -96,8 +89,8 @@ async def main(worker: Worker) -> None:
 
 async def _for_all(
     worker: Worker, stack: AsyncExitStack, tasks: asyncio.TaskGroup, dropped: Callable[[int], None]
-) -> list[Days]:
-    """What one receiver does for the whole gateway, until `stack` is left."""
+) -> list[Retention]:
+    """What one receiver does for the whole gateway, until `stack` is left. Returns the retentions of its files."""
     logging, run_dir = worker.config.logging, worker.run_dir
     leave_word = partial(run_dir.leave_word, Path(logging.dir))
     leave_word()
@@ -109,7 +102,7 @@ async def _for_all(
     keeping = tasks.create_task(room.keep())
     stack.callback(keeping.cancel)
     bodies = [] if logging.bodies == "off" else [await stack.enter_async_context(collecting(run_dir.bodies, logging))]
-    return [rotation, *bodies]
+    return [rotation.retention, *(each.retention for each in bodies)]
 
 
 if __name__ == "__main__":

@@ -69,7 +69,5 @@ def _ago(text: str, now: datetime) -> datetime:
     try:
         return now - timedelta(seconds=seconds(text))
     except (RefusedError, OverflowError):
-        message = (
-            f"'{text}' is neither a day such as {_EXAMPLE}, a time such as {_EXAMPLE}T08:00, nor a duration such as 7d"
-        )
-        raise RefusedError(message) from None
+        forms = f"a day such as {_EXAMPLE}, a time such as {_EXAMPLE}T08:00, nor a duration such as 7d"
+        raise RefusedError(f"'{text}' is neither {forms}") from None

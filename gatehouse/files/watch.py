@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequen
 from contextlib import aclosing
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 POLL_S = 1.0
 _REST_S = 0.5
 """A file not written to for this long is complete. A writer may write it in pieces, each of them valid."""
@@ -45,8 +47,8 @@ async def changed(seen: Fingerprint, poll_s: float = POLL_S, whole: Container[Pa
     Files in `whole` are replaced atomically by their writers, so they are never partly written.
     """
     if fingerprint(seen) == seen:
-        async with aclosing(_looks(seen, poll_s)) as looks:
-            async for _ in looks:
+        async with aclosing(looks(seen, poll_s)) as moments:
+            async for _ in moments:
                 if fingerprint(seen) != seen:
                     break
     await _at_rest([path for path in seen if path not in whole])
@@ -70,7 +72,7 @@ def _rested(mark: Mark | None) -> bool:
     return mark is not None and time.time_ns() - mark[2] >= _REST_S * 1e9
 
 
-async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, None]:
+async def looks(paths: Iterable[Path], poll_s: float = POLL_S) -> AsyncGenerator[None, None]:
     """Yields when files should be checked: after an event in a folder of `paths`, or after `poll_s`."""
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change, our own log's files included
     folders = _folders(paths)
@@ -88,8 +90,8 @@ async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, N
             yield_on_timeout=True,
         ):
             yield
-    except (OSError, ImportError, RuntimeError):
-        pass  # a folder is not there, or there are too many watches or open files: looking suffices
+    except (OSError, ImportError, RuntimeError) as error:  # a folder is not there, or there are too many watches
+        log.info("%s not watched (%s): looked at every %g s", ", ".join(map(str, folders)), error, poll_s)
     while True:
         await asyncio.sleep(poll_s)
         yield

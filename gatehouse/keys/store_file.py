@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from watchfiles import awatch
-
 from gatehouse.files.atomic_file import lock, replace_file
+from gatehouse.files.watch import looks, mark
 from gatehouse.keys.record import KeyRecord
 from gatehouse.keys.record_json import from_json, to_json
 from gatehouse.keys.standing import replaced
@@ -28,7 +27,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 _Result = TypeVar("_Result")
-_Stamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +49,13 @@ class FileKeyStore:
         return (await self._asked(self._read)).records
 
     async def changes(self) -> AsyncIterator[Change]:
-        stamp = self._stamp()
+        seen = mark(self._path)
         content = await self._asked(self._read)
         yield Change(content.records, complete=True)
-        async for _ in self._looks():
-            if (now := self._stamp()) == stamp:
+        async for _ in looks([self._path], POLL_S):
+            if (now := mark(self._path)) == seen:
                 continue
-            stamp, before = now, content
+            seen, before = now, content
             content = await self._asked(lambda before=before: self._read(before.lines))  # type: ignore[misc]
             if changed := _difference(before.records, content.records):
                 yield Change(changed)
@@ -132,34 +130,6 @@ class FileKeyStore:
             log.warning("%s can't be read; when keys were last used is noted anew", self._used)
             return {}
         return noted
-
-    def _stamp(self) -> _Stamp:
-        """Differs whenever the file was replaced."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-    async def _looks(self) -> AsyncIterator[None]:
-        """Yields when it is time to look at the file."""
-        try:
-            milliseconds = int(POLL_S * 1000)
-            async for _ in awatch(
-                self._path.parent,
-                watch_filter=None,
-                recursive=False,
-                step=20,
-                debounce=100,
-                rust_timeout=milliseconds,
-                yield_on_timeout=True,
-            ):
-                yield
-        except (OSError, RuntimeError) as error:
-            log.warning("%s is not watched (%s); it is looked at twice a second", self._path, error)
-        while True:
-            await asyncio.sleep(POLL_S)
-            yield
 
 
 def _difference(before: Mapping[str, KeyRecord], now: Mapping[str, KeyRecord]) -> dict[str, KeyRecord | None]:

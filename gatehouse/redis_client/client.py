@@ -1,6 +1,7 @@
 """A redis-py client for a URL: one server, a cluster, or a master that sentinels know."""
 
 import socket
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -40,33 +41,46 @@ def connect(url: str, *, timeout_s: float = 0.01, connect_timeout_s: float = 0.1
         url = resolve(url, "redis.url").decode()
     parts = urlsplit(url)
     alive = {} if parts.scheme == "unix" else _KEPT_ALIVE
-    options: dict[str, Any] = {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": connect_timeout_s,
-        "max_connections": connections,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,  # spares the HELLO exchange; the scripts answer integers, which are the same in RESP3
-        **alive,
-    }
+    options = {**patience(timeout_s, connect_timeout_s), "max_connections": connections, **alive}
     if parts.scheme in _SINGLE:
         return Redis.from_url(url, **options)
     if parts.scheme in _CLUSTER:
-        nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
-        return RedisCluster(startup_nodes=nodes, **options, **_credentials(parts))
+        return cluster(_hosts(parts, 6379), **options, **_credentials(parts))
     if parts.scheme in _SENTINEL:
-        return _master(parts, options)
+        return _sentinels(parts, options)
     schemes = ", ".join(f"{scheme}://" for scheme in (*_SINGLE, *_CLUSTER, *_SENTINEL))
     raise ValueError(f"a Redis URL begins with one of {schemes}")
 
 
-def _master(parts: SplitResult, options: dict[str, Any]) -> Redis:
+def patience(timeout_s: float, connect_timeout_s: float) -> dict[str, Any]:
+    """How long a client waits, and that it never retries by itself. RESP2 spares the HELLO exchange; scripts answer
+    integers, which are the same in RESP3."""
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": connect_timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+
+
+def cluster(hosts: Iterable[tuple[str, int]], **options: Any) -> RedisCluster:
+    """The cluster that `hosts` belong to."""
+    return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in hosts], **options)
+
+
+def master(name: str, hosts: Iterable[tuple[str, int]], watch: dict[str, Any], **options: Any) -> Redis:
+    """The server that the sentinels on `hosts`, asked with the options `watch`, call the master of `name`."""
+    sentinel = Sentinel(list(hosts), sentinel_kwargs=watch)  # type: ignore[no-untyped-call] # as redis-py has it
+    found: Redis = sentinel.master_for(name, **options)
+    return found
+
+
+def _sentinels(parts: SplitResult, options: dict[str, Any]) -> Redis:
     name, _, database = parts.path.strip("/").partition("/")
     if not name:
         raise ValueError("a sentinel URL names the master after the hosts: redis+sentinel://host:port/master")
-    timeouts = {option: options[option] for option in ("socket_timeout", "socket_connect_timeout", "retry", "protocol")}
-    sentinel = Sentinel(_hosts(parts, 26379), sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call] # as redis-py has it
-    master: Redis = sentinel.master_for(name, db=int(database or 0), **options, **_credentials(parts))
-    return master
+    watch = patience(options["socket_timeout"], options["socket_connect_timeout"])
+    return master(name, _hosts(parts, 26379), watch, db=int(database or 0), **options, **_credentials(parts))
 
 
 def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
-from gatehouse.redis_client.client import Client
+from gatehouse.redis_client.client import Client, cluster, master, patience
 from ratelimit_service.dropin.environment import SettingsError
 from ratelimit_service.dropin.settings import RedisServer, RedisTls
 
@@ -41,16 +37,13 @@ def client(server: RedisServer, tls: RedisTls) -> Client:
     options = _timeouts(server) | _credentials(server.auth) | {"max_connections": server.pool_size or 10}
     if server.type == "SINGLE":
         return _single(server, tls, options)
-    master, hosts = _hosts(server)
+    master_name, hosts = _hosts(server)
+    addresses = [(host.name, host.port) for host in hosts]
     encryption = _encryption(tls) if server.tls or any(host.tls for host in hosts) else {}
     if server.type == "CLUSTER":
-        nodes = [ClusterNode(host.name, host.port) for host in hosts]
-        return RedisCluster(startup_nodes=nodes, **hosts[0].auth | options | encryption)
+        return cluster(addresses, **hosts[0].auth | options | encryption)
     watch = hosts[0].auth | _timeouts(server) | _credentials(server.sentinel_auth) | encryption
-    addresses = [(host.name, host.port) for host in hosts]
-    sentinel = Sentinel(addresses, sentinel_kwargs=watch)  # type: ignore[no-untyped-call] # as redis-py has it
-    made: Redis = sentinel.master_for(master, **options, **encryption)
-    return made
+    return master(master_name, addresses, watch, **options, **encryption)
 
 
 def _single(server: RedisServer, tls: RedisTls, options: dict[str, Any]) -> Redis:
@@ -87,8 +80,8 @@ def _resolved(server: RedisServer, name: str) -> str:
 
 def _hosts(server: RedisServer) -> tuple[str, list[_Host]]:
     """The master's name, for sentinels, and the hosts."""
-    master, urls = server.url.partition(",")[::2] if server.type == "SENTINEL" else ("", server.url)
-    return master, [_host(url.strip()) for url in urls.split(",")]
+    name, urls = server.url.partition(",")[::2] if server.type == "SENTINEL" else ("", server.url)
+    return name, [_host(url.strip()) for url in urls.split(",")]
 
 
 def _host(url: str) -> _Host:
@@ -111,12 +104,7 @@ def _host(url: str) -> _Host:
 
 def _timeouts(server: RedisServer) -> dict[str, Any]:
     timeout_s = server.timeout if server.timeout > 0 else _NO_TIMEOUT_S
-    return {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-    }
+    return patience(timeout_s, timeout_s)
 
 
 def _credentials(auth: str) -> dict[str, Any]:

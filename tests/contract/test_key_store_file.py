@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gatehouse.keys import store_file
 from gatehouse.keys.record_json import to_json
 from gatehouse.keys.store import KeyStoreUnavailable
 from gatehouse.keys.store_file import FileKeyStore
@@ -151,7 +150,7 @@ async def test_without_the_kernels_help_changes_are_seen_within_a_second(
     def unwatchable(*_: object, **__: object) -> None:
         raise OSError(28, "inotify watch limit reached")
 
-    monkeypatch.setattr(store_file, "awatch", unwatchable)
+    monkeypatch.setattr("watchfiles.awatch", unwatchable)
     follower = Follower(FileKeyStore(path))
     await follower.until(lambda: bool(follower.changes))
     await store.put([key(1)])

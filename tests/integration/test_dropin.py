@@ -357,8 +357,10 @@ def swap(link: Path, target: Path) -> None:
 # The command line
 
 
-def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ratelimit_service.dropin", *arguments]
+def cli(
+    *arguments: str, module: str = "ratelimit_service.dropin", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
@@ -368,6 +370,13 @@ def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_check_says_ok(tmp_path: Path, flag: str) -> None:
     ran = cli("--check", flag, str(configured(tmp_path) / "config"))
     assert (ran.returncode, ran.stdout) == (0, "all rate limit configs ok\n")
+
+
+def test_the_older_spelling_still_leads_there_and_names_the_new_one(tmp_path: Path) -> None:
+    ran = cli("--check", "--config-dir", str(configured(tmp_path) / "config"), module="ratelimit_service")
+    assert (ran.returncode, ran.stdout) == (0, "all rate limit configs ok\n")
+    assert ran.stderr == "this is now started by: python -m ratelimit_service.dropin\n"
+    assert cli("--check", "--config-dir", str(tmp_path / "config")).stderr == ""
 
 
 def test_check_tells_what_is_wrong(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-Fingerprint = frozenset[tuple[str, int, int, int]]
-"""Of each file: its path, inode, time of change and size."""
+from gatehouse.files import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +38,9 @@ class Source:
         """Whether there is a place to look at. One that is gone, or not there yet, is no configuration at all."""
         return self.directory.is_dir() or (self.siblings and self.directory.parent.is_dir())
 
-    def fingerprint(self) -> Fingerprint:
-        """Changes whenever a file does, or a link on the way to it. A file that vanishes meanwhile does not count."""
-        return frozenset(self._marks())
+    def fingerprint(self) -> watch.Fingerprint:
+        """Changes whenever a file does, or a link on the way to it."""
+        return watch.fingerprint(self.files())
 
     def _below(self, directory: Path) -> Iterator[Path]:
         hidden = "." if self.ignore_dot_files else ".."
@@ -54,11 +53,3 @@ class Source:
         if not self.siblings or not beside.is_dir():
             return []
         return sorted(path for path in beside.iterdir() if path.name.startswith(prefix))
-
-    def _marks(self) -> Iterator[tuple[str, int, int, int]]:
-        for path in self.files():
-            try:
-                stat = path.stat()
-            except OSError:
-                continue
-            yield str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
