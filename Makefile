@@ -38,11 +38,11 @@ run: $(VENV)/.run  ## start the gateway; with no vLLM at hand a demo model serve
 test test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 # They run against the wheel, in a tree without the packages: what the wheel lacks, nothing finds.
-test: $(VENV)/.dev  ## run every test that fits in a few minutes, two at a time; faults are timed, so by themselves
+test: $(VENV)/.dev  ## run every test that fits in a few minutes; what measures time runs alone
 	@$(BIN)/python scripts/wheel_tree.py
 	@cd build/tree; failed=0; \
-	../wheel-env/bin/python -m pytest -n 2 --dist loadfile --ignore tests/faults --cov || failed=1; \
-	../wheel-env/bin/python -m pytest tests/faults || failed=1; \
+	../wheel-env/bin/python -m pytest -n 3 --dist loadfile --cov -m 'not (alone or slow or vllm)' || failed=1; \
+	../wheel-env/bin/python -m pytest tests/faults -m 'alone and not (slow or vllm)' || failed=1; \
 	exit $$failed
 
 

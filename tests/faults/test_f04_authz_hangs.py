@@ -16,6 +16,8 @@ from testkit.stopping import stopped
 from tests.faults.hogs import hogs
 from tests.integration.conftest import LIMITED, MODEL, short_form
 
+pytestmark = pytest.mark.alone
+
 CHAT = "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {LIMITED}"}
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}

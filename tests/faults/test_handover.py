@@ -23,7 +23,10 @@ from testkit.running_gateway import ROOT, RunningGateway, first_line, running_ga
 from testkit.waiting import until
 from tests.integration.conftest import LIMITED, MODEL, short_form
 
-pytestmark = pytest.mark.skipif(not generation.possible("/run/e"), reason="needs /dev/shm, where Envoys share memory")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not generation.possible("/run/e"), reason="needs /dev/shm, where Envoys share memory"),
+]
 
 CHAT = "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {LIMITED}"}

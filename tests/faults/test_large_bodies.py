@@ -18,6 +18,8 @@ from testkit.running_gateway import RunningGateway, running_gateway
 from testkit.waiting import until
 from tests.integration.conftest import MODEL, PREMIUM, short_form
 
+pytestmark = pytest.mark.alone
+
 MIB = 2**20
 CHAT = "/v1/chat/completions"
 HEADERS = {"authorization": f"Bearer {PREMIUM}", "content-type": "application/json"}

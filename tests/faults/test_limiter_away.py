@@ -18,6 +18,8 @@ from testkit.running_gateway import RunningGateway, running_gateway
 from testkit.stopping import stopped
 from testkit.waiting import until
 
+pytestmark = pytest.mark.alone
+
 KEY = "sk-limiter-away-001"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 

@@ -16,7 +16,7 @@ from testkit.redis_server import RedisServer, redis_server
 from testkit.stopping import pauses
 from testkit.storm import CLIENTS, HOUR_S, Heard, clear_of_the_end_of_an_hour, cpu_hogs, limiter, settings, storm
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.alone, pytest.mark.asyncio]
 
 LIMIT, ASKED = 300, 600
 

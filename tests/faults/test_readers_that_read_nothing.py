@@ -16,6 +16,8 @@ from testkit.running_gateway import RunningGateway, running_gateway
 from testkit.waiting import until
 from tests.integration.conftest import MODEL, PREMIUM
 
+pytestmark = pytest.mark.alone
+
 MIB = 1024 * 1024
 READERS = 200
 NOISE_S = 0.05

@@ -30,7 +30,7 @@ from testkit.ports import free_port
 from testkit.redis_server import RedisServer, redis_cluster, redis_server
 from testkit.waiting import until_async
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.alone, pytest.mark.asyncio]
 
 RECOVERY_S = 3
 ADDED_P99_S = 0.030
