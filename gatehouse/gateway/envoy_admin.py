@@ -1,4 +1,4 @@
-"""Envoy's admin interface over its unix socket: what a shutdown needs, and the rotation of its logs."""
+"""Envoy's admin interface over its unix socket: health, draining, statistics and logs."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Admin:
-    """Commands to a running Envoy. Raises `aiohttp.ClientError` or `TimeoutError` when it does not answer."""
+    """Commands to a running Envoy. Raises `aiohttp.ClientError` or `TimeoutError` if it does not answer."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -23,20 +23,20 @@ class Admin:
             answer.raise_for_status()
 
     async def ready(self) -> None:
-        """Return if Envoy answers, be it ready for requests or not."""
+        """Return if Envoy answers, whether or not it is ready for requests."""
         await self.gauge("server.live")
 
     async def serves(self) -> bool:
-        """Whether it is ready for requests."""
+        """Whether Envoy is ready for requests."""
         async with self._session() as session, session.get("http://envoy/ready") as answer:
             return answer.status == 200
 
     async def reopen_logs(self) -> None:
-        """Close every log file and open it again by its name: it may have been renamed."""
+        """Close and reopen all log files by name, after a rotation."""
         await self.post("/reopen_logs")
 
     async def log_at(self, level: str, exceptions: Mapping[str, str]) -> None:
-        """Log from `level` on, but for some components. An Envoy that does not answer goes on as it did."""
+        """Set Envoy's log level, with exceptions per component. If Envoy does not answer, its level stays."""
         try:
             await self.post(f"/logging?level={level}")
             for component, other in exceptions.items():
@@ -45,18 +45,18 @@ class Admin:
             log.warning("Envoy did not change its log level: %s", error or type(error).__name__)
 
     async def gauge(self, name: str) -> int:
-        """The value of one gauge or counter; 0 when Envoy has none of that name."""
+        """The value of one gauge or counter; 0 if Envoy has none of that name."""
         return int((await self.stats(f"^{re.escape(name)}$")).get(name, "0"))
 
     async def stats(self, expression: str) -> dict[str, str]:
-        """The statistics whose names `expression` is found in: numbers, and texts without their quotes."""
+        """The statistics whose names match `expression`: numbers, and texts without their quotes."""
         params = {"filter": expression}
         async with self._session() as session, session.get("http://envoy/stats", params=params) as answer:
             lines = (line.partition(": ") for line in (await answer.text()).splitlines())
         return {name: value.strip('"') for name, _, value in lines}
 
     async def hold(self) -> None:
-        """Keep a connection: an Envoy that another takes over from accepts no new ones."""
+        """Keep a connection open: once another Envoy has taken over, this one accepts no new ones."""
         if self._held is None:
             self._held = self._new(limit=1)
         await self.ready()
