@@ -127,7 +127,7 @@ def write(document: Message, file: Path) -> None:
 
 
 _BOOLEANS = ("y", "n")
-"""Envoy's reader takes these for true and false, and PyYAML's writer does not know that (YAML 1.1, bool)."""
+"""Envoy parses these as booleans (YAML 1.1), but PyYAML would write them unquoted."""
 
 
 class _Readable(SafeDumper):

@@ -1,8 +1,8 @@
-"""A changed configuration, put in force while requests run: checked as a whole, and then all of it or nothing.
+"""Applies a changed configuration while requests run: checked as a whole, then applied completely or not at all.
 
-Who follows is the supervisor of `gatehouse up`, or `gatehouse render --watch`. Envoy gets its files; the services get a
-copy of `gatehouse.yaml` as it was accepted, and follow that: so all parts of a gateway go by one verdict, and a worker
-that has to start again while the file is bad finds the good one.
+The supervisor of `gatehouse up`, or `gatehouse render --watch`, watches `gatehouse.yaml`. Envoy gets its files; the
+services reload from a copy of the last accepted configuration. So all parts of a gateway agree on what is valid, and a
+worker that restarts while the file is bad still finds the good one.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from gatehouse.gateway.envoy_binary import EnvoyRejectsError, validate, write
 from gatehouse.gateway.xds_files import Switch
 from gatehouse.loading.accepted import Accepted, accepted, forget_others
 from gatehouse.loading.complete import KeyFiles, load_whole
-from gatehouse.loading.fixed import HINT, MESSAGE
+from gatehouse.loading.fixed import HINT, changed_fields
 from gatehouse.loading.follower import MOST_PROBLEMS, either
 from gatehouse.loading.key_table import KeyTable
 from gatehouse.loading.load import Loaded, digest_of, text_of
@@ -34,15 +34,15 @@ from gatehouse.metrics import Reloads
 log = logging.getLogger(__name__)
 
 REFUSED_AGAIN_S = 30.0
-"""Envoy may have refused for want of something that it has by then, such as a directory it may write to."""
+"""Retry after Envoy rejected a file: what it lacked, such as a writable directory, may be there now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A configuration file, and what is made of it: Envoy's files in `directory`, with paths as `run_dir` and
-    `access_log` say, and the copy at `accepted`, if one is wanted.
+    """A configuration file and its outputs: Envoy's files in `directory`, rendered with the paths of `run_dir` and
+    `access_log`, and the services' copy at `accepted`, if not None.
 
-    `certificate`: parts of a TLS context to check with, where Envoy is not given the files of `server.tls` themselves.
+    `certificate`: parts of a TLS context for validation, where Envoy does not read the files of `server.tls` itself.
     """
 
     file: Path
@@ -56,15 +56,15 @@ class Target:
         return render(config, self.run_dir, self.access_log)
 
     def check(self, config: Config) -> None:
-        """Raises `EnvoyRejectsError` for what Envoy would not run."""
+        """Have Envoy validate it. Raises `EnvoyRejectsError`."""
         with private_directory() as directory:
-            here = Path(self.access_log).parent.is_dir()  # where Envoy runs elsewhere, its log may be elsewhere, too
+            here = Path(self.access_log).parent.is_dir()  # Envoy, and so its log, may be in another container
             access_log = self.access_log if here else f"{directory}/access.log"
             secrets = self.certificate() if self.certificate else None
             validate(merged(config, self.run_dir, access_log, secrets), directory)
 
     def copy_of(self, loaded: Loaded) -> Accepted | None:
-        """What services are to go by; nobody does as yet."""
+        """The services' copy, not yet published."""
         return accepted(loaded, self.accepted) if self.accepted else None
 
     def publish(self, copy: Accepted | None) -> None:
@@ -77,13 +77,13 @@ class Target:
 
 
 async def _nothing(_old: Config, _new: Config) -> None:
-    """Nobody else need be told."""
+    """No one else to notify."""
 
 
 @dataclass(slots=True)
 class Following:
-    """`config` is what is in force, `digest` that of its file's text, `copy` what services go by. `adopted` is told of
-    a change (the old, the new) once it is. `asked`: set it, and all is read again, changed or not."""
+    """Watches and applies. `config` is the active configuration, `digest` that of its file's text, `copy` the services'
+    copy. `adopted` is called with (old, new) after each change. Set `asked` to reload even unchanged files."""
 
     target: Target
     config: Config
@@ -98,21 +98,21 @@ class Following:
     _key_files: KeyFiles = field(default_factory=KeyFiles)
 
     async def run(self) -> None:
-        """Follow until cancelled. Whatever fails, what is in force stays.
+        """Apply changes until cancelled. If one fails, the active configuration stays.
 
-        A change that fails for the machine's sake, such as a full disk, is tried again until it is taken up.
+        A change that the machine prevents, for instance by a full disk, is retried until it succeeds.
         """
         self._look()
         await asyncio.to_thread(self._read_key_files)
         again_s: float | None = None
-        if not await asyncio.to_thread(self._differs):  # it may have changed while the gateway came up
+        if not await asyncio.to_thread(self._differs):  # it may have changed during the start
             await either(self._something_to_do(), self.asked, None)
         while True:
             again_s = await self._attempt()
             await either(self._something_to_do(), self.asked, again_s)
 
     async def _attempt(self) -> float | None:
-        """Take up what there is; when to try that again, in seconds, if ever."""
+        """Try to apply the files; returns the seconds until a retry, None for no retry."""
         self._look()
         try:
             await self._take_up()
@@ -121,7 +121,8 @@ class Following:
             self._look_beside(error.problems)
             return POLL_S if any(problem.passing for problem in error.problems) else None
         except EnvoyRejectsError as error:
-            self._refuse([Problem(str(self.target.file), None, "", f"Envoy refuses what it becomes: {error}")])
+            message = f"Envoy rejected the configuration rendered from this file: {error}"
+            self._refuse([Problem(str(self.target.file), None, "", message)])
             return REFUSED_AGAIN_S
         except Exception as error:
             self._refuse([f"{type(error).__name__}: {error}"])
@@ -130,7 +131,7 @@ class Following:
         return None
 
     async def _something_to_do(self) -> None:
-        """Returns when a file has changed; forgets clusters when it is time."""
+        """Returns when a file has changed; meanwhile removes old clusters when they are due."""
         while True:
             try:
                 async with asyncio.timeout(self.switch.due_s()):
@@ -145,12 +146,12 @@ class Following:
         self._seen = fingerprint([self.target.file, *map(Path, self.config.key_files)])
 
     def _look_beside(self, problems: Sequence[Problem]) -> None:
-        """A file that makes another one bad may change, too."""
+        """Also watch the files that problems are in: fixing one may fix the configuration."""
         origins = {problem.origin for problem in problems if not problem.origin.startswith(VARIABLE)}
         self._seen = {**fingerprint(map(Path, origins)), **self._seen}
 
     def _read_key_files(self) -> None:
-        """Now, so that it need not be done when something is changed."""
+        """Parse the key files in advance, so that the first change need not."""
         with suppress(ConfigError):
             self._key_files.check(self.target.file, self.config, KeyTable())
 
@@ -161,23 +162,23 @@ class Following:
             return True
 
     async def _take_up(self) -> None:
-        """Raises `ConfigError` and `EnvoyRejectsError`, with what was in force in force."""
+        """Raises `ConfigError` and `EnvoyRejectsError`; the active configuration then stays."""
         asked = self.asked.is_set()
         self.asked.clear()
         if not asked and not await asyncio.to_thread(self._differs):
-            return  # what changed is a key file, which authz_service follows; or a bad change was taken back
+            return  # a key file changed, which authz_service reloads; or a bad change was reverted
         loaded, rendered, copy = await asyncio.to_thread(self._candidate)
         try:
             await self.switch.to(rendered, lambda: self.target.publish(copy))
         except Exception:
             self.target.publish(self.copy)
             raise
-        self.target.forget_others(self.copy, copy)  # who starts just now may still look for the one before
+        self.target.forget_others(self.copy, copy)  # a worker starting now may still open the old copy
         old, self.config, self.digest, self.copy = self.config, loaded.config, loaded.digest, copy
         self._seen = {**fingerprint(map(Path, self.config.key_files)), **self._seen}
         await self.adopted(old, self.config)
         self.reloads.applied.inc()
-        log.info("%s is in force as it is now", self.target.file)
+        log.info("%s is applied", self.target.file)
         for warning in loaded.warnings:
             log.warning("%s", warning)
 
@@ -185,20 +186,21 @@ class Following:
         loaded = load_whole(self.target.file, self.config, self._key_files)
         rendered = self.target.render(loaded.config)
         if rendered.bootstrap != self.switch.rendered.bootstrap:
-            raise ConfigError([Problem(str(self.target.file), None, "", f"what is new in it {MESSAGE}", HINT)])
+            fields = ", ".join(changed_fields(self.config, loaded.config))
+            raise ConfigError([Problem(str(self.target.file), None, "", f"needs a restart: {fields}", HINT)])
         if rendered != self.switch.rendered:
             self.target.check(loaded.config)
         return loaded, rendered, self.target.copy_of(loaded)
 
     def _refuse(self, problems: Sequence[object]) -> None:
-        """Told and counted once, however often it is tried."""
+        """Log and count a failing change once, however often it is retried."""
         found = tuple(map(str, problems[:MOST_PROBLEMS])), dict(self._seen)
         if found == self._told:
             return
         self._told = found
         self.reloads.rejected.inc()
         for problem in found[0]:
-            log.error("a change is not taken up: %s", problem)
+            log.error("a change is rejected: %s", problem)
 
 
 def started(
@@ -207,12 +209,13 @@ def started(
     reloads: Reloads,
     adopted: Callable[[Config, Config], Awaitable[None]] = _nothing,
 ) -> Following:
-    """Check and write everything for what is `loaded`: what Envoy and the services start with.
+    """Check and write all files that Envoy and the services start with.
 
-    Raises `EnvoyRejectsError` with nothing in force. The keys are forgotten: they are written down, and may be many.
+    Raises `EnvoyRejectsError` before anything is written. Frees the keys of `loaded`: they are in a file now, and may
+    be many.
     """
     config = loaded.config
-    with ThreadPoolExecutor(1) as envoy:  # which takes its time, as many keys do
+    with ThreadPoolExecutor(1) as envoy:  # slow, as are many keys: run both at once
         checked = envoy.submit(target.check, config)
         copy = target.copy_of(loaded)
         checked.result()

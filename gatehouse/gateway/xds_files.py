@@ -1,9 +1,9 @@
-"""A running Envoy goes from one rendered configuration to another, by the two files it watches, and drops no request.
+"""Switches a running Envoy to another rendered configuration through the two files it watches; no request is dropped.
 
-Clusters come before the routes that name them, and are warm by then (each backend has been asked for its health). They
-go long after their routes have: a request chooses among the routes that there were when it began, and may have been
-sending its body for a while. A cluster that goes or changes leaves its running streams alone: Envoy drains their
-connections (measured by tests/integration/test_reload.py).
+Clusters are added before the routes that name them, and are warm first (each backend has had a health check). They are
+removed long after their routes: a request is routed by the routes of the time it began, and its body may take a while.
+Removing or changing a cluster cuts no running stream: Envoy drains the connections (measured by
+tests/integration/test_reload.py).
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from gatehouse.gateway.envoy_binary import EnvoyRejectsError, write
 log = logging.getLogger(__name__)
 
 LINGER_S = 150.0
-"""How long a cluster outlives its routes: longer than a body may take (`request_timeout`) and all that follows it."""
+"""How long a cluster outlives its routes: longer than a request's body may take (`request_timeout`), and the rest."""
 WARM_S = 2.5
-"""A new backend that has not said by then how it is will be asked for requests nevertheless: as one that is down."""
+"""Time for a new backend to answer a health check; after that the routes change anyway, and it counts as down."""
 TAKEN_S = 3.0
 UNTOLD_S = 0.5
-"""Envoy's admin socket may be out of reach: then each step is given this long."""
+"""Time for each step if Envoy's admin socket can't be reached."""
 _LOOK_S = 0.02
 
 _IN_TURN = (BOOTSTRAP, CLUSTERS, ROUTES)
@@ -38,7 +38,7 @@ _WARMING = "cluster_manager.warming_clusters"
 
 
 class Switch:
-    """The files in `directory` and the Envoy that watches them; `rendered` is what they hold."""
+    """The files in `directory` and the Envoy that watches them; `rendered` is their content."""
 
     def __init__(self, directory: Path, admin: Admin, rendered: Rendered, linger_s: float = LINGER_S) -> None:
         self._directory = directory
@@ -50,19 +50,19 @@ class Switch:
 
     @property
     def rendered(self) -> Rendered:
-        """What is in force."""
+        """The active configuration."""
         return self._rendered
 
     async def to(self, new: Rendered, before_routes: Callable[[], None] = lambda: None) -> None:
-        """Put `new` in force, whose bootstrap is the same; `before_routes` is called when its clusters are there.
+        """Apply `new`, whose bootstrap must be the same; `before_routes` is called once its clusters are warm.
 
-        Returns once Envoy routes by it. Raises `EnvoyRejectsError`, with the old configuration in force.
+        Returns once Envoy uses its routes. Raises `EnvoyRejectsError`; the old configuration then stays active.
         """
         old, leaving = self._rendered, self._leaving
         self._leaving = _leaving(old, new, leaving, time.monotonic() + self._linger_s)
         for name, document in new.files().items():
             if name not in _IN_TURN and document != old.files().get(name):
-                write(document, self._directory / name)  # what clusters refer to comes before them, and may stay
+                write(document, self._directory / name)  # before the clusters that refer to it; may stay
         try:
             self._place(new)
             if await self._put(CLUSTERS, self._with_leaving(new), _CDS):
@@ -78,18 +78,18 @@ class Switch:
         self._rendered = new
 
     def due_s(self) -> float | None:
-        """Seconds until `forget` has something to do; None: it has nothing."""
+        """Seconds until `forget` has a cluster to remove; None if no cluster lingers."""
         untils = [until for _, until in self._leaving.values()]
         return max(0.0, min(untils) - time.monotonic()) if untils else None
 
     async def forget(self) -> None:
-        """Take out the clusters that have lingered long enough. Raises `EnvoyRejectsError`."""
+        """Remove the clusters whose time is up. Raises `EnvoyRejectsError`."""
         now = time.monotonic()
         self._leaving = {name: kept for name, kept in self._leaving.items() if kept[1] > now}
         await self._put(CLUSTERS, self._with_leaving(self._rendered), _CDS)
 
     def _place(self, rendered: Rendered) -> None:
-        """Tell Envoy where credentials are, before there are clusters that ask. Files of clusters that leave stay."""
+        """Write the credentials' files, before clusters refer to them. Those of removed clusters stay."""
         for name, document in rendered.secrets.items():
             write(document, self._directory / name)
 
@@ -98,7 +98,7 @@ class Switch:
         return versioned(resources) if self._leaving else rendered.clusters
 
     async def _put(self, name: str, document: Message, source: str) -> bool:
-        """Whether there was something to write; Envoy has taken it up then, or does not answer."""
+        """Write `document` and wait until Envoy has applied it, or does not answer. False if it is already applied."""
         if self._written[name] == document["version_info"]:
             return False
         rejected = f"{source}.update_rejected"
@@ -113,9 +113,9 @@ class Switch:
             if told.get(f"{source}.version_text") == document["version_info"]:
                 return True
             if before is not None and told.get(rejected) != before:
-                raise EnvoyRejectsError(f"Envoy does not take {name}; see its log")
+                raise EnvoyRejectsError(f"Envoy rejected {name}; see its log")
             await asyncio.sleep(_LOOK_S)
-        log.warning("Envoy has not taken up %s within %.0f s; it will when it can", name, TAKEN_S)
+        log.warning("Envoy has not applied %s within %.0f s; it will do so later", name, TAKEN_S)
         return True
 
     def _write(self, name: str, document: Message) -> None:
@@ -131,7 +131,7 @@ class Switch:
             await asyncio.sleep(_LOOK_S)
 
     async def _stats(self, start: str) -> dict[str, str]:
-        """Empty when Envoy does not answer."""
+        """Empty if Envoy does not answer."""
         try:
             return await self._admin.stats(f"^{start}")
         except (aiohttp.ClientError, OSError, TimeoutError):
@@ -141,7 +141,7 @@ class Switch:
 def _leaving(
     old: Rendered, new: Rendered, leaving: dict[str, tuple[Message, float]], until: float
 ) -> dict[str, tuple[Message, float]]:
-    """Clusters that `new` no longer has, each with the time until which it lingers."""
+    """Clusters that `new` no longer has, each with the time at which to remove it."""
     kept = {cluster["name"] for cluster in new.clusters["resources"]}
     going = {cluster["name"]: (cluster, until) for cluster in old.clusters["resources"]}
     return {name: entry for name, entry in {**leaving, **going}.items() if name not in kept}

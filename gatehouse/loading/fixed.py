@@ -48,6 +48,12 @@ def restart_needed(old: Config, new: Config) -> list[Path]:
     return [field for path in FIXED for field in _differing(path, _at(old, path), _at(new, path))]
 
 
+def changed_fields(old: Config, new: Config) -> list[str]:
+    """The names of all fields that differ, such as `server.drain_s`."""
+    sections = _differing((), old, new)
+    return [".".join(map(str, path)) for at in sections for path in _differing(at, _at(old, at), _at(new, at))]
+
+
 def faults(old: Config | None, new: Config) -> Iterator[Finding]:
     """The same as findings. Nothing is fixed before there is a configuration."""
     return ((path, MESSAGE, HINT) for path in (restart_needed(old, new) if old else ()))

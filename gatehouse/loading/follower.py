@@ -50,7 +50,7 @@ async def follow(files: Files, adopt: Callable[[], None], reloads: Reloads, aske
         if problems and found != told:
             reloads.rejected.inc()
             for problem in found[0]:
-                log.error("a change is not taken up: %s", problem)
+                log.error("a change is rejected: %s", problem)
         elif not problems and files.version != before:
             reloads.applied.inc()
         told = found
