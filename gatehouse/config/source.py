@@ -127,7 +127,7 @@ class _Walk:
         while type(event := self._next()) is not yaml.MappingEndEvent:
             name = self._name(event, path)
             if name in result:
-                raise self._fault(event, path, "the same name stands here twice; keep one of the two")
+                raise self._fault(event, path, "this name is used twice here; keep one of the two")
             value = self._entry(self._next(), path, name)
             if name == _MERGE and event.implicit[0]:
                 merged = self._merged(value, merged, event, path)

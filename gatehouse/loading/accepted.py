@@ -1,7 +1,7 @@
-"""The copy of a configuration that services go by, as it was last accepted: settings in one file, keys in another.
+"""The services' copy of the last accepted configuration: settings in one file, keys in another.
 
-Only authz_service has the keys read, and those are JSON lines that were checked before: it has 100,000 in one second
-instead of three. The file of keys is named for what it holds, and the settings name it: one change puts both in force.
+Only authz_service reads the keys, as JSON lines that were checked before: 100,000 take one second instead of three.
+The key file is named by its content's hash, and the settings name it: replacing the settings applies both at once.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ _DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The text of the settings, and the file of keys that they name; None where they hold the keys, or there are none.
+    """The text of the settings, and the key file that they name; None if the settings hold the keys, or there are none.
 
-    No key is in plain text in either, but where the environment changes keys.
+    Neither has a key in plain text, unless environment variables change keys.
     """
 
     settings: bytes
     keys: Path | None
 
     def publish(self, path: Path) -> None:
-        """Put it in force for who follows `path`."""
+        """Replace `path`, which the services watch."""
         replace_file(path, self.settings, durable=False)
 
 
 def accepted(loaded: Loaded, path: Path) -> Accepted:
-    """What is to be published at `path`. The file of keys is written beside it, for nobody as yet."""
+    """The copy to publish at `path`. Writes the key file beside it; nothing refers to that yet."""
     keys = _keys_beside(path, loaded)
-    first = [str(keys)] if keys else []  # a clash with another file's keys is to be that one's fault
+    first = [str(keys)] if keys else []  # first, so that a duplicate is reported in the other file
     settings = {**loaded.settings, "key_files": [*first, *loaded.config.key_files]}
     return Accepted(yaml.dump(settings, Dumper=_DUMPER, sort_keys=False).encode(), keys)
 
@@ -51,7 +51,7 @@ def _keys_beside(path: Path, loaded: Loaded) -> Path | None:
 
 
 def forget_others(path: Path, *kept: Accepted) -> None:
-    """Remove the files of keys that neither of `kept` names."""
+    """Remove the key files that none of `kept` names."""
     for file in path.absolute().parent.glob("keys-*.jsonl"):
         if file not in {each.keys for each in kept}:
             file.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What a running gateway can't change: a change of it is refused whole, and takes effect with a restart.
+"""Fields that a running gateway can't change: a configuration that changes one is rejected until a restart.
 
-These are settings that Envoy's listener and its chain of filters hold (changing those would cut streams), and places
-that processes have opened for good: sockets, stores, folders. Everything else changes while requests run.
+They configure Envoy's listener and its filter chain (changing those would cut streams), or what processes open only
+once: sockets, stores, directories. All other fields can change while requests run.
 """
 
 from collections.abc import Iterator
@@ -41,9 +41,9 @@ HINT = "to change it, restart with: gatehouse up --replace, which cuts no stream
 
 
 def restart_needed(old: Config, new: Config) -> list[Path]:
-    """The fields that differ and can't change while a gateway runs. Empty: the change from `old` to `new` can be made.
+    """The changed fields that need a restart. Empty: the change from `old` to `new` can be applied.
 
-    Depends on nothing else, so that all processes of a gateway come to the same verdict.
+    Depends on nothing else, so that all processes of a gateway decide alike.
     """
     return [field for path in FIXED for field in _differing(path, _at(old, path), _at(new, path))]
 
@@ -55,7 +55,7 @@ def changed_fields(old: Config, new: Config) -> list[str]:
 
 
 def faults(old: Config | None, new: Config) -> Iterator[Finding]:
-    """The same as findings. Nothing is fixed before there is a configuration."""
+    """The same as findings; none if there is no configuration yet."""
     return ((path, MESSAGE, HINT) for path in (restart_needed(old, new) if old else ()))
 
 

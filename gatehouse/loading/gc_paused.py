@@ -1,4 +1,4 @@
-"""Reading many keys without the garbage collector, which would walk over those read so far again and again."""
+"""Pauses the garbage collector while many keys are read: it would scan those read so far again and again."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """What is made while the block runs has no cycles worth looking for: a third of the time is saved."""
+    """No garbage collection while the block runs, which must not create cycles: saves a third of the time."""
     was = gc.isenabled()
     gc.disable()
     try:
