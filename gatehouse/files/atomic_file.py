@@ -1,4 +1,4 @@
-"""Files that change as a whole or not at all, whatever dies, and the lock of those who change them."""
+"""Atomic and crash-safe replacement of files, and the lock that writers hold."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ _POLL_S = 0.02
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Put `data` in the place of what `path` holds, readable for its owner alone (0600).
+    """Replace the content of `path` with `data`, readable only by its owner (0600).
 
-    At every moment the path has the old content or the new; with `durable` the new one is on the disk on return. Who
-    calls holds the `lock` of `path`. Raises `OSError`, with the old content in place.
+    At every moment the path has the old content or the new; with `durable` the new one is on the disk on return. The
+    caller holds the `lock` of `path`. Raises `OSError`; the old content then stays.
     """
     new = path.with_name(f"{path.name}.new")
     try:
@@ -41,7 +41,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the names in `folder` are on the disk."""
+    """Sync the directory entries of `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -50,7 +50,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def own_like(descriptor: int, path: Path) -> None:
-    """What root writes for others belongs to whom `path` belongs, or its folder where it is new."""
+    """As root, give the file to the owner of `path`, or of its folder if `path` is new."""
     if os.geteuid() == 0:
         model = (path if path.exists() else path.parent).stat()
         os.fchown(descriptor, model.st_uid, model.st_gid)
@@ -58,9 +58,9 @@ def own_like(descriptor: int, path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, patience_s: float) -> Iterator[None]:
-    """Be the only one who changes `path`. The lock goes with its holder, however that one ends.
+    """The exclusive right to change `path`. The kernel releases the lock when its holder exits, however that happens.
 
-    Raises `TimeoutError` when others hold it for longer than `patience_s`, and `OSError` when it can't be had at all.
+    Raises `TimeoutError` if others hold it for longer than `patience_s`, and `OSError` if it can't be created.
     """
     file = path.with_name(f"{path.name}.lock")
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

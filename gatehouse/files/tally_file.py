@@ -1,4 +1,4 @@
-"""The tally of the request log (`portal_service.tally` writes it), for other services: who used how much, by day."""
+"""Reads the tally of the request log, which `portal_service.tally` writes: usage by key and day, for other services."""
 
 import sqlite3
 from contextlib import closing
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 NAME = "tally.sqlite"
-"""In the directory of the logs."""
+"""In `logging.dir`."""
 
 
 class Used(NamedTuple):
-    """What one key of a user used on one day (UTC), under the team and tier that it had last. The cost is in billionths
-    of a US dollar, None where no price is known. `admitted` requests are those that limits let through; 0 too where the
-    tally, made by an older version, does not say."""
+    """The usage of one key of a user on one day (UTC), under the team and tier that it had last. The cost is in
+    billionths of a US dollar, None if no price is known. `admitted`: requests that the limits let through; also 0 if an
+    older version, which did not count them, wrote the tally."""
 
     day: date
     user: str
@@ -33,7 +33,7 @@ FROM days WHERE day >= ? GROUP BY day, user, key
 
 
 def used_since(path: Path, day: date) -> list[Used]:
-    """All that is known since the beginning of `day`. Blocks; raises `sqlite3.Error` when there is no tally."""
+    """All usage since the beginning of `day`. Blocks; raises `sqlite3.Error` if there is no tally."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as book:
         columns = {column[1] for column in book.execute("PRAGMA table_info(days)")}
         query = _QUERY.format(admitted="coalesce(sum(admitted), 0)" if "admitted" in columns else "0")
