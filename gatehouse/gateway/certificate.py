@@ -81,7 +81,7 @@ def _parsed(path: str, name: str, parse: Callable[[bytes], _T]) -> _T:
     try:
         return parse(Path(path).read_bytes())
     except OSError as error:
-        hint = "create it, readable for the user the gateway runs as"
+        hint = "create it, readable by the user the gateway runs as"
         raise ConfigError([_problem(path, name, f"can't be read: {error.strerror}", hint)]) from None
     except TypeError:  # the key is encrypted
         raise ConfigError(

@@ -52,7 +52,7 @@ MISTAKES = [
     ("server: {port: '8000'}\n" + VLLM, "gatehouse.yaml:1: server.port: must be a whole number"),
     ("server: {port: 70000}\n" + VLLM, "gatehouse.yaml:1: server.port: must be less than or equal to 65535"),
     ("server: {workers: 0}\n" + VLLM, "gatehouse.yaml:1: server.workers: must be greater than or equal to 1"),
-    ("server: 8000\n" + VLLM, "gatehouse.yaml:1: server: must hold named fields"),
+    ("server: 8000\n" + VLLM, "gatehouse.yaml:1: server: must be a mapping of fields"),
     ("vllm:\n  base_url: localhost:8100\n", "gatehouse.yaml:2: vllm.base_url: must be a URL such as"),
     ("vllm:\n  base_url: http://me:pw@host/v1\n", "gatehouse.yaml:2: vllm.base_url: must not carry credentials"),
     ("vllm:\n  base_url: http://host:99999/v1\n", "gatehouse.yaml:2: vllm.base_url: Port out of range"),
@@ -173,7 +173,7 @@ MISTAKES = [
     ),
     (
         VLLM + JWT + ", algorithms: [HS256]}]\n",
-        "gatehouse.yaml:2: jwt[0].algorithms[0]: HS256 is symmetric: whoever can check a token",
+        "gatehouse.yaml:2: jwt[0].algorithms[0]: HS256 is symmetric: anyone who can verify a token",
     ),
     (VLLM + JWT + ", algorithms: [RS256, none]}]\n", "gatehouse.yaml:2: jwt[0].algorithms[1]: 'none' is no signature"),
     (VLLM + JWT + ", algorithms: RS257}]\n", "gatehouse.yaml:2: jwt[0].algorithms[0]: must be one of RS256, RS384"),

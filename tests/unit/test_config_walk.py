@@ -65,8 +65,8 @@ def test_of_several_mappings_to_merge_the_first_wins() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: 1\n---\nb: 2\n", "x:2: one document is enough"),
-        ("a: *none\n", "x:1: a: nothing before this is called &none"),
+        ("a: 1\n---\nb: 2\n", "x:2: only one document is allowed"),
+        ("a: *none\n", "x:1: a: there is no earlier anchor &none"),
         ("a: {<<: 5}\n", "x:1: a.<<: must be a mapping, or a list of mappings"),
         ("a: 1\n? [b]\n: 2\n", "x:2: a name must be text"),
         ("a: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "is nested too deeply"),
