@@ -1,6 +1,6 @@
-"""The shape of `gatehouse.yaml`: a frozen model, and what says where a file departs from it.
+"""The schema of `gatehouse.yaml`: a frozen model, and problem reports with file and line.
 
-Reading the file is `gatehouse.loading`.
+`gatehouse.loading` reads the file.
 """
 
 from gatehouse.config.model import Config

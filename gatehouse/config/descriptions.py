@@ -1,6 +1,6 @@
-"""What each field of `gatehouse.yaml` means: the texts below the fields in `model.py`, for editors and the docs.
+"""The descriptions of `gatehouse.yaml`'s fields: the texts below the fields in `model.py`, for editors and the docs.
 
-They are read from the source when somebody asks. Pydantic could collect them as the classes are made
+They are read from the source on demand. Pydantic could collect them when the classes are created
 (`use_attribute_docstrings`), but would parse the source in every process that starts: 17 ms of CPU each.
 """
 
@@ -27,7 +27,7 @@ def descriptions() -> dict[str, dict[str, str]]:
 
 
 def _described(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    """A text belongs to the fields right above it, back to the text before: one for all periods of a limit."""
+    """A text describes all fields between it and the previous text: one for all periods of a limit."""
     fields: list[str] = []
     for statement in body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):

@@ -1,4 +1,4 @@
-"""Settings that environment variables give: the environment wins over the file.
+"""Settings from environment variables, which override the file.
 
 Six short names, and any field as `GATEHOUSE_SECTION__FIELD` (`GATEHOUSE_SERVER__PORT=8080`). Variables without `__`
 are ours only where they name a plain top-level field: Kubernetes sets `GATEHOUSE_PORT` for a Service of that name.
@@ -32,7 +32,7 @@ _TEXT = {
 
 
 def overrides(environment: Mapping[str, str]) -> dict[Path, tuple[str, Any]]:
-    """What the environment sets: path -> (variable, value). Empty variables set nothing."""
+    """The settings of the environment: path -> (variable, value). Empty variables are ignored."""
     found: dict[Path, tuple[str, Any]] = {}
     for variable in sorted(environment):
         path = _path(variable)
@@ -63,7 +63,7 @@ def _value(variable: str, path: Path, text: str) -> Any:
 
 
 def apply(data: dict[str, Any], found: Mapping[Path, tuple[str, Any]]) -> dict[str, Any]:
-    """`data` with the values of `found` in place; `data` itself is left alone."""
+    """A copy of `data` with the values of `found`."""
     result = dict(data)
     for path, (_, value) in found.items():
         _put(result, path, value)

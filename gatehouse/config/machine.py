@@ -1,6 +1,6 @@
-"""What the machine, or the container, gives: defaults of what Envoy may take of it.
+"""Defaults for Envoy's memory and connections, from the resources of the machine or container.
 
-They stay what they were when the process began: a running gateway can't take up others.
+They are computed once, when the process starts: a running gateway can't change them.
 """
 
 import os
@@ -15,12 +15,12 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_bytes(own_cgroup: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int:
-    """The machine's memory, or the least that a cgroup (v2 or v1) around this process allows."""
+    """The machine's memory, or the lowest limit of the cgroups (v2 or v1) of this process."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for file in _limit_files(own_cgroup, cgroups):
         try:
             limits.append(int(file.read_text()))
-        except (OSError, ValueError):  # not there, or "max"
+        except (OSError, ValueError):  # missing, or "max"
             continue
     return min(limits)
 
@@ -46,12 +46,12 @@ def _down_to(root: Path, path: str) -> list[Path]:
 
 @cache
 def envoy_memory_mb() -> int:
-    """Half of the memory, the rest being for the services and their neighbours; from 256 MiB to 8 GiB."""
+    """Half of the memory, between 256 MiB and 8 GiB; the rest is for the services and other programs."""
     return max(_FEWEST_MB, min(_MOST_MB, memory_bytes() // 2 // _MIB))
 
 
 @cache
 def client_connections() -> int:
-    """Half of the open files a process may have: the others are for model servers, sidecars and logs."""
+    """Half of the open files a process may have; the rest is for connections to model servers, sidecars and logs."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MOST_CONNECTIONS, files // 2))

@@ -1,4 +1,4 @@
-"""The shape of `gatehouse.yaml`: frozen, strict, and complete with defaults.
+"""The schema of `gatehouse.yaml`: frozen, strict, with all defaults.
 
 Durations end in `_s` (seconds), sizes in `_mb` (MiB). Every unknown field is an error.
 """
@@ -52,14 +52,14 @@ _BELOW = re.compile(r"/(chat/completions|completions|embeddings|responses|messag
 
 
 def _servers_url(value: str) -> str:
-    """Of a model server: what comes before the endpoints, as an OpenAI client's `base_url`."""
+    """A model server's URL without the endpoints, like an OpenAI client's `base_url`."""
     if found := _BELOW.search(value):
         raise ValueError(f"must end before '/{found[1]}', which is added to it: {value[: found.start()]}")
     return _http_url(value)
 
 
 def _issuers_url(value: str) -> str:
-    """As an issuer writes it: a query may belong to it, a slash at its end too."""
+    """A URL exactly as the issuer has it: with its query and a final slash, if any."""
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL such as https://sso.example.com/keys")
@@ -70,22 +70,20 @@ def _issuers_url(value: str) -> str:
 
 
 def _otlp_url(value: str) -> str:
-    """Of a receiver that speaks OTLP over gRPC, which has a host and a port, and no path."""
+    """The URL of a receiver for OTLP over gRPC: a host and a port, without a path."""
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL such as http://otel:4317, of a receiver that speaks OTLP over gRPC")
+        raise ValueError("must be a URL such as http://otel:4317, of a receiver for OTLP over gRPC")
     if parts.username or parts.password:
         raise ValueError("must not carry credentials")
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError(
-            "must have no path: OTLP over gRPC is spoken at http://otel:4317, OTLP over HTTP is not spoken"
-        )
+        raise ValueError("must have no path: OTLP over gRPC is at http://otel:4317, OTLP over HTTP is not supported")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or OTLP_PORT}"  # .port raises ValueError when it is out of range
 
 
 def _issuer(value: str) -> str:
-    """Compared letter by letter (RFC 7519 §4.1.1), so taken as it stands. Most are URLs."""
+    """Compared exactly (RFC 7519 §4.1.1), so not normalized. Most are URLs."""
     return _issuers_url(value) if _is_url(value) else value
 
 
@@ -94,18 +92,18 @@ def _is_url(value: str) -> bool:
 
 
 def _algorithm(value: str) -> str:
-    """RFC 8725 §3.1, §3.2: only algorithms that were chosen, and only such as let nobody but the issuer sign."""
+    """RFC 8725 §3.1, §3.2: only chosen algorithms, and only those with which no one but the issuer can sign."""
     if value.startswith("HS"):
-        raise ValueError(f"{value} is symmetric: whoever can check a token with it can also make one")
+        raise ValueError(f"{value} is symmetric: anyone who can verify a token with it can also create one")
     if value.lower() == "none":
-        raise ValueError("'none' is no signature: anybody could make a token")
+        raise ValueError("'none' is no signature: anyone could create a token")
     if value not in ALGORITHMS:
         raise ValueError(f"must be one of {', '.join(ALGORITHMS)}")
     return value
 
 
 def base_path(url: str) -> str:
-    """`http://host/llm/v1` -> `/llm`: what stands before the API's own paths."""
+    """`http://host/llm/v1` -> `/llm`: the prefix of the API's own paths."""
     return urlsplit(url).path.rstrip("/").removesuffix("/v1")
 
 
@@ -120,7 +118,7 @@ def _listen_address(value: str) -> str:
 
 
 def _redis_url(value: str) -> str:
-    """A URL, or where one is kept: it may hold a password."""
+    """A URL, or a reference to one, since it may contain a password."""
     if value.startswith(("env:", "file:")):
         return reference(value)
     if not re.match(r"(rediss?(\+(cluster|sentinel))?|unix)://.", value):
@@ -140,7 +138,7 @@ def _network(value: str) -> str:
 
 
 def _as_tuple(value: Any) -> Any:
-    """A list of a file; one value may stand for a list of one."""
+    """A list; a single value is a list of one."""
     return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
@@ -385,7 +383,7 @@ class Limits(Strict):
         return [(period, amount) for period, amount in amounts if amount is not None]
 
     def settled(self) -> bool:
-        """Whether anything here is known only once a request has ended."""
+        """Whether anything here is counted only once a request has ended."""
         per_token = any(self.windows(measure) for measure in MEASURES if measure != "requests")
         return per_token or self.concurrent_requests is not None or self.budget_usd_per_month is not None
 
@@ -509,12 +507,12 @@ class JwtIssuer(Strict):
 
     @property
     def discoverable(self) -> bool:
-        """Whether the issuer itself can be asked where its keys are."""
+        """Whether the location of the keys can be discovered from the issuer."""
         return _is_url(self.issuer)
 
     @property
     def keys_from(self) -> str:
-        """Where to ask for keys first: `jwks_url`, or the configuration document (OpenID Connect Discovery §4)."""
+        """The first URL to fetch for keys: `jwks_url`, or the discovery document (OpenID Connect Discovery §4)."""
         return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
 
 
@@ -619,22 +617,22 @@ class Config(Strict):
 
     @property
     def public_metrics(self) -> bool:
-        """Whether clients may see the metrics: where that is asked for, and in the short form unless it is refused."""
+        """Whether the public port has metrics: as configured; the default is true only in the short form."""
         asked = self.server.public_metrics
         return self.vllm is not None if asked is None else asked
 
     def settles(self) -> bool:
-        """Whether limits need to hear of how requests ended. Those of keys do too, and come with the requests."""
+        """Whether any limits need the outcome of requests. Limits of keys may too; requests carry those."""
         tiers = [limits for tier in self.rate_limits.values() for limits in (tier, *tier.models.values())]
         holders = [holder.limits for holder in (*self.users.values(), *self.teams.values()) if holder.limits]
         return any(limits.settled() for limits in (*tiers, *holders))
 
     def model_of(self, name: str) -> str:
-        """The model that answers to `name`, itself or by an alias; `name` itself when none does."""
+        """The model with the name or alias `name`; `name` itself if there is none."""
         return next((model for model, entry in self.models.items() if name in entry.aliases), name)
 
     def known_models(self) -> list[str]:
-        """Every model name the configuration knows, aliases included."""
+        """Every configured model name, aliases included."""
         if self.vllm:
             return [self.vllm.default_model] if self.vllm.default_model else []
         return [name for model, entry in self.models.items() for name in (model, *entry.aliases)]

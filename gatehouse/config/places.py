@@ -1,7 +1,7 @@
-"""Where the values of a YAML text stand: a second walk over it, for those who have a problem to report.
+"""Finds the lines of values in a YAML text: a second pass over it, only made to report a problem.
 
-Lines are noted only on the ways to what was asked for and within anchors, so that one fault among 100,000 keys does not
-cost the memory of them all.
+Lines are recorded only along the requested paths and within anchors, so that one fault among 100,000 keys does not
+cost memory for all of them.
 """
 
 from collections.abc import Iterable
@@ -14,25 +14,25 @@ Path = tuple[str | int, ...]
 
 
 class Parser(Protocol):
-    """PyYAML's event parser: libyaml's, or the one in Python where PyYAML was built without."""
+    """PyYAML's event parser: libyaml's, or the Python one if PyYAML was built without libyaml."""
 
     def get_event(self) -> Any: ...
 
 
 def parser(text: str | bytes) -> Parser:
-    """Raises `yaml.YAMLError` for what is no text at all; its events do for what is no YAML."""
+    """Raises `yaml.YAMLError` if it is not text; iterating over the events does if it is not YAML."""
     return cast(Parser, yaml.cyaml.CParser(text) if yaml.__with_libyaml__ else yaml.SafeLoader(text))  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)
 class Places:
-    """The line of a value (from 1; None in an empty text), and the places of what was asked for inside it."""
+    """The line of a value (from 1; None in an empty text), and the places of the requested values inside it."""
 
     line: int | None
     inside: "dict[str | int, Places]" = field(default_factory=dict)
 
     def of(self, path: Path) -> int | None:
-        """The line of `path`, or of the closest thing around it that the document has."""
+        """The line of `path`, or of its closest ancestor in the document."""
         here = self
         for part in path:
             if part not in here.inside:
@@ -42,7 +42,7 @@ class Places:
 
 
 _Wanted = dict[Any, Any]
-"""Names to look for, each with what to look for inside."""
+"""Names to look for, each with the names to look for inside."""
 
 
 class _Everything(_Wanted):
@@ -57,7 +57,7 @@ _ALL = _Everything()
 
 
 def locate(text: str | bytes, paths: Iterable[Path]) -> Places:
-    """The places of `paths` in `text`, which `source.parse` has read without a fault."""
+    """The places of `paths` in `text`, which `source.parse` must have accepted."""
     wanted: _Wanted = {}
     for path in paths:
         here = wanted

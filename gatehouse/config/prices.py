@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from gatehouse.config.model import Config, Price
 
 Prices = Mapping[str, Price]
-"""Prices by every name a model answers to."""
+"""Prices by every name of a model, aliases included."""
 
 
 def prices(config: Config) -> Prices:
-    """The prices of `config`; models without one are absent."""
+    """The prices of `config`, without the models that have none."""
     return {
         name: model.price_per_million_tokens
         for main, model in config.models.items()

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where."""
+"""Problems of a configuration, with file, line and path."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ VARIABLE = "environment variable "
 class Problem:
     """One fault or piece of advice. `origin` is a file name or `environment variable NAME`; `line` counts from 1.
 
-    `passing`: what was written may be good; it could not be had, and is to be tried again.
+    `passing`: temporary; the file could not be read, and should be retried.
     """
 
     origin: str
@@ -40,6 +40,6 @@ class ConfigError(GatehouseError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """`did you mean 'x'?` for the valid name closest to `name`, or None when nothing is close."""
+    """`did you mean 'x'?` for the valid name closest to `name`, or None if nothing is close."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else None

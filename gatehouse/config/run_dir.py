@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 
 Service = Literal["authz", "ratelimit", "accesslog", "portal"]
 GRPC_SERVICES: tuple[Service, ...] = ("authz", "ratelimit", "accesslog")
-"""Those that Envoy calls by gRPC, each worker on a socket of its own."""
+"""The services that Envoy calls by gRPC, each worker on its own socket."""
 SERVICES: tuple[Service, ...] = (*GRPC_SERVICES, "portal")
 
 ACCESSLOG_RECEIVERS = 2
-"""Envoy drops entries while its only receiver is down, so there are always two."""
+"""Always two, since Envoy drops entries while its only receiver is down."""
 
 PORTAL_PROCESSES = 2
-"""One works, the other stands by."""
+"""One is active, the other is its standby."""
 
 
 DEFAULT_RUN_DIR = Path(RUN_DIR)
@@ -27,7 +27,7 @@ _WORD = ".run_dir"
 
 
 def found_run_dir(log_directory: Path) -> Path | None:
-    """The run directory of the gateway that writes its logs to `log_directory`; None when none runs."""
+    """The run directory of the gateway that writes its logs to `log_directory`; None if none runs."""
     word = log_directory / _WORD
     candidates = [Path(word.read_text())] if word.exists() else []
     return next((path for path in (*candidates, DEFAULT_RUN_DIR) if path.is_dir()), None)
@@ -48,11 +48,11 @@ def workers(config: Config, service: Service) -> int:
 
 
 def first_rank(workers: int) -> int:
-    """How many of the workers that decide, of authz and ratelimit, Envoy calls while all is well: half. The others
-    stand by, for when those are gone or a call to one has failed.
+    """How many of the authz or ratelimit workers Envoy normally calls: half. The others are standbys, for when those
+    are down or a call to one has failed.
 
-    A process that is woken for each single call spends more on waking up than on the call; the fewer are called, the
-    more calls one finds waiting. Envoy itself needs more than half of the CPU, so half of the workers are enough.
+    Waking a process for a single call costs more than the call; the fewer workers are called, the more calls each finds
+    waiting. Envoy itself needs more than half of the CPU, so half of the workers are enough.
     """
     return -(-workers // 2)
 
@@ -64,17 +64,17 @@ class RunDir:
     path: Path
 
     def socket(self, service: Service, index: int) -> Path:
-        """Where worker `index` of `service` speaks gRPC."""
+        """The gRPC socket of worker `index` of `service`."""
         return self.path / f"{service}-{index}.sock"
 
     @property
     def portal_socket(self) -> Path:
-        """Where the process of portal_service that works answers the gateway's own HTTP routes."""
+        """The socket on which the active process of portal_service serves the gateway's own HTTP routes."""
         return self.path / "portal.sock"
 
     @property
     def accepted(self) -> Path:
-        """A copy of `gatehouse.yaml` as it was last accepted, for the services."""
+        """The services' copy of the last accepted `gatehouse.yaml`."""
         return self.path / "gatehouse.yaml"
 
     @property
@@ -83,46 +83,46 @@ class RunDir:
         return self.path / "envoy-admin.sock"
 
     def restrictions(self, index: int) -> Path:
-        """What the key store last said against keys in files: if worker `index` of authz starts anew without the store,
-        it goes by that."""
+        """The key store's last known revocations of keys in files, for worker `index` of authz if it restarts while the
+        store is down."""
         return self.path / f"authz-{index}.restrictions.jsonl"
 
     def leave_word(self, log_directory: Path) -> None:
-        """Let those who only know where the logs are find this directory; they can be told otherwise if it fails."""
+        """Make this directory findable through the log directory. Not fatal: commands can be given the path instead."""
         try:
             log_directory.mkdir(parents=True, exist_ok=True)
             (log_directory / _WORD).write_text(str(self.path.absolute()))
         except OSError as error:
-            log.warning("can't say in %s where the run directory is: %s", log_directory, error)
+            log.warning("can't record the run directory in %s: %s", log_directory, error)
 
     @property
     def draining(self) -> Path:
-        """Is there while the gateway drains: `/health` says so."""
+        """Exists while the gateway drains; `/health` then reports it."""
         return self.path / "draining"
 
     @property
     def replaced(self) -> Path:
-        """Is there once another gateway has taken over."""
+        """Exists once another gateway has taken over."""
         return self.path / "replaced"
 
     @property
     def base_id(self) -> Path:
-        """Where an Envoy that begins a line of them notes its base id (`gatehouse.gateway.generation`)."""
+        """Where the first Envoy of a chain writes its base id (`gatehouse.gateway.generation`)."""
         return self.path / "base-id"
 
     @property
     def cut(self) -> Path:
-        """The ids of revoked keys whose running streams are to end, one a line: from authz_service to Envoy."""
+        """The ids of revoked keys whose running streams must end, one a line: from authz_service to Envoy."""
         return self.path / "cut"
 
     @property
     def metrics(self) -> Path:
-        """Samples of every process, merged when Prometheus scrapes."""
+        """The metric samples of every process, merged when Prometheus scrapes."""
         return self.path / "metrics"
 
     @property
     def bodies(self) -> Path:
-        """Bodies that Envoy has tapped and that are not in their log yet, a file a request."""
+        """Bodies that Envoy has tapped and that are not logged yet, a file per request."""
         return self.path / "bodies"
 
     @property

@@ -14,7 +14,7 @@ _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+")
 
 
 def reference(value: str) -> str:
-    """`value`, if it says where a secret is kept. Raises `ValueError`."""
+    """`value`, if it is a reference to a secret. Raises `ValueError`."""
     if not _REFERENCE.fullmatch(value):
         raise ValueError("must say where it is kept: env:NAME (an environment variable) or file:PATH")
     return value
@@ -24,7 +24,7 @@ SecretReference = Annotated[str, AfterValidator(reference)]
 
 
 def resolve(reference: str, field: str, environment: Mapping[str, str] | None = None) -> bytes:
-    """The secret behind `reference`, which the configuration has at `field`; a file's last line end is not part of it.
+    """The secret behind `reference`, which the configuration has at `field`; without the last line end of a file.
 
     Raises `ConfigError`, which names the field and what to do, and never shows the secret.
     """
@@ -46,7 +46,7 @@ def _file(path: str, field: str) -> bytes:
     try:
         return Path(path).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
     except OSError as error:
-        hint = "create it, readable for the user the gateway runs as"
+        hint = "create it, readable by the user the gateway runs as"
         raise ConfigError(
             [Problem(path, None, field, f"can't be read: {error.strerror}", hint, passing=True)]
         ) from None

@@ -1,8 +1,7 @@
-"""YAML text -> plain data, event by event: no tree of nodes is ever made, and big sections need not be kept whole.
+"""YAML text -> plain data, event by event: no tree of nodes is built, and large sections need not be kept in memory.
 
-Stricter than YAML where that has cost people outages: duplicate keys are refused, and so is a document whose aliases
-expand to more than it could hold if it were written out ("billion laughs"). Where things stand in the text is found
-only when somebody asks (`places`).
+Stricter than YAML where that prevents outages: duplicate keys are rejected, and so is a document whose aliases expand
+to more values than a configuration could have ("billion laughs"). Line numbers are computed only on demand (`places`).
 """
 
 import re
@@ -18,12 +17,12 @@ from gatehouse.config.problem import ConfigError, Problem
 from gatehouse.contract.failures import GatehouseError
 
 MAX_NODES = 1_000_000
-"""So many values aliases may stand for, all together."""
+"""The most values that all aliases together may expand to."""
 
 MAX_DEPTH = 100
 
 Take = Callable[[str, Any], None]
-"""Is given the entries of a mapping, name and value, one by one; the document then keeps the mapping empty."""
+"""Called with each entry of a mapping, name and value; the mapping is then empty in the document."""
 
 _MERGE = "<<"  # https://yaml.org/type/merge.html
 _TOO_MUCH = "aliases expand to more than a configuration can hold"
@@ -39,14 +38,14 @@ class Source:
     data: Any = None
 
     def places(self, paths: Iterable[Path]) -> Places:
-        """Where `paths` are. Reads the text once more, so ask for all at once."""
+        """The lines of `paths`. Parses the text again, so ask for all at once."""
         return locate(self.text, paths)
 
 
 def parse(text: str | bytes, origin: str, takers: Mapping[Path, Take] | None = None) -> Source:
-    """Read one YAML document. Raises `ConfigError` with the line of what can't be read.
+    """Parse one YAML document. Raises `ConfigError` with the line that can't be parsed.
 
-    The entries of a mapping whose path is among `takers` go to its taker instead of into the data.
+    The entries of a mapping whose path is in `takers` go to its taker instead of into the data.
     """
     try:
         return Source(origin, text, _Walk(parser(text), origin, takers or {}).document())
@@ -56,7 +55,7 @@ def parse(text: str | bytes, origin: str, takers: Mapping[Path, Take] | None = N
 
 @dataclass(frozen=True, slots=True)
 class _Anchored:
-    """What an anchor names, and how many values that is."""
+    """The value of an anchor, and how many values it contains."""
 
     value: Any
     nodes: int
@@ -74,7 +73,7 @@ class _Walk:
         self._from_aliases = 0
 
     def document(self) -> Any:
-        """The data of the only document there is; None when there is none."""
+        """The data of the only document; None if there is none."""
         self._next()  # the start of the stream
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None
@@ -82,7 +81,7 @@ class _Walk:
         self._next()  # the end of the document
         after = self._next()
         if not isinstance(after, yaml.StreamEndEvent):
-            raise self._fault(after, (), "one document is enough; remove what follows '---'")
+            raise self._fault(after, (), "only one document is allowed; remove what follows '---'")
         return data
 
     def _value(self, event: Any, path: Path) -> Any:
@@ -106,7 +105,7 @@ class _Walk:
 
     def _alias(self, event: Any, path: Path) -> Any:
         if event.anchor not in self._anchored:
-            raise self._fault(event, path, f"nothing before this is called &{event.anchor}")
+            raise self._fault(event, path, f"there is no earlier anchor &{event.anchor}")
         anchored = self._anchored[event.anchor]
         self._from_aliases += anchored.nodes if anchored else 0
         if anchored is None or self._from_aliases > MAX_NODES:
@@ -127,26 +126,26 @@ class _Walk:
         while type(event := self._next()) is not yaml.MappingEndEvent:
             name = self._name(event, path)
             if name in result:
-                raise self._fault(event, path, "the same name stands here twice; keep one of the two")
+                raise self._fault(event, path, "this name is used twice here; keep one of the two")
             value = self._entry(self._next(), path, name)
             if name == _MERGE and event.implicit[0]:
                 merged = self._merged(value, merged, event, path)
             elif take is None or (*path, name) in self._takers:
                 result[name] = value
             else:
-                result[name] = None  # remembered until the end, so that it is not taken twice
+                result[name] = None  # remembered until the end, to find duplicates
                 take(name, value)
         return self._with(merged, result, take)
 
     def _entry(self, event: Any, path: Path, name: str) -> Any:
-        """The value of `name`. Most are plain scalars: those make no path of their own."""
+        """The value of `name`. Most are plain scalars, for which no path is built."""
         if type(event) is yaml.ScalarEvent and event.anchor is None:
             self._nodes += 1
             return self._scalar(event, path, name)
         return self._value(event, (*path, name))
 
     def _merged(self, value: Any, so_far: dict[str, Any], event: Any, path: Path) -> dict[str, Any]:
-        """Of several mappings to merge, the first to have a name gives it its value."""
+        """If several merged mappings have the same name, the first one's value counts."""
         for mapping in value if isinstance(value, list) else [value]:
             if not isinstance(mapping, dict):
                 raise self._fault(event, (*path, _MERGE), "must be a mapping, or a list of mappings")
@@ -155,7 +154,7 @@ class _Walk:
 
     @staticmethod
     def _with(merged: dict[str, Any], result: dict[str, Any], take: Take | None) -> dict[str, Any]:
-        """What stands in a mapping itself wins over what is merged into it."""
+        """A mapping's own entries override merged ones."""
         if take is None:
             return {**merged, **result} if merged else result
         for name, value in merged.items():
@@ -188,7 +187,7 @@ class _Walk:
 
 
 class _Unreadable(GatehouseError):  # noqa: N818 - says what the value is
-    """YAML gives this text a type that it can't have."""
+    """The text does not fit the type that YAML gives it."""
 
 
 _RESOLVER = yaml.SafeLoader.yaml_implicit_resolvers
@@ -197,11 +196,11 @@ _STR = "tag:yaml.org,2002:str"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _TWO_READINGS = re.compile(r"[-+]?(0[0-9_]+(\.[0-9_]*)?|[0-9][0-9_]*(:[0-9_.]+)+)")
 _ONE_READING = "some read this number in base 8 or 60: write it without leading zeros and colons, or quote what is text"
-"""YAML 1.1 takes 010 for 8 and 1:30 for 90; YAML 1.2, and people, don't."""
+"""YAML 1.1 reads 010 as 8 and 1:30 as 90; YAML 1.2, and people, don't."""
 
 
 def _plain(text: str) -> Any:
-    """What an unquoted scalar is: 8000 a number, true a truth, 2027-01-01 a date, most else text."""
+    """The value of an unquoted scalar: 8000 is a number, true a boolean, 2027-01-01 a date, most others text."""
     forms = _RESOLVER.get(text[:1])
     return text if forms is None and not _FOR_ALL else _resolved(text)
 

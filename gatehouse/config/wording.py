@@ -1,4 +1,4 @@
-"""Pydantic's words for a fault, in ours."""
+"""Rewrites Pydantic's validation errors in our words."""
 
 from typing import Any, get_args, get_origin
 
@@ -11,7 +11,7 @@ from gatehouse.config.problem import nearest
 
 
 def explained(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
-    """Pydantic's words for a fault in ours. Never repeats the value: it may be a secret."""
+    """Message and hint for a validation error. Never repeats the value: it may be a secret."""
     match error["type"]:
         case "extra_forbidden":
             return "unknown field", nearest(str(path[-1]), _fields_at(path[:-1]))
@@ -24,7 +24,7 @@ def explained(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
         case "int_type" | "int_parsing":
             return "must be a whole number", None
         case "model_type" | "dict_type":
-            return "must hold named fields", None
+            return "must be a mapping of fields", None
         case "too_short":
             return "must have at least one", None
         case "tuple_type":

@@ -1,1 +1,1 @@
-"""What Envoy's configuration and the services both say: names, fields, errors, key digests. Imports no other room."""
+"""What Envoy's configuration and the services share: names, fields, errors, key digests. Imports no other package."""

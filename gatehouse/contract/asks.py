@@ -1,4 +1,4 @@
-"""What a request asks for, in numbers: what Envoy's reader of request bodies tells the limiter and the log, as text.
+"""The size of a request, in numbers: what Envoy's request reader sends to the limiter and the log, as text.
 
 The text is `MAX_TOKENS/CHOICES/PROMPT_BYTES/IMAGES`, such as `300/1/1240/0`; MAX_TOKENS may be `-`.
 """
@@ -7,16 +7,16 @@ import re
 from typing import NamedTuple
 
 MAX_NUMBER = 10**12 - 1
-"""Longer numbers count as this one."""
+"""Larger numbers are capped to this one."""
 
 _TEXT = re.compile(r"(?:([0-9]+)|-)/([0-9]+)/([0-9]+)/([0-9]+)")
 _DIGITS = len(str(MAX_NUMBER))
 _SHORT = _DIGITS + len("/1/1/0")
-"""No number in so short a text is too long."""
+"""In a text this short, no number is too large."""
 
 
 class Asks(NamedTuple):
-    """`max_tokens` is the most that one choice may generate: None when the request does not say, 0 for an endpoint that
+    """`max_tokens` is the most that one choice may generate: None if the request sets none, 0 for an endpoint that
     generates nothing. `choices` is `n` times the number of prompts, `prompt_bytes` the size of the body without its
     images, 0 for an endpoint that uses no tokens at all; `images` counts media in data URIs."""
 
@@ -27,11 +27,11 @@ class Asks(NamedTuple):
 
 
 NOTHING_SAID = Asks()
-"""Of a request whose body nobody read."""
+"""For a request whose body was not read."""
 
 
 def parsed(text: str) -> Asks | None:
-    """What `text` says; None when it says nothing. Never raises."""
+    """Parses `text`; None if it is not valid. Never raises."""
     match = _TEXT.fullmatch(text)
     if match is None:
         return None

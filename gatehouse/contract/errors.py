@@ -1,4 +1,4 @@
-"""The one table of errors that the gateway itself gives to clients.
+"""The table of all errors that the gateway itself returns to clients.
 
 Every answer has OpenAI's error envelope with FastAPI's `detail` beside it, so that clients of either read it:
 `{"error": {"message", "type", "param", "code"}, "detail": message}`. Answers of the model server are never touched.
@@ -27,7 +27,7 @@ class ClientError:
         return replace(self, message=message)
 
     def body(self) -> dict[str, object]:
-        """The JSON object of the answer."""
+        """The JSON object of the response."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error, "detail": self.message}
 
@@ -39,7 +39,7 @@ INVALID_JSON = ClientError(
     400, INVALID_REQUEST, "invalid_json", "The request body is not valid JSON sent as application/json."
 )
 INVALID_VALUE = ClientError(400, INVALID_REQUEST, "invalid_value", "")
-"""The reader of bodies says what is wrong with which member."""
+"""The request reader adds which member is wrong, and why."""
 NOT_ALLOWED_HERE = ClientError(400, INVALID_REQUEST, "not_allowed_here", "")
 MISSING_MODEL = ClientError(400, INVALID_REQUEST, "missing_model", "You must provide a model parameter.", "model")
 MISSING_API_KEY = ClientError(
@@ -108,14 +108,14 @@ TIMED_OUT = ClientError(504, UNAVAILABLE, "timeout", "The model server did not a
 
 
 UPSTREAM_ERROR = "upstream_error"
-"""The code of an answer that began as a success and carried an error inside. The gateway never answers with it: it is
-what records and metrics say of such an answer."""
+"""The code, in records and metrics, of a response that began as a success and contained an error. The gateway never
+returns it."""
 
 CODES = frozenset({UPSTREAM_ERROR, *(each.code for each in list(globals().values()) if isinstance(each, ClientError))})
-"""Every code there is."""
+"""All codes."""
 
 
 def too_many_failures(seconds: int) -> ClientError:
-    """`TOO_MANY_FAILURES`, with when to come back."""
+    """`TOO_MANY_FAILURES`, with the seconds after which to retry."""
     message = f"{TOO_MANY_FAILURES.message} Check the key and try again in {seconds}s."
     return replace(TOO_MANY_FAILURES, message=message, retry_after_s=seconds)

@@ -2,7 +2,7 @@
 
 
 class GatehouseError(Exception):
-    """Something expected went wrong; the message says what, where and how to mend it.
+    """An expected failure; the message says what went wrong, where, and how to fix it.
 
     A command that ends with one prints the message and exits with `exit_status`, never with a traceback.
     """

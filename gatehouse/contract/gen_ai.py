@@ -1,4 +1,4 @@
-"""How OpenTelemetry's conventions for generative AI call what passes here, in traces and in metrics.
+"""Names of OpenTelemetry's conventions for generative AI, for traces and metrics.
 
 Source: open-telemetry/semantic-conventions-genai, docs/gen-ai: spans and metrics.
 """
@@ -14,7 +14,7 @@ CACHE_WRITTEN_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
 ERROR_TYPE, SERVER_ADDRESS, SERVER_PORT = "error.type", "server.address", "server.port"
 
 VLLM = "vllm"
-"""The provider: the conventions allow names of one's own."""
+"""The provider: the conventions allow custom names."""
 
 OPERATIONS: Mapping[str, str] = {
     "/v1/chat/completions": "chat",
@@ -25,4 +25,4 @@ OPERATIONS: Mapping[str, str] = {
     "/v1/rerank": "rerank",
     "/v1/score": "score",
 }
-"""Endpoint -> operation. The conventions know the first three kinds and allow others; tokenizing is no operation."""
+"""Endpoint -> operation. The conventions define the first three and allow others; tokenizing is not an operation."""

@@ -1,7 +1,7 @@
-"""API keys are kept as digests: `sha256:<64 hex digits>`, or `hmac-sha256:VERSION:<64 hex digits>` under a pepper.
+"""API keys are stored as digests: `sha256:<64 hex digits>`, or `hmac-sha256:VERSION:<64 hex digits>` under a pepper.
 
 Keys are random, so a fast hash suffices: slow hashes protect passwords, which a dictionary holds. A pepper (RFC 2104,
-HMAC) makes the kept digests useless to who reads them but not the pepper.
+HMAC) makes stolen digests useless without the pepper.
 """
 
 import hashlib
@@ -13,28 +13,28 @@ PREFIX = "sha256:"
 PEPPERED = "hmac-sha256:"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PEPPERED_DIGEST = re.compile(r"hmac-sha256:([A-Za-z0-9._-]{1,32}):([0-9a-fA-F]{64})")
-_USABLE = re.compile(r"[!-+\--~]{8,512}")  # visible ASCII but the comma, by which proxies join repeated headers
+_USABLE = re.compile(r"[!-+\--~]{8,512}")  # visible ASCII without the comma, with which proxies join repeated headers
 
 
 class Hasher:
-    """Digests under versioned peppers, the newest last. A key is looked up under each form it may be kept in."""
+    """Digests with versioned peppers, the newest last. A key is looked up by each digest it may be stored under."""
 
     def __init__(self, peppers: Mapping[str, bytes]) -> None:
         self._peppers = [(f"{PEPPERED}{version}:", pepper) for version, pepper in peppers.items()]
 
     def digests(self, key: str) -> tuple[str, ...]:
-        """Every form in which `key` may be kept: the same work for every key."""
+        """Every digest that `key` may be stored under: the same work for every key."""
         data = _bytes(key)
         peppered = [prefix + hmac.digest(pepper, data, "sha256").hex() for prefix, pepper in self._peppers]
         return (PREFIX + hashlib.sha256(data).hexdigest(), *peppered)
 
     def newest(self, key: str) -> str:
-        """The form in which new keys are kept."""
+        """The digest to store a new key under."""
         return self.digests(key)[-1]
 
 
 def digest_of(key: str) -> str:
-    """The digest under which `key` is kept. A key that is no UTF-8 text has one too; it matches none."""
+    """The plain digest of `key`. A key that is not UTF-8 text has one too; it matches no stored key."""
     return PREFIX + hashlib.sha256(_bytes(key)).hexdigest()
 
 
@@ -43,9 +43,9 @@ def _bytes(key: str) -> bytes:
 
 
 def key_digest(written: str) -> str:
-    """The digest of a key as a configuration writes it: as a digest, or in plain text.
+    """The digest of a key in a configuration, which has it as a digest or in plain text.
 
-    Raises `ValueError` (which never shows the key) for what no client could send.
+    Raises `ValueError` (which never shows the key) for a key that no client could send.
     """
     if written.startswith(PEPPERED):
         if not (match := _PEPPERED_DIGEST.fullmatch(written)):
@@ -66,7 +66,7 @@ def key_digest(written: str) -> str:
 
 
 def is_plain(written: str) -> bool:
-    """Whether a configuration writes this key in plain text."""
+    """Whether this key in a configuration is in plain text."""
     return not written.startswith((PREFIX, PEPPERED))
 
 
@@ -76,5 +76,5 @@ def pepper_of(digest: str) -> str | None:
 
 
 def beginning(digest: str) -> str:
-    """Its first eight hexadecimal digits: enough to tell keys apart, not enough to stand for one."""
+    """Its first eight hexadecimal digits: enough to tell keys apart, not enough to use as one."""
     return digest.rpartition(":")[2][:8]

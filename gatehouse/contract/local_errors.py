@@ -1,7 +1,7 @@
-"""What the client gets when Envoy itself refuses a request or ends it: one table, first match wins.
+"""The errors that clients get when Envoy itself rejects or ends a request: one table, first match wins.
 
-The renderer turns it into Envoy's `local_reply_config`, and the record reads from it what the client was told. Envoy
-says why in `%RESPONSE_CODE_DETAILS%` and `%RESPONSE_FLAGS%` (Envoy documentation, "Response Code Details",
+The renderer turns it into Envoy's `local_reply_config`; request records look up in it which error the client got. Envoy
+gives the reason in `%RESPONSE_CODE_DETAILS%` and `%RESPONSE_FLAGS%` (Envoy documentation, "Response Code Details",
 "Substitution format").
 """
 
@@ -12,13 +12,13 @@ from gatehouse.contract import errors
 from gatehouse.contract.errors import ClientError
 
 OURS = ("direct_response", "ext_authz_denied", "request_rate_limited")
-"""Details of answers that are errors of ours already: by a route, authz_service or ratelimit_service."""
+"""Details of responses that already have our errors: from a route, authz_service or ratelimit_service."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalError:
-    """`error` answers a local reply for which all that is given here holds: its details begin with `details`, it has
-    one of `flags`, its status is `status` and it is none of `OURS`."""
+    """`error` is for local replies that meet all conditions given here: the details begin with `details`, they have
+    one of `flags`, and the status is `status` with details that are not in `OURS`."""
 
     error: ClientError
     details: str = ""
@@ -26,7 +26,7 @@ class LocalError:
     status: int | None = None
 
     def answers(self, status: int, details: str, flags: Collection[str]) -> bool:
-        """Whether it is the error of such a reply."""
+        """Whether a reply meets the conditions."""
         return (
             details.startswith(self.details)
             and (not self.flags or any(flag in flags for flag in self.flags))
@@ -36,7 +36,7 @@ class LocalError:
 
 TABLE = (
     LocalError(errors.MODEL_NOT_ALLOWED, details="rbac_access_denied"),
-    # A model's name with control characters, which no header can hold.
+    # a model's name with control characters, which are not allowed in a header
     LocalError(errors.MODEL_NOT_FOUND, details="filter_removed_required_request_headers"),
     LocalError(errors.OVERLOADED, details="overload"),
     LocalError(errors.ASKED_TOO_OFTEN, details="local_rate_limited"),
@@ -58,12 +58,12 @@ TABLE = (
 
 
 def error_of(status: int, details: str, flags: Collection[str]) -> ClientError:
-    """The error of a local reply. Its status may be the one Envoy began with, or the one that the row then set, which
-    is what Envoy logs: both lead to the same error."""
+    """The error of a local reply. `status` may be Envoy's original one, or the one that the row then set, which Envoy
+    logs: both give the same error."""
     found = (row.error for row in TABLE if row.answers(status, details, flags))
     return next(found, None) or otherwise(status)
 
 
 def otherwise(status: int) -> ClientError:
-    """What no row names keeps its status: 4xx is the client's mistake, 5xx ours."""
+    """Replies without a row keep their status: 4xx is the client's mistake, 5xx ours."""
     return errors.BAD_REQUEST if status < 500 else errors.GATEWAY_ERROR

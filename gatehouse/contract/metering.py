@@ -1,6 +1,6 @@
-"""Whether the limiter was asked about a request that has ended, and whether anybody counted its tokens.
+"""Whether the limiter was asked about a finished request, and whether its tokens were counted.
 
-The log's receiver and the replay of old logs must agree on this, so it is written once, for both.
+The log receiver and the replay of old logs must agree on this, so both use these rules.
 """
 
 from typing import Protocol
@@ -21,7 +21,7 @@ NO_TOKENS = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
 """Endpoints of model servers that use no tokens."""
 
 METERED = frozenset(ENDPOINTS) - NO_TOKENS
-"""Endpoints whose answers should say how many tokens they took."""
+"""Endpoints whose responses should report their token usage."""
 
 NEVER_ASKED = frozenset(
     {
@@ -35,11 +35,11 @@ NEVER_ASKED = frozenset(
         TOO_MANY_VALUES.code,
     }
 )
-"""Codes of requests that were refused before the limiter was asked, although the caller was known."""
+"""Codes of requests that were rejected before the limiter was asked, although the caller was known."""
 
 
 class Ended(Protocol):
-    """What has to be known of a request: the fields of its record."""
+    """The fields of a request's record that are needed here."""
 
     @property
     def user_id(self) -> str | None: ...
@@ -60,42 +60,42 @@ class Ended(Protocol):
 
 
 def asked(ended: Ended) -> bool:
-    """Whether the limiter had a say in it, as far as a record can tell. If the client left without an answer, the
-    limiter may not have been asked yet."""
+    """Whether the limiter was asked, as far as the record shows. If the client disconnected without a response, it may
+    not have been asked yet."""
     return ended.user_id is not None and ended.endpoint in ENDPOINTS and ended.error_code not in NEVER_ASKED
 
 
 def admitted(ended: Ended) -> bool:
-    """Whether the limiter was asked and may have let it pass: also when nobody waited for its answer any more."""
+    """Whether the limiter was asked and may have admitted it, even if the client had disconnected by then."""
     return asked(ended) and not ended.limited_by
 
 
 def failed(ended: Ended) -> bool:
-    """Whether it was refused or answered with an error, be it inside a 200."""
+    """Whether it was rejected or got an error, including an error inside a 200."""
     return ended.status >= 400 or ended.error_code is not None
 
 
 def complete(ended: Ended) -> bool:
-    """Whether it was answered well, to the end."""
+    """Whether it got a complete response without an error."""
     return 200 <= ended.status < 300 and not ended.aborted and ended.error_code is None
 
 
 def counted(ended: Ended) -> bool:
-    """Whether it is known what it used: the model server said so, or it can have used nothing."""
+    """Whether its usage is known: the model server reported it, or it can't have used any tokens."""
     said = ended.prompt_tokens is not None or ended.completion_tokens is not None
     return said or failed(ended) or ended.endpoint in NO_TOKENS
 
 
 def lacks_prompt(ended: Ended) -> bool:
-    """Whether only its output was counted: the guess of its prompt stands."""
+    """Whether only its output was counted: the estimate of its prompt remains."""
     return ended.prompt_tokens is None and ended.completion_tokens is not None
 
 
 def teaches(ended: Ended) -> bool:
-    """Whether it shows how long answers are: it was let through, answered well, to the end, and its output counted."""
+    """Whether it can be used to estimate output lengths: admitted, completed without an error, output counted."""
     return not ended.limited_by and complete(ended) and ended.completion_tokens is not None
 
 
 def uncounted(ended: Ended) -> bool:
-    """Whether the model server owes a count: it answered well, to the end, and did not say what that took."""
+    """Whether a count is missing: the model server completed the response without an error or its token usage."""
     return ended.endpoint in METERED and complete(ended) and not counted(ended)

@@ -1,7 +1,7 @@
-"""Patterns of model names: `*` stands for any text, `?` for any one character, and all else for itself. Pure.
+"""Patterns of model names: `*` matches any text, `?` any one character, everything else itself. Pure.
 
-Envoy evaluates them as regular expressions (RE2), in CEL, where it takes no program of more than 100 instructions
-(`regex_max_program_size`); a longer one would deny whatever it was asked. So there is a `MAX_SIZE`.
+Envoy evaluates them as regular expressions (RE2) in CEL, where it rejects programs of more than 100 instructions
+(`regex_max_program_size`); a longer one would deny every request. Hence `MAX_SIZE`.
 """
 
 import re
@@ -11,23 +11,23 @@ from itertools import chain
 EVERYTHING = "*"
 MAX_SIZE = 96
 _START, _WILDCARD, _END = 4, 8, 1
-"""In RE2's instructions, at most: what every expression needs, a wildcard (any UTF-8 character), the end of text."""
+"""Upper bounds in RE2 instructions: for every expression, a wildcard (any UTF-8 character), the end of text."""
 
 Matcher = Callable[[str], bool]
 
 
 def is_everything(pattern: str) -> bool:
-    """Whether every name matches."""
+    """Whether `pattern` matches every name."""
     return pattern.strip("*") == "" != pattern
 
 
 def is_wild(pattern: str) -> bool:
-    """Whether `pattern` stands for more than one name."""
+    """Whether `pattern` can match more than one name."""
     return "*" in pattern or "?" in pattern
 
 
 def matcher(patterns: Iterable[str]) -> Matcher:
-    """Whether a name matches any of `patterns`, whole."""
+    """A function that tells whether a whole name matches any of `patterns`."""
     patterns = tuple(patterns)
     names = frozenset(pattern for pattern in patterns if not is_wild(pattern))
     wild = re.compile("|".join(map(_python, filter(is_wild, patterns))) or "(?!)", re.DOTALL)
@@ -35,22 +35,22 @@ def matcher(patterns: Iterable[str]) -> Matcher:
 
 
 def regex(patterns: Collection[str]) -> str:
-    r"""An expression that is found in the names that match any of `patterns`: `^(?s:llama\-|gpt.*4$)`.
+    r"""An expression to search for in names; found if they match any of `patterns`: `^(?s:llama\-|gpt.*4$)`.
 
-    RE2 and Python's `re.search` read it alike. Sorted, so that RE2 can share what patterns begin with.
+    RE2 and Python's `re.search` treat it alike. Sorted, so that RE2 can share common prefixes.
     """
     return f"^(?s:{'|'.join(map(_open_ended, sorted(patterns)))})"
 
 
 def size(patterns: Collection[str]) -> int:
-    """How many instructions `regex(patterns)` has for RE2, at most. Those of a common beginning count once."""
+    """An upper bound of RE2's instructions for `regex(patterns)`. A common prefix counts once."""
     heads = [re.split(r"[*?]", pattern, maxsplit=1)[0].encode() for pattern in patterns]
     shared = set(chain.from_iterable((head[:end] for end in range(1, len(head) + 1)) for head in heads))
     return _START + len(shared) + sum(_size_of(p, len(h)) for p, h in zip(patterns, heads, strict=True))
 
 
 def _size_of(pattern: str, head: int) -> int:
-    """Of what comes after the first `head` bytes."""
+    """The same for the text after the first `head` bytes."""
     kept = pattern.rstrip("*")
     wildcards = sum(map(kept.count, "*?"))
     end = _END if kept == pattern else 0

@@ -1,4 +1,4 @@
-"""How long the periods of limits are."""
+"""The lengths of the periods of limits."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

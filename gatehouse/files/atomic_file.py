@@ -1,4 +1,4 @@
-"""Atomic writes, also across crashes, and a lock for concurrent writers."""
+"""Atomic and crash-safe replacement of files, and the lock that writers hold."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ _POLL_S = 0.02
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace the content of `path` by `data`, readable by its owner alone (0600).
+    """Replace the content of `path` with `data`, readable only by its owner (0600).
 
-    At every moment the path has the old content or the new; with `durable` the new one is on disk on return. The caller
-    holds the `lock` of `path`. Raises `OSError`; the old content then stays.
+    At every moment the path has the old content or the new; with `durable` the new one is on the disk on return. The
+    caller holds the `lock` of `path`. Raises `OSError`; the old content then stays.
     """
     new = path.with_name(f"{path.name}.new")
     try:
@@ -41,7 +41,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the entries of `folder` are on disk."""
+    """Sync the directory entries of `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -50,7 +50,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def own_like(descriptor: int, path: Path) -> None:
-    """A file that root writes gets the owner of `path`, or of its folder if it is new."""
+    """As root, give the file to the owner of `path`, or of its folder if `path` is new."""
     if os.geteuid() == 0:
         model = (path if path.exists() else path.parent).stat()
         os.fchown(descriptor, model.st_uid, model.st_gid)
@@ -58,7 +58,7 @@ def own_like(descriptor: int, path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, patience_s: float) -> Iterator[None]:
-    """Hold the lock for changing `path`. The kernel releases it when its holder ends, even by a crash.
+    """The exclusive right to change `path`. The kernel releases the lock when its holder exits, however that happens.
 
     Raises `TimeoutError` if others hold it for longer than `patience_s`, and `OSError` if it can't be created.
     """

@@ -14,14 +14,14 @@ _MIDDLE_OF_WRITING_S = 0.02
 
 
 class DailyFile:
-    """Appends whole lines, so that several processes may share a file, and forgets old days (see `retention`).
+    """Appends whole lines, so that several processes may share a file, and deletes old days (see `retention`).
 
     Each call of `append` is one `write(2)` to a descriptor opened with O_APPEND: on a local file system lines of
-    different processes never mix. A line truncated by a full disk or a crash stays a line of its own, and the next one
-    is complete. Files are 0640 by default: records name people.
+    different processes never mix. A line that a full disk or a crash cut short stays on its own; the next one is whole.
+    Files are 0640 by default: records name people.
 
-    If the file was renamed or removed, by log rotation or by hand, the next line starts a new one, in a new directory
-    if necessary; lines just written to a removed file are written again. A truncated file is continued.
+    A file that was renamed or removed, by a log rotator or by hand, is created again for the next line, with its
+    directory if needed; lines just written to a removed file are written again. A truncated file is appended to.
     """
 
     def __init__(self, directory: Path, stem: str, retention_days: int, mode: int = 0o640) -> None:
@@ -36,7 +36,7 @@ class DailyFile:
         self._mode = mode
 
     def append(self, lines: bytes, now: datetime | None = None) -> None:
-        """Write `lines` (each ending in a newline) to today's file. Raises `OSError`."""
+        """Write `lines` (each ending in a newline) to today's file. Raises `OSError` if writing fails."""
         now = now or datetime.now(UTC)
         if now.date() != self._day:
             self._open(now.date())
@@ -49,12 +49,12 @@ class DailyFile:
         self._forget(now)
 
     def sync(self) -> None:
-        """Return once everything appended is on disk."""
+        """Sync everything appended to the disk."""
         if self._descriptor >= 0:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """What was appended is on the disk."""
+        """Sync and close the file."""
         try:
             self.sync()
         finally:
@@ -70,19 +70,19 @@ class DailyFile:
         self._day, self._torn = today, _torn(self._descriptor)
 
     def _begin_anew(self, today: date) -> None:
-        """Logged only after writing: this file may be the log."""
+        """Log it only after reopening: the log may be this file."""
         path, removed = self._path, self._removed()
         self._open(today)
         if removed:
-            log.warning("%s was removed, and is begun anew", path)
+            log.warning("%s was removed; created it again", path)
         else:
-            log.info("%s was renamed, and is begun anew", path)
+            log.info("%s was renamed; started a new one", path)
 
     def _removed(self) -> bool:
         return os.fstat(self._descriptor).st_nlink == 0
 
     def _moved(self) -> bool:
-        """Whether the path no longer leads to the open file. If that can't be checked, the open file is kept."""
+        """Whether its name no longer leads to the open file. False if that can't be found out."""
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except (FileNotFoundError, NotADirectoryError):
@@ -91,11 +91,11 @@ class DailyFile:
             return False
 
     def _forget(self, now: datetime) -> None:
-        """Failing to delete old files must not fail a write."""
+        """Delete old files; an error is logged, since the line itself is written."""
         try:
             self.retention.look(now)
         except OSError as error:
-            log.warning("old files stay in %s for now: %s", self._directory, error)
+            log.warning("can't delete old files in %s now: %s", self._directory, error)
 
     def _write(self, lines: bytes) -> None:
         if self._torn:
@@ -106,7 +106,7 @@ class DailyFile:
 
 
 def _torn(descriptor: int) -> bool:
-    """Whether a file permanently ends in the middle of a line; another process may just be writing it."""
+    """Whether a file ends in an incomplete line, checked again later: another process may still be writing it."""
     seen = -1
     while (size := os.fstat(descriptor).st_size) != seen:
         if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":

@@ -1,10 +1,8 @@
-"""Daily files of the past: their names, and which are deleted when.
+"""Old daily files: their names, which of them to delete, and when.
 
-The oldest go first, and never many for one reading of a clock.
-
-A clock that is wrong by weeks makes today's log look old. So a file is deleted only if both its name and its own time
-say that it is too old, one day's file per hour (by the monotonic clock) and the oldest first: a wrong clock would have
-to stay wrong for as many hours as there are files before the last one is deleted.
+A clock that is wrong by weeks makes today's log look old. So a file is deleted only if both its name and its
+modification time are too old, one day's files an hour (by the monotonic clock), the oldest first: a wrong clock would
+have to stay wrong for as many hours as there are files before the last one is lost.
 """
 
 import glob
@@ -18,17 +16,16 @@ from typing import BinaryIO, cast
 
 BETWEEN_S = 3600.0
 FIRST_AFTER_S = 60.0
-"""Delay after the start: by then a clock that is set at boot is correct."""
+"""Time for a machine that has just started to set its clock."""
 
 _MADE = r"(\.\d+|-\d{8}\d*)?(\.(gz|zst|xz|bz2))?"
 DAY = rf"(?P<day>\d{{4}}-\d{{2}}-\d{{2}})(\.(?P<part>\d+))?\.log{_MADE}"
-"""How the name of a day's file ends: a part of it that was finished has a number, and tools that rotate and compress
-add some more."""
+"""The end of a daily file's name: a finished part has a number, and log rotators and compression add more."""
 
 
 def copies(file: Path) -> Iterator[Path]:
-    """What has become of `file`, beside it: parts that were finished, and what a tool has made, renamed or copied, with
-    a number or a date, compressed or not."""
+    """The files that `file` became, beside it: finished parts, and copies of a log rotator, with a number or a date,
+    compressed or not."""
     made = re.compile(rf"{re.escape(file.stem)}(\.\d+)?\.log{_MADE}")
     for path in sorted(file.parent.glob(f"{glob.escape(file.stem)}.*log*")):
         if path != file and made.fullmatch(path.name):
@@ -36,7 +33,7 @@ def copies(file: Path) -> Iterator[Path]:
 
 
 def opened(path: Path) -> BinaryIO:
-    """For reading; as it was before gzip, if that has compressed it."""
+    """Open for reading, decompressed if it is a gzip file."""
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
@@ -52,7 +49,7 @@ class Retention:
         self._due = monotonic() + FIRST_AFTER_S
 
     def look(self, now: datetime) -> None:
-        """Delete one day's files, if any are due. Raises `OSError`."""
+        """Delete one day's old files, if it is time. Raises `OSError`."""
         if self._monotonic() >= self._due:
             self._due = self._monotonic() + BETWEEN_S
             too_old = self._too_old((now - timedelta(days=self.days)).date())
@@ -70,7 +67,7 @@ class Retention:
 
 
 def _day_of(path: Path) -> date:
-    """The day it was last written to; one that another process has deleted by now is of today."""
+    """The day it was last written to; today if another process has just deleted it."""
     try:
         return datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""A process's metric samples in a memory-mapped file whose space is allocated before it is written.
+"""A process's samples in a mapped file whose disk space is allocated before it is written to.
 
-prometheus_client maps sparse files; if a hole can't be filled because the disk is full, the kernel kills the process
-(SIGBUS, mmap(2)). Here space is allocated first. Without space, samples move to the process's own memory, and back to
-the file when there is space; meanwhile a scrape sees the last samples in the file.
+prometheus_client maps sparse files; if a hole can't be filled, because the disk is full, the kernel kills the process
+(SIGBUS, mmap(2)). Here space is allocated first. If there is none, samples are kept in the process's own memory and
+copied to the file when there is room again: until then a scrape sees the last values in the file.
 """
 
 import logging
@@ -21,7 +21,7 @@ AGAIN_S = 1.0
 
 
 class SampleFile(MmapedDict):
-    """As its base, whose calls `prometheus_client.values` makes, one at a time."""
+    """Like its base class, which `prometheus_client.values` calls, one call at a time."""
 
     def __init__(self, filename: str) -> None:
         self._fname = filename
@@ -53,7 +53,7 @@ class SampleFile(MmapedDict):
             self._f = None
 
     def _init_value(self, key: str) -> None:
-        """Make room first, so that there is nothing left to make for the base."""
+        """Allocate the space first, so that the base class never has to grow the file."""
         if self._used + len(key.encode()) + 64 > self._capacity:
             self._grow(self._capacity * 2)
         super()._init_value(key)  # type: ignore[no-untyped-call]
@@ -69,7 +69,7 @@ class SampleFile(MmapedDict):
         self._capacity = capacity
 
     def _attach(self, capacity: int) -> None:
-        """Raises `OSError`, with no empty file left, which nobody could read."""
+        """Raises `OSError`, and leaves no empty file, which readers could not parse."""
         file = open(self._fname, "a+b")  # noqa: SIM115
         try:
             self._map(file.fileno(), capacity)
@@ -85,7 +85,7 @@ class SampleFile(MmapedDict):
         self._m = mmap.mmap(descriptor, capacity)
 
     def _detach(self, capacity: int, error: OSError | None = None) -> None:
-        """Go on in memory, with what there is so far."""
+        """Continue in memory, with the samples so far."""
         kept = self._m[:] if self._m is not None else b""
         self._m = mmap.mmap(-1, capacity)
         self._m[: len(kept)] = kept
@@ -97,7 +97,7 @@ class SampleFile(MmapedDict):
             log.error("%s can't be written, samples stay in memory until it can: %s", self._fname, error)
 
     def _return(self) -> None:
-        """To the file, if it has room by now."""
+        """Switch back to the file if there is room again."""
         self._due = time.monotonic() + AGAIN_S
         kept = self._m
         assert kept is not None

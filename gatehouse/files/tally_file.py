@@ -1,4 +1,4 @@
-"""Reads the tally of the request log (`portal_service.tally` writes it): usage by user and day, for other services."""
+"""Reads the tally of the request log, which `portal_service.tally` writes: usage by key and day, for other services."""
 
 import sqlite3
 from contextlib import closing
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 NAME = "tally.sqlite"
-"""In the directory of the logs."""
+"""In `logging.dir`."""
 
 
 class Used(NamedTuple):
-    """What one key of a user used on one day (UTC), under the team and tier that it had last. The cost is in billionths
-    of a US dollar, None where no price is known. `admitted` requests are those that limits let through; 0 too where the
-    tally, made by an older version, does not say."""
+    """The usage of one key of a user on one day (UTC), under the team and tier that it had last. The cost is in
+    billionths of a US dollar, None if no price is known. `admitted`: requests that the limits let through; also 0 if an
+    older version, which did not count them, wrote the tally."""
 
     day: date
     user: str

@@ -1,7 +1,7 @@
-"""Detects changed files: by notifications of the kernel, and by polling each second for changes without one.
+"""Watches files for changes: by kernel events, and by a look each second for what causes no events.
 
-Editors rename files, Kubernetes and Vault swap symbolic links (`..data`) on the path, network file systems send no
-notifications: what counts is where a path leads, and the file there.
+Editors rename files, Kubernetes and Vault swap symbolic links (`..data`) in their paths, network file systems send no
+events: so this compares where a path leads and what is there.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 _REST_S = 0.5
-"""A file not written to for this long is complete. A writer may write it in pieces, each of them valid."""
+"""A file is complete if it was not written to for so long. It may be written in pieces, each of them valid."""
 _LOOK_S = 0.05
 LONGEST_UNREST_S = 10.0
-"""A file that is still being written after that is read as it is; it will be read again."""
+"""A file that is still being written after that is read anyway; it will be read again."""
 
 Mark = tuple[str, int, int, int, int]
-"""Of a file: the path behind all links, its inode, times (ns) of the last change of content and of anything, size."""
+"""Of a file: the resolved path, inode, mtime and ctime (ns), size."""
 
 Fingerprint = Mapping[Path, Mark | None]
 
 
 def mark(path: Path) -> Mark | None:
-    """Changes whenever the file at `path` does, or a link on the way to it. None: there is none."""
+    """A value that changes when the file at `path`, or a link in that path, does. None: there is no file."""
     try:
         found = path.stat()
         return os.path.realpath(path), found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
@@ -42,9 +42,9 @@ def fingerprint(paths: Iterable[Path]) -> Fingerprint:
 
 
 async def changed(seen: Fingerprint, poll_s: float = POLL_S, whole: Container[Path] = ()) -> None:
-    """Waits until a file differs from when it was `seen`, and none is still being written.
+    """Waits until a file differs from its fingerprint in `seen`, and none is still being written.
 
-    Files in `whole` are replaced atomically by their writers, so they are never partly written.
+    Those in `whole` are replaced atomically, so they are never half written.
     """
     if fingerprint(seen) == seen:
         async with aclosing(looks(seen, poll_s)) as moments:
@@ -55,7 +55,7 @@ async def changed(seen: Fingerprint, poll_s: float = POLL_S, whole: Container[Pa
 
 
 async def _at_rest(paths: Sequence[Path]) -> None:
-    """A file that is being written may be valid in the middle, with half its content."""
+    """Wait for writers to finish: half a file may be valid, too."""
     began = since = time.monotonic()
     now = fingerprint(paths)
     while paths and time.monotonic() - began < LONGEST_UNREST_S:
@@ -68,17 +68,17 @@ async def _at_rest(paths: Sequence[Path]) -> None:
 
 
 def _rested(mark: Mark | None) -> bool:
-    """By the file's own time: what was prepared elsewhere and put here may be old. What is gone may come back."""
+    """By the file's mtime: a file prepared earlier and moved here is complete. A missing file may come back."""
     return mark is not None and time.time_ns() - mark[2] >= _REST_S * 1e9
 
 
-async def looks(paths: Iterable[Path], poll_s: float = POLL_S) -> AsyncGenerator[None, None]:
-    """Yields when files should be checked: after an event in a folder of `paths`, or after `poll_s`."""
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of each change, our own log's files included
+async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, None]:
+    """Yields when it is time to look: on an event in the directory of one of `paths`, or after `poll_s`."""
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs each change, our own log files included
     folders = _folders(paths)
     wait_ms = int(poll_s * 1000)
     try:
-        from watchfiles import awatch  # not everybody who takes marks also waits
+        from watchfiles import awatch  # not every user of `mark` also waits for changes
 
         async for _ in awatch(
             *folders,
@@ -90,13 +90,13 @@ async def looks(paths: Iterable[Path], poll_s: float = POLL_S) -> AsyncGenerator
             yield_on_timeout=True,
         ):
             yield
-    except (OSError, ImportError, RuntimeError) as error:  # a folder is not there, or there are too many watches
-        log.info("%s not watched (%s): looked at every %g s", ", ".join(map(str, folders)), error, poll_s)
+    except (OSError, ImportError, RuntimeError):
+        pass  # no such directory, or too many watches or open files: polling suffices
     while True:
         await asyncio.sleep(poll_s)
         yield
 
 
 def _folders(paths: Iterable[Path]) -> set[Path]:
-    """Where links and files can be swapped."""
+    """The directories in which links and files can be swapped."""
     return {folder for path in paths for folder in (path.parent, Path(os.path.realpath(path)).parent)}

@@ -1,4 +1,4 @@
-"""The addresses of a gateway, and whether its ports are free."""
+"""A gateway's URL, and whether its ports are free."""
 
 import logging
 import socket
@@ -13,18 +13,18 @@ log = logging.getLogger(__name__)
 
 
 class PortInUseError(GatehouseError):
-    """Another program listens where the gateway should."""
+    """Another program listens on a port of the gateway."""
 
 
 def local_url(config: Config) -> str:
-    """The URL of a gateway with `config`, as seen from its own machine."""
+    """The URL of a gateway with `config`, for clients on its own machine."""
     host = config.server.host
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"{'https' if config.server.tls else 'http'}://{shown}:{config.server.port}"
 
 
 def check_ports(config: Config) -> None:
-    """Raises `PortInUseError` for the first port that is taken."""
+    """Raises `PortInUseError` for the first port that is in use."""
     wanted = [(config.server.host, config.server.port, "port")]
     if config.server.metrics_port:
         wanted.append((config.server.metrics_host, config.server.metrics_port, "metrics_port"))
@@ -38,7 +38,7 @@ def check_ports(config: Config) -> None:
 
 
 def handover_place(server: Server) -> Path | None:
-    """The socket by which another gateway takes over from this one; None if there is no safe place for it."""
+    """The socket by which another gateway takes over from this one; None if there can't be one."""
     try:
         return place(server)
     except CannotReplaceError as error:
@@ -58,7 +58,7 @@ def why_not_listening(host: str, port: int) -> str | None:
 
 
 def reachable(url: str) -> bool:
-    """Whether something listens where `url` says."""
+    """Whether the host and port of `url` accept connections."""
     parts = urlsplit(url)
     try:
         socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 1).close()

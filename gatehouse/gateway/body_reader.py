@@ -1,8 +1,8 @@
-"""Reads a request's body as the gateway does, without a gateway: a temporary Envoy runs the gateway's reader.
+"""Runs the gateway's request reader on one body, without a running gateway.
 
-There is one reader (`gatehouse.envoy.request_reader`), and it runs in Envoy. So the Envoy here has that filter, the
-settings of the configuration, and no server behind it, so the body is sent nowhere. It listens on a unix socket in a
-private directory and runs for one body.
+The only reader (`gatehouse.envoy.request_reader`) is an Envoy filter. So this starts an Envoy with that filter, the
+configuration's settings and no backend: nothing is forwarded. It listens on a unix socket in a private directory and
+ends after one body.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConn
 
 
 class NotReadError(GatehouseError):
-    """Envoy did not start, or did not answer; the message says which."""
+    """Envoy did not start or did not answer; the message says which."""
 
 
 def read(body: bytes, path: str, config: Config) -> dict[str, Any]:
-    """The reader's metadata (namespace `llm`): `model, asks, stream, …`, or why the request is `refused`.
+    """The reader's output (metadata `llm`): `model, asks, stream, …`, or why the request is `refused`.
 
-    Raises `NotReadError`, and `FileNotFoundError` when there is no Envoy.
+    Raises `NotReadError`, or `FileNotFoundError` if Envoy is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="gatehouse-") as directory, _envoy(Path(directory), config) as listening:
         client = _Client(listening)
@@ -78,14 +78,14 @@ def _envoy(directory: Path, config: Config) -> Iterator[Path]:
 
 
 def _await(listening: Path, process: "subprocess.Popen[bytes]") -> None:
-    """Until it takes connections."""
+    """Return once it accepts connections."""
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), contextlib.closing(_Client(listening)) as client:
             client.connect()
             return
         time.sleep(0.02)
-    raise NotReadError(f"Envoy does not start: it has ended with status {process.returncode}")
+    raise NotReadError(f"Envoy did not start: it exited with status {process.returncode}")
 
 
 def _bootstrap(listening: Path, config: Config) -> Message:

@@ -1,4 +1,4 @@
-"""The certificate of the public port: read from its files, and checked before it is served."""
+"""The server certificate: read from its files, and checked before Envoy gets it."""
 
 import ssl
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from gatehouse.config.problem import ConfigError, Problem
 _T = TypeVar("_T")
 
 CLOCK_SKEW = timedelta(minutes=5)
-"""How far the issuer's clock may be ahead of ours."""
+"""Allowance for an issuer's clock that is ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """PEM texts of a matching pair, and its period of validity."""
+    """A matching certificate and key in PEM, and the certificate's validity period."""
 
     chain: str
     key: str = field(repr=False)
@@ -33,16 +33,16 @@ class Certificate:
 
 
 class MismatchError(ConfigError):
-    """Certificate and key are not of one pair: perhaps only one of the two has been replaced so far."""
+    """Certificate and key don't match: perhaps only one of the two files has been replaced so far."""
 
 
 def read(tls: Tls) -> Certificate:
-    """What the files of `tls` hold. Raises `ConfigError`, `MismatchError` among them, with file and reason."""
+    """The pair in the files of `tls`. Raises `ConfigError` (or its subclass `MismatchError`) with file and reason."""
     certificates = _parsed(tls.cert_file, "cert_file", _certificates)
     leaf = certificates[0]
     key = _parsed(tls.key_file, "key_file", _private_key)
     if key[1] != _public(leaf.public_key()):
-        message = f"is not the key of the certificate in {tls.cert_file}"
+        message = f"does not match the certificate in {tls.cert_file}"
         raise MismatchError([_problem(tls.key_file, "key_file", message, "replace both files")])
     client_ca = _parsed(tls.client_ca_file, "client_ca_file", _certificates) if tls.client_ca_file else None
     return Certificate(
@@ -56,20 +56,20 @@ def read(tls: Tls) -> Certificate:
 
 
 def untimely(certificate: Certificate, tls: Tls, now: datetime) -> Problem | None:
-    """Why `certificate` is not valid now, if it is not."""
+    """Why `certificate` is not valid now, if it isn't."""
     if certificate.ends <= now:
         message = f"the certificate expired at {certificate.ends:%Y-%m-%d %H:%M} UTC"
     elif certificate.starts > now + CLOCK_SKEW:
         message = f"the certificate is not valid before {certificate.starts:%Y-%m-%d %H:%M} UTC"
     else:
         return None
-    return _problem(tls.cert_file, "cert_file", message, "clients will refuse it: put a new one there")
+    return _problem(tls.cert_file, "cert_file", message, "clients will reject it: replace it")
 
 
 def pinned(tls: Tls) -> ssl.SSLContext:
-    """For clients on this machine: trusts exactly the certificate of `tls`, under any host name.
+    """For clients on this machine: trusts exactly the certificate of `tls`, whatever host name it is for.
 
-    Raises `OSError` when it can't be read.
+    Raises `OSError` if it can't be read.
     """
     context = ssl.create_default_context(cafile=tls.cert_file)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -81,9 +81,9 @@ def _parsed(path: str, name: str, parse: Callable[[bytes], _T]) -> _T:
     try:
         return parse(Path(path).read_bytes())
     except OSError as error:
-        hint = "create it, readable for the user the gateway runs as"
+        hint = "create it, readable by the user the gateway runs as"
         raise ConfigError([_problem(path, name, f"can't be read: {error.strerror}", hint)]) from None
-    except TypeError:  # a password would be needed
+    except TypeError:  # the key is encrypted
         raise ConfigError(
             [_problem(path, name, "the key is encrypted", "keep it without a password, mode 0600")]
         ) from None
@@ -95,12 +95,12 @@ def _parsed(path: str, name: str, parse: Callable[[bytes], _T]) -> _T:
 
 
 def _certificates(text: bytes) -> list[x509.Certificate]:
-    """The first is the one that was asked for, the others vouch for it."""
+    """The first is the server's own; the others are its chain."""
     return x509.load_pem_x509_certificates(text)
 
 
 def _private_key(text: bytes) -> tuple[str, bytes]:
-    """The text, and its public half."""
+    """The key's PEM text, and its public key."""
     return text.decode("ascii"), _public(load_pem_private_key(text, password=None).public_key())  # type: ignore[arg-type]
 
 

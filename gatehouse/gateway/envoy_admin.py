@@ -1,4 +1,4 @@
-"""Envoy's admin interface over its unix socket: what a shutdown needs, and the rotation of its logs."""
+"""Envoy's admin interface over its unix socket: health, draining, statistics and logs."""
 
 import logging
 import re
@@ -27,16 +27,16 @@ class Admin:
         await self.gauge("server.live")
 
     async def serves(self) -> bool:
-        """Whether it is ready for requests."""
+        """Whether Envoy is ready for requests."""
         async with self._session() as session, session.get("http://envoy/ready") as answer:
             return answer.status == 200
 
     async def reopen_logs(self) -> None:
-        """Reopen every log file by its name, since it may have been renamed."""
+        """Close and reopen all log files by name, after a rotation."""
         await self.post("/reopen_logs")
 
     async def log_at(self, level: str, exceptions: Mapping[str, str]) -> None:
-        """Set the log level, except for some components. An Envoy that does not answer keeps its level."""
+        """Set Envoy's log level, with exceptions per component. If Envoy does not answer, its level stays."""
         try:
             await self.post(f"/logging?level={level}")
             for component, other in exceptions.items():
@@ -45,7 +45,7 @@ class Admin:
             log.warning("Envoy did not change its log level: %s", error or type(error).__name__)
 
     async def gauge(self, name: str) -> int:
-        """The value of one gauge or counter; 0 when Envoy has none of that name."""
+        """The value of one gauge or counter; 0 if Envoy has none of that name."""
         return int((await self.stats(f"^{re.escape(name)}$")).get(name, "0"))
 
     async def stats(self, expression: str) -> dict[str, str]:
@@ -56,7 +56,7 @@ class Admin:
         return {name: value.strip('"') for name, _, value in lines}
 
     async def hold(self) -> None:
-        """Keep a connection: an Envoy that another takes over from accepts no new ones."""
+        """Keep a connection open: once another Envoy has taken over, this one accepts no new ones."""
         if self._held is None:
             self._held = self._new(limit=1)
         await self.ready()

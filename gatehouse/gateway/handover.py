@@ -1,11 +1,11 @@
 """One gateway takes over from another at the same address: no connection is refused, no stream is cut.
 
-Envoy's hot restart passes on the listening sockets, with the connections queued in them. The two supervisors coordinate
-it over a unix socket that is named after the address:
+Envoy's hot restart passes on the listening sockets, with the connections queued in them. The two supervisors
+coordinate it over a unix socket named after the address:
 
-1. The new one connects and reads, as a line of JSON, the generation that its Envoy must follow.
-2. Once that Envoy answers, it sends `taken`. If it disconnects first, nothing changes.
-3. The old one runs until its last request has ended; the connection closes when its Envoy has ended.
+1. The new one connects and reads the generation of the running Envoy, as a line of JSON.
+2. Once its own Envoy answers, it sends `taken`. If it disconnects first, nothing changes.
+3. The old one runs until its last request has ended, and closes the connection when its Envoy has exited.
 """
 
 import asyncio
@@ -31,11 +31,12 @@ _TAKEN = b"taken\n"
 
 
 class CannotReplaceError(GatehouseError):
-    """The running gateway can't be replaced."""
+    """No other gateway can take over from the running one."""
 
 
 def place(server: Server) -> Path:
-    """The handover socket of a gateway at the address of `server`. Raises `CannotReplaceError`: no safe place."""
+    """The handover socket of the gateway at the address of `server`. Raises `CannotReplaceError` if there is no private
+    directory for it."""
     try:
         return private_directory() / f"{server.host}-{server.port}"
     except NoPrivateDirectoryError as error:
@@ -43,9 +44,9 @@ def place(server: Server) -> Path:
 
 
 class Succession:
-    """The offer of a running gateway to its successor; `taken` is set when that has taken over.
+    """A running gateway's side of the handover; `taken` is set when another gateway has taken over.
 
-    `prepare` is awaited when one comes, and tells the generation that runs; None: not now.
+    `prepare` is awaited when another gateway connects; it returns the running generation, or None for "not now".
     """
 
     def __init__(self, prepare: Callable[[], Awaitable[Generation | None]]) -> None:
@@ -56,7 +57,7 @@ class Succession:
 
     @asynccontextmanager
     async def offered(self, at: Path | None) -> AsyncIterator[None]:
-        """Offer it while the block runs; its end tells who has taken over that nothing is left here. None: nowhere."""
+        """Listen at `at` (None: don't) while the block runs; its end tells the successor that our Envoy has exited."""
         if at is None:
             yield
             return
@@ -64,7 +65,7 @@ class Succession:
         fresh.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._meet, fresh)
         inode = fresh.stat().st_ino
-        fresh.rename(at)  # whoever it was before has been taken over from, or is no more
+        fresh.rename(at)  # replaces the socket of a predecessor, or of a killed gateway
         try:
             yield
         finally:
@@ -83,19 +84,19 @@ class Succession:
                 self.taken.set()
             await self._over.wait()
         except (OSError, ValueError) as error:
-            log.warning("a hand-over failed: %s", error)
+            log.warning("a handover failed: %s", error)
         finally:
             writer.close()
 
 
 def _remove(at: Path, inode: int) -> None:
-    """Unless it is a successor's by now."""
+    """Remove our socket, unless a successor has replaced it."""
     if at.exists() and at.stat().st_ino == inode:
         at.unlink()
 
 
 class Predecessor:
-    """The gateway to take over from. `following`: the generation that our Envoy is to be."""
+    """The gateway to take over from. `following`: the generation of our own Envoy."""
 
     def __init__(self, before: Generation, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.following = before.next()
@@ -106,32 +107,32 @@ class Predecessor:
         self._grave: socket.socket | None = None
 
     async def release(self) -> None:
-        """Our Envoy answers: let the old one finish. Raises `OSError`."""
+        """Tell the old gateway that our Envoy answers: it may finish. Raises `OSError`."""
         self._writer.write(_TAKEN)
         await self._writer.drain()
 
     async def outlive(self) -> None:
-        """Return once its Envoy has ended; somebody is then there for what ours has to tell it."""
+        """Return once its Envoy has ended and a stand-in socket receives our Envoy's last message to it."""
         await self._reader.read()
         self._grave = self._before.stand_in()
         self.gone.set()
 
     def close(self) -> None:
-        """Let go of it, be it taken over from or not."""
+        """Disconnect, whether or not we have taken over."""
         self._writer.close()
         if self._grave:
             self._grave.close()
 
 
 async def predecessor(at: Path) -> Predecessor | None:
-    """The gateway that is spoken to at `at`; None: there is none. Waits while it is itself still taking over.
+    """The gateway that listens at `at`, or None. Waits while that gateway is itself still taking over.
 
-    Raises `CannotReplaceError` when it does not answer.
+    Raises `CannotReplaceError` if it does not answer.
     """
     while True:
         try:
             reader, writer = await asyncio.open_unix_connection(at)
-        except (FileNotFoundError, ConnectionRefusedError):  # never there, or left by one that was killed
+        except (FileNotFoundError, ConnectionRefusedError):  # none, or left by a killed gateway
             return None
         try:
             found = json.loads(await asyncio.wait_for(reader.readline(), ANSWER_S))

@@ -1,8 +1,8 @@
-"""Applies a changed configuration while requests run: checks it as a whole, then applies all of it or nothing.
+"""Applies a changed configuration while requests run: checked as a whole, then applied completely or not at all.
 
-The supervisor of `gatehouse up`, or `gatehouse render --watch`, follows the files. Envoy gets its rendered files; the
-services follow a copy of the last accepted `gatehouse.yaml`, so all parts of a gateway use the same configuration, and
-a worker that restarts while the file is invalid uses the last good one.
+The supervisor of `gatehouse up`, or `gatehouse render --watch`, watches `gatehouse.yaml`. Envoy gets its files; the
+services reload from a copy of the last accepted configuration. So all parts of a gateway agree on what is valid, and a
+worker that restarts while the file is bad still finds the good one.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from gatehouse.gateway.envoy_binary import EnvoyRejectsError, validate, write
 from gatehouse.gateway.xds_files import Switch
 from gatehouse.loading.accepted import Accepted, accepted, forget_others
 from gatehouse.loading.complete import KeyFiles, load_whole
-from gatehouse.loading.fixed import HINT
+from gatehouse.loading.fixed import HINT, changed_fields
 from gatehouse.loading.follower import MOST_PROBLEMS, either
 from gatehouse.loading.key_table import KeyTable
 from gatehouse.loading.load import Loaded, digest_of, text_of
@@ -34,15 +34,15 @@ from gatehouse.metrics import Reloads
 log = logging.getLogger(__name__)
 
 REFUSED_AGAIN_S = 30.0
-"""Pause before another attempt: Envoy may have lacked something that exists later, such as a writable directory."""
+"""Retry after Envoy rejected a file: what it lacked, such as a writable directory, may be there now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A configuration file and its products: Envoy's files in `directory`, with paths from `run_dir` and `access_log`,
-    and the copy at `accepted`, if any.
+    """A configuration file and its outputs: Envoy's files in `directory`, rendered with the paths of `run_dir` and
+    `access_log`, and the services' copy at `accepted`, if not None.
 
-    `certificate`: parts of a TLS context for the check, if Envoy does not read the files of `server.tls` itself.
+    `certificate`: parts of a TLS context for validation, where Envoy does not read the files of `server.tls` itself.
     """
 
     file: Path
@@ -56,15 +56,15 @@ class Target:
         return render(config, self.run_dir, self.access_log)
 
     def check(self, config: Config) -> None:
-        """Raises `EnvoyRejectsError` if Envoy rejects the rendered configuration."""
+        """Have Envoy validate it. Raises `EnvoyRejectsError`."""
         with private_directory() as directory:
-            here = Path(self.access_log).parent.is_dir()  # where Envoy runs elsewhere, its log may be elsewhere, too
+            here = Path(self.access_log).parent.is_dir()  # Envoy, and so its log, may be in another container
             access_log = self.access_log if here else f"{directory}/access.log"
             secrets = self.certificate() if self.certificate else None
             validate(merged(config, self.run_dir, access_log, secrets), directory)
 
     def copy_of(self, loaded: Loaded) -> Accepted | None:
-        """The services' copy, not published yet."""
+        """The services' copy, not yet published."""
         return accepted(loaded, self.accepted) if self.accepted else None
 
     def publish(self, copy: Accepted | None) -> None:
@@ -77,13 +77,13 @@ class Target:
 
 
 async def _nothing(_old: Config, _new: Config) -> None:
-    """Nobody else need be told."""
+    """No one else to notify."""
 
 
 @dataclass(slots=True)
 class Following:
-    """`config` is active, `digest` that of its file's text, `copy` the services' copy. `adopted` is called with the old
-    and the new configuration after a change. Set `asked` to read everything again, changed or not."""
+    """Watches and applies. `config` is the active configuration, `digest` that of its file's text, `copy` the services'
+    copy. `adopted` is called with (old, new) after each change. Set `asked` to reload even unchanged files."""
 
     target: Target
     config: Config
@@ -98,21 +98,21 @@ class Following:
     _key_files: KeyFiles = field(default_factory=KeyFiles)
 
     async def run(self) -> None:
-        """Follow until cancelled. Whatever fails, the active configuration stays.
+        """Apply changes until cancelled. If one fails, the active configuration stays.
 
-        A change that fails because of the machine, such as a full disk, is retried until it is applied.
+        A change that the machine prevents, for instance by a full disk, is retried until it succeeds.
         """
         self._look()
         await asyncio.to_thread(self._read_key_files)
         again_s: float | None = None
-        if not await asyncio.to_thread(self._differs):  # it may have changed while the gateway came up
+        if not await asyncio.to_thread(self._differs):  # it may have changed during the start
             await either(self._something_to_do(), self.asked, None)
         while True:
             again_s = await self._attempt()
             await either(self._something_to_do(), self.asked, again_s)
 
     async def _attempt(self) -> float | None:
-        """Apply the change, if any; returns the seconds until a retry, None for no retry."""
+        """Try to apply the files; returns the seconds until a retry, None for no retry."""
         self._look()
         try:
             await self._take_up()
@@ -131,7 +131,7 @@ class Following:
         return None
 
     async def _something_to_do(self) -> None:
-        """Returns when a file has changed; removes lingering clusters when they are due."""
+        """Returns when a file has changed; meanwhile removes old clusters when they are due."""
         while True:
             try:
                 async with asyncio.timeout(self.switch.due_s()):
@@ -146,12 +146,12 @@ class Following:
         self._seen = fingerprint([self.target.file, *map(Path, self.config.key_files)])
 
     def _look_beside(self, problems: Sequence[Problem]) -> None:
-        """A file that makes another one bad may change, too."""
+        """Also watch the files that problems are in: fixing one may fix the configuration."""
         origins = {problem.origin for problem in problems if not problem.origin.startswith(VARIABLE)}
         self._seen = {**fingerprint(map(Path, origins)), **self._seen}
 
     def _read_key_files(self) -> None:
-        """Now, so that it need not be done when something is changed."""
+        """Parse the key files in advance, so that the first change need not."""
         with suppress(ConfigError):
             self._key_files.check(self.target.file, self.config, KeyTable())
 
@@ -166,19 +166,19 @@ class Following:
         asked = self.asked.is_set()
         self.asked.clear()
         if not asked and not await asyncio.to_thread(self._differs):
-            return  # what changed is a key file, which authz_service follows; or a bad change was taken back
+            return  # a key file changed, which authz_service reloads; or a bad change was reverted
         loaded, rendered, copy = await asyncio.to_thread(self._candidate)
         try:
             await self.switch.to(rendered, lambda: self.target.publish(copy))
         except Exception:
             self.target.publish(self.copy)
             raise
-        self.target.forget_others(self.copy, copy)  # who starts just now may still look for the one before
+        self.target.forget_others(self.copy, copy)  # a worker starting now may still open the old copy
         old, self.config, self.digest, self.copy = self.config, loaded.config, loaded.digest, copy
         self._seen = {**fingerprint(map(Path, self.config.key_files)), **self._seen}
         await self.adopted(old, self.config)
         self.reloads.applied.inc()
-        log.info("%s is in force as it is now", self.target.file)
+        log.info("%s is applied", self.target.file)
         for warning in loaded.warnings:
             log.warning("%s", warning)
 
@@ -186,22 +186,21 @@ class Following:
         loaded = load_whole(self.target.file, self.config, self._key_files)
         rendered = self.target.render(loaded.config)
         if rendered.bootstrap != self.switch.rendered.bootstrap:
-            altered = _altered(self.switch.rendered, rendered)
-            message = f"this change needs a restart: it alters {altered} in Envoy's bootstrap"
-            raise ConfigError([Problem(str(self.target.file), None, "", message, HINT)])
+            fields = ", ".join(changed_fields(self.config, loaded.config))
+            raise ConfigError([Problem(str(self.target.file), None, "", f"needs a restart: {fields}", HINT)])
         if rendered != self.switch.rendered:
             self.target.check(loaded.config)
         return loaded, rendered, self.target.copy_of(loaded)
 
     def _refuse(self, problems: Sequence[object]) -> None:
-        """Logged and counted once, however often it is retried."""
+        """Log and count a failing change once, however often it is retried."""
         found = tuple(map(str, problems[:MOST_PROBLEMS])), dict(self._seen)
         if found == self._told:
             return
         self._told = found
         self.reloads.rejected.inc()
         for problem in found[0]:
-            log.error("a change is not taken up: %s", problem)
+            log.error("a change is rejected: %s", problem)
 
 
 def started(
@@ -210,12 +209,13 @@ def started(
     reloads: Reloads,
     adopted: Callable[[Config, Config], Awaitable[None]] = _nothing,
 ) -> Following:
-    """Check `loaded` and write everything that Envoy and the services start with.
+    """Check and write all files that Envoy and the services start with.
 
-    Raises `EnvoyRejectsError` with nothing applied. Drops the keys from memory: they are in a file, and may be many.
+    Raises `EnvoyRejectsError` before anything is written. Frees the keys of `loaded`: they are in a file now, and may
+    be many.
     """
     config = loaded.config
-    with ThreadPoolExecutor(1) as envoy:  # which takes its time, as many keys do
+    with ThreadPoolExecutor(1) as envoy:  # slow, as are many keys: run both at once
         checked = envoy.submit(target.check, config)
         copy = target.copy_of(loaded)
         checked.result()

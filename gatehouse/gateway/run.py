@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0
 LONG_AFTER_S = 3600
-"""Safety net: the old gateway stops its own Envoy long before this."""
+"""Safety net: an Envoy terminates its predecessor so long after the drain time. The old gateway stops it earlier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What to run: a checked configuration, its file, and the demo model server, if any.
+    """A checked configuration, its file, and the demo model server, if the gateway runs one.
 
-    `start` starts workers.
+    `start` starts worker processes.
     """
 
     loaded: Loaded
@@ -65,12 +65,12 @@ class Gateway:
 
     @property
     def access_log(self) -> Path:
-        """Envoy's own log of requests, the durable copy."""
+        """Envoy's own request log, the durable copy."""
         return Path(self.config.logging.dir).absolute() / FILE_NAME
 
 
 class Signals:
-    """The first SIGINT or SIGTERM asks to stop, the second to stop at once; others: `process.signals`."""
+    """The first SIGINT or SIGTERM stops gracefully, the second at once; for the others see `process.signals`."""
 
     def __init__(self) -> None:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
@@ -83,7 +83,7 @@ class Signals:
 
 @contextmanager
 def run_directory() -> Iterator[RunDir]:
-    """A private directory for sockets and rendered files, removed afterwards; so are those of killed gateways."""
+    """A private directory for sockets and rendered files, removed at the end. Removes those of killed gateways too."""
     sweep(Path(tempfile.gettempdir()), lambda left: generation.forget_left(RunDir(left).base_id))
     with private_directory() as path:
         run_dir = RunDir(path)
@@ -94,10 +94,10 @@ def run_directory() -> Iterator[RunDir]:
 async def run(
     gateway: Gateway, run_dir: RunDir, signals: Signals, ready: asyncio.Event, before: Predecessor | None = None
 ) -> None:
-    """Run until `signals` ask to stop or another gateway takes over, then let requests finish; take over from `before`.
+    """Take over from `before`, if given; run until a signal or a successor ends it, then let requests finish.
 
-    `ready` is set once requests are answered; meanwhile the configuration may change (`reload`). Raises
-    `EnvoyRejectsError` before anything starts, and `TimeoutError` when the gateway does not come up.
+    `ready` is set once requests are answered; from then on configuration changes are applied (`reload`). Raises
+    `EnvoyRejectsError` before anything starts, and `TimeoutError` if the gateway does not become ready.
     """
     admin = Admin(run_dir.admin_socket)
     secrets = _secrets(gateway.config.server.tls, run_dir)
@@ -110,7 +110,7 @@ async def run(
     services_stop, recorders_stop, envoy_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         services = [*_programs(gateway, run_dir, "authz"), *_programs(gateway, run_dir, "ratelimit")]
-        services += _programs(gateway, run_dir, "portal")  # its tally is complete once the last record is written
+        services += _programs(gateway, run_dir, "portal")  # stops last: the tally must include the last record
         beside = [gateway.demo] if gateway.demo else []
         tasks.create_task(supervise([*services, *beside], services_stop))
         recorders = tasks.create_task(supervise(_programs(gateway, run_dir, "accesslog"), recorders_stop))
@@ -140,7 +140,7 @@ async def run(
                 await envoy
             if not succession.taken.is_set():
                 _forget(run_dir, line, before)
-            recorders_stop.set()  # the last records settle with ratelimit_service, so that one goes last
+            recorders_stop.set()  # before ratelimit_service: the last records settle there
             await recorders
         finally:
             for stop in (envoy_stop, recorders_stop, services_stop):
@@ -159,7 +159,7 @@ def _secrets(tls: Tls | None, run_dir: RunDir) -> "Secrets | None":
 
 
 def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secrets | None") -> Following:
-    """Envoy's files, checked by Envoy, and the follower of the configuration. Raises `EnvoyRejectsError`."""
+    """Write Envoy's files, validated by Envoy; the result applies later changes. Raises `EnvoyRejectsError`."""
     gateway.access_log.parent.mkdir(parents=True, exist_ok=True)
     permissions.close_logs(gateway.access_log.parent)
     metrics.share(run_dir.metrics, "gateway")
@@ -172,18 +172,19 @@ def _following(gateway: Gateway, run_dir: RunDir, admin: Admin, secrets: "Secret
 
 
 async def _reopen_logs(admin: Admin, asked: asyncio.Event) -> None:
-    """Reopen Envoy's logs on request. Services reopen theirs by themselves (`gatehouse.files.daily_file`)."""
+    """Reopen Envoy's logs on request. The services notice a rotation themselves (`gatehouse.files.daily_file`)."""
     while True:
         await asked.wait()
         asked.clear()
         try:
             await admin.reopen_logs()
         except (aiohttp.ClientError, OSError) as error:
-            log.warning("Envoy did not open its logs again: %s", error or type(error).__name__)
+            log.warning("Envoy did not reopen its logs: %s", error or type(error).__name__)
 
 
 async def _prepare(admin: Admin, run_dir: RunDir, line: str | None, before: Predecessor | None) -> Generation | None:
-    """Another gateway wants to take over. Impossible while this one is taking over: Envoy would end the oldest."""
+    """The generation for a gateway that wants to take over. None while our own predecessor still runs: Envoy would
+    terminate it."""
     if line is None or (before and not before.gone.is_set()):
         return None
     await admin.hold()
@@ -191,10 +192,10 @@ async def _prepare(admin: Admin, run_dir: RunDir, line: str | None, before: Pred
 
 
 async def _leave(server: Server, run_dir: RunDir, admin: Admin, signals: Signals, *, replaced: bool) -> None:
-    """Let running requests finish. If another gateway has taken over, `/health` stays good: it is that one's."""
+    """Let running requests finish. If another gateway has taken over, `/health` stays good: it is answered there."""
     if replaced:
-        log.info("another gateway has taken over; running requests have %d s", server.drain_s)
-        with suppress(OSError):  # a full disk: portal_service shows the old health for a while
+        log.info("another gateway has taken over; running requests get %d s", server.drain_s)
+        with suppress(OSError):  # disk full: portal_service reports the old health for a while
             run_dir.replaced.touch()
         await finish(admin, server.drain_s, signals.hurry)
     else:
@@ -237,19 +238,19 @@ def _envoy(gateway: Gateway, run_dir: RunDir, line: str | None, following: Gener
 
 
 async def _start_envoy(run_dir: RunDir, following: Generation | None, command: Sequence[str]) -> Process:
-    """With nothing left of one before it that was killed."""
+    """Start Envoy, after removing the shared memory that a killed one left."""
     if not following or following.arguments[0] not in command:
         await asyncio.to_thread(generation.forget_left, run_dir.base_id, following)
     return await executed(command, environment())
 
 
 def _envoy_level(level: str) -> str:
-    """Envoy's `info` tells of every connection to a sidecar: one step quieter than ours."""
+    """One step quieter than ours: at `info`, Envoy logs every connection to a sidecar."""
     return {"debug": "info", "info": "warning", "warning": "warning", "error": "error"}[level]
 
 
 async def _logs_as(admin: Admin, old: Config, new: Config) -> None:
-    """Follow a change of `logging`: this process, and Envoy."""
+    """Apply a change of `logging` to this process and Envoy."""
     app_log.configure(new.logging, "gatehouse")
     if old.logging.level != new.logging.level:
         await admin.log_at(_envoy_level(new.logging.level), {"misc": "error"})
@@ -260,11 +261,11 @@ async def _sockets_exist(config: Config, run_dir: RunDir, signals: Signals) -> N
     paths.append(run_dir.portal_socket)
     async with asyncio.timeout(START_TIMEOUT_S):
         while not signals.stop.is_set() and not all(path.exists() for path in paths):
-            await asyncio.sleep(0.02)  # nothing notifies us of a new socket file
+            await asyncio.sleep(0.02)  # nothing signals that a socket file exists
 
 
 async def _demo_listens(gateway: Gateway, signals: Signals) -> None:
-    """Wait for our own model server: Envoy would mark it unhealthy if it is not up yet, and clients would see that."""
+    """Wait for the demo server: Envoy would mark it unhealthy, and clients would get errors for a while."""
     if gateway.demo is None or gateway.config.vllm is None:
         return
     async with asyncio.timeout(START_TIMEOUT_S):
@@ -273,7 +274,7 @@ async def _demo_listens(gateway: Gateway, signals: Signals) -> None:
 
 
 async def _answers(gateway: Gateway, admin: Admin, signals: Signals) -> None:
-    """Wait until our Envoy serves, then until `/health` answers, whether or not the model server is healthy."""
+    """Wait until our Envoy serves and `/health` is answered, whether or not the model server is healthy."""
     async with asyncio.timeout(START_TIMEOUT_S), aiohttp.ClientSession() as session:
         while not signals.stop.is_set():
             try:
@@ -285,7 +286,7 @@ async def _answers(gateway: Gateway, admin: Admin, signals: Signals) -> None:
 
 
 async def _health_is_told(session: aiohttp.ClientSession, config: Config) -> bool:
-    """In plaintext it is, too, whatever certificates clients need for the rest."""
+    """By plain HTTP: `/health` needs no client certificate."""
     url = local_url(config).replace("https:", "http:", 1)
     async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
         return "status" in await answer.json()

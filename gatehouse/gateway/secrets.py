@@ -1,7 +1,7 @@
-"""Keeps Envoy's certificate up to date with its files: a new pair is applied as a whole, a bad one is rejected.
+"""Reloads Envoy's certificate when its files change: a new pair is applied as a whole, a bad one is rejected.
 
-Envoy gets a copy of the pair in one file that is replaced atomically, after Envoy itself has checked it. If it watched
-the files, it could read them while only one of them is new, or while one is being written in place.
+Envoy reads a copy of the pair from one file, replaced atomically after Envoy has validated it. If it read the original
+files, it could load a new certificate with an old key, or a half-written file.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from gatehouse.metrics import Reloads
 log = logging.getLogger(__name__)
 
 SECOND_FILE_S = 1.0
-"""How long a pair may be half replaced before that is reported as an error."""
+"""Time to replace the second file of a pair before a mismatch is reported."""
 
 
 class Secrets:
-    """The certificate that Envoy serves, in `directory`. Raises `ConfigError` if there is none to start with."""
+    """The certificate files for Envoy in `directory`. Raises `ConfigError` if there is no usable pair at the start."""
 
     def __init__(self, tls: Tls, directory: Path) -> None:
         self._tls = tls
@@ -35,7 +35,7 @@ class Secrets:
         self._served = read(tls)
 
     def hand_over(self) -> None:
-        """Write Envoy's copy, readable by its owner alone."""
+        """Write the files that Envoy reads, readable only by their owner."""
         self._hand_over(self._served)
 
     def _hand_over(self, certificate: Certificate) -> None:
@@ -47,10 +47,10 @@ class Secrets:
         return rendered.given(*_inline(self._served))
 
     async def follow(self, reloads: Reloads) -> None:
-        """Apply changes until cancelled."""
+        """Apply changes of the files until cancelled."""
         told = ""
         while True:
-            with suppress(TimeoutError):  # a failed write is retried
+            with suppress(TimeoutError):  # retries a failed write
                 await asyncio.wait_for(changed(self._seen), POLL_S if told else None)
             self._seen, before = self._look(), self._served
             try:
@@ -71,11 +71,11 @@ class Secrets:
             if new != before:
                 self._served = new
                 reloads.applied.inc()
-                log.info("clients are shown the certificate of %s, good until %s", new.subject, new.ends)
+                log.info("now serving the certificate of %s, valid until %s", new.subject, new.ends)
 
     def _refuse(self, reloads: Reloads, error: Exception) -> None:
         reloads.rejected.inc()
-        log.error("the certificate stays as it was: %s", error)
+        log.error("the new certificate is rejected, the old one stays: %s", error)
 
     async def _new(self) -> Certificate:
         try:

@@ -1,7 +1,6 @@
 """A directory that only this user can write to, for the sockets by which one gateway takes over from another.
 
-It can't be the run directory, which is removed with its gateway, nor one with a known name in `/tmp`, which another
-user could create first.
+It can't be the run directory, which its gateway removes, nor a fixed name in `/tmp`, which any user could create first.
 """
 
 import os
@@ -14,26 +13,26 @@ from gatehouse.contract.failures import GatehouseError
 
 _NAME = ".gatehouse"
 _SYSTEM = (Path(f"/run/user/{os.getuid()}"), Path("/run"), DEFAULT_RUN_DIR)
-"""The directories of a logged-in user (systemd), of root, and of our image."""
+"""Systemd's for a logged-in user, root's, and our image's."""
 
 
 class NoPrivateDirectoryError(GatehouseError):
-    """Other users could write to every candidate directory."""
+    """Other users can write to all candidate directories."""
 
 
 def private_directory() -> Path:
-    """The directory, created if necessary. Raises `NoPrivateDirectoryError`."""
+    """The directory, created if missing. Raises `NoPrivateDirectoryError`."""
     for parent in _candidates():
         try:
             if _only_ours(parent.stat(), stat.S_IWGRP | stat.S_IWOTH):
                 return _made(parent / _NAME)
-        except OSError:  # not there, or read-only: the next will do
+        except OSError:  # missing or read-only: try the next
             continue
-    raise NoPrivateDirectoryError("no directory is writable for this user alone; let XDG_RUNTIME_DIR name one")
+    raise NoPrivateDirectoryError("no directory is writable by this user only; set XDG_RUNTIME_DIR to one")
 
 
 def _candidates() -> Iterator[Path]:
-    """XDG Base Directory, `RuntimeDirectory=` of a systemd unit, the system's, and a home."""
+    """XDG Base Directory, `RuntimeDirectory=` of a systemd unit, the system's, and the home directory."""
     for variable in ("XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY"):
         if named := os.environ.get(variable):
             yield Path(named.partition(":")[0])
@@ -43,7 +42,7 @@ def _candidates() -> Iterator[Path]:
 def _made(directory: Path) -> Path:
     directory.mkdir(mode=0o700, exist_ok=True)
     if not _only_ours(directory.lstat(), 0o077):
-        raise NoPrivateDirectoryError(f"{directory} is no directory of this user alone; remove it")
+        raise NoPrivateDirectoryError(f"{directory} is not a private directory of this user; remove it")
     return directory
 
 

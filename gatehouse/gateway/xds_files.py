@@ -1,9 +1,9 @@
-"""Moves a running Envoy from one rendered configuration to another, by the two files it watches; no request is lost.
+"""Switches a running Envoy to another rendered configuration through the two files it watches; no request is dropped.
 
-Clusters are added before the routes that name them, and are warm by then (each backend's health was checked). They are
-removed long after their routes: a request uses the routes that were active when it began, and may have been sending its
-body for a while. Removing or changing a cluster does not cut its running streams: Envoy drains their connections
-(measured by tests/integration/test_reload.py).
+Clusters are added before the routes that name them, and are warm first (each backend has had a health check). They are
+removed long after their routes: a request is routed by the routes of the time it began, and its body may take a while.
+Removing or changing a cluster cuts no running stream: Envoy drains the connections (measured by
+tests/integration/test_reload.py).
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from gatehouse.gateway.envoy_binary import EnvoyRejectsError, write
 log = logging.getLogger(__name__)
 
 LINGER_S = 150.0
-"""How long a cluster outlives its routes: longer than a body may take (`request_timeout`) and all that follows it."""
+"""How long a cluster outlives its routes: longer than a request's body may take (`request_timeout`), and the rest."""
 WARM_S = 2.5
-"""A new backend without a health check result by then is used nevertheless, as an unhealthy one."""
+"""Time for a new backend to answer a health check; after that the routes change anyway, and it counts as down."""
 TAKEN_S = 3.0
 UNTOLD_S = 0.5
-"""Pause after each step if Envoy's admin socket does not answer."""
+"""Time for each step if Envoy's admin socket can't be reached."""
 _LOOK_S = 0.02
 
 _IN_TURN = (BOOTSTRAP, CLUSTERS, ROUTES)
@@ -38,7 +38,7 @@ _WARMING = "cluster_manager.warming_clusters"
 
 
 class Switch:
-    """The files in `directory` and the Envoy that watches them; `rendered` is what they hold."""
+    """The files in `directory` and the Envoy that watches them; `rendered` is their content."""
 
     def __init__(self, directory: Path, admin: Admin, rendered: Rendered, linger_s: float = LINGER_S) -> None:
         self._directory = directory
@@ -54,15 +54,15 @@ class Switch:
         return self._rendered
 
     async def to(self, new: Rendered, before_routes: Callable[[], None] = lambda: None) -> None:
-        """Apply `new`, which has the same bootstrap; calls `before_routes` once its clusters are added.
+        """Apply `new`, whose bootstrap must be the same; `before_routes` is called once its clusters are warm.
 
-        Returns once Envoy routes by it. Raises `EnvoyRejectsError`; the old configuration then stays active.
+        Returns once Envoy uses its routes. Raises `EnvoyRejectsError`; the old configuration then stays active.
         """
         old, leaving = self._rendered, self._leaving
         self._leaving = _leaving(old, new, leaving, time.monotonic() + self._linger_s)
         for name, document in new.files().items():
             if name not in _IN_TURN and document != old.files().get(name):
-                write(document, self._directory / name)  # what clusters refer to comes before them, and may stay
+                write(document, self._directory / name)  # before the clusters that refer to it; may stay
         try:
             self._place(new)
             if await self._put(CLUSTERS, self._with_leaving(new), _CDS):
@@ -78,18 +78,18 @@ class Switch:
         self._rendered = new
 
     def due_s(self) -> float | None:
-        """Seconds until `forget` has a cluster to remove; None: there is none."""
+        """Seconds until `forget` has a cluster to remove; None if no cluster lingers."""
         untils = [until for _, until in self._leaving.values()]
         return max(0.0, min(untils) - time.monotonic()) if untils else None
 
     async def forget(self) -> None:
-        """Remove the clusters that are due. Raises `EnvoyRejectsError`."""
+        """Remove the clusters whose time is up. Raises `EnvoyRejectsError`."""
         now = time.monotonic()
         self._leaving = {name: kept for name, kept in self._leaving.items() if kept[1] > now}
         await self._put(CLUSTERS, self._with_leaving(self._rendered), _CDS)
 
     def _place(self, rendered: Rendered) -> None:
-        """Write where credentials are before any cluster needs them. Files of removed clusters stay."""
+        """Write the credentials' files, before clusters refer to them. Those of removed clusters stay."""
         for name, document in rendered.secrets.items():
             write(document, self._directory / name)
 
@@ -98,7 +98,7 @@ class Switch:
         return versioned(resources) if self._leaving else rendered.clusters
 
     async def _put(self, name: str, document: Message, source: str) -> bool:
-        """Returns whether anything was written; Envoy has applied it then, or does not answer."""
+        """Write `document` and wait until Envoy has applied it, or does not answer. False if it is already applied."""
         if self._written[name] == document["version_info"]:
             return False
         rejected = f"{source}.update_rejected"
@@ -115,7 +115,7 @@ class Switch:
             if before is not None and told.get(rejected) != before:
                 raise EnvoyRejectsError(f"Envoy rejected {name}; see its log")
             await asyncio.sleep(_LOOK_S)
-        log.warning("Envoy has not taken up %s within %.0f s; it will when it can", name, TAKEN_S)
+        log.warning("Envoy has not applied %s within %.0f s; it will do so later", name, TAKEN_S)
         return True
 
     def _write(self, name: str, document: Message) -> None:
@@ -131,7 +131,7 @@ class Switch:
             await asyncio.sleep(_LOOK_S)
 
     async def _stats(self, start: str) -> dict[str, str]:
-        """Empty when Envoy does not answer."""
+        """Empty if Envoy does not answer."""
         try:
             return await self._admin.stats(f"^{start}")
         except (aiohttp.ClientError, OSError, TimeoutError):
@@ -141,7 +141,7 @@ class Switch:
 def _leaving(
     old: Rendered, new: Rendered, leaving: dict[str, tuple[Message, float]], until: float
 ) -> dict[str, tuple[Message, float]]:
-    """Clusters missing in `new`, each with the time until which it is kept."""
+    """Clusters that `new` no longer has, each with the time at which to remove it."""
     kept = {cluster["name"] for cluster in new.clusters["resources"]}
     going = {cluster["name"]: (cluster, until) for cluster in old.clusters["resources"]}
     return {name: entry for name, entry in {**leaving, **going}.items() if name not in kept}

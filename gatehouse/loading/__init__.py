@@ -1,1 +1,1 @@
-"""From files to a complete configuration: read, checked as a whole, with its keys, and followed when files change."""
+"""From files to a complete configuration: read, check as a whole, with its keys, and reload when files change."""

@@ -1,7 +1,7 @@
 """The services' copy of the last accepted configuration: settings in one file, keys in another.
 
-Only authz_service reads the keys, and these are JSON lines that were checked before: 100,000 take one second instead of
-three. The file of keys is named after its content, and the settings name it, so one rename activates both.
+Only authz_service reads the keys, as JSON lines that were checked before: 100,000 take one second instead of three.
+The key file is named by its content's hash, and the settings name it: replacing the settings applies both at once.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ _DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The text of the settings, and the file of keys that they name; None if they hold the keys, or there are none.
+    """The text of the settings, and the key file that they name; None if the settings hold the keys, or there are none.
 
-    Neither has a key in plain text, unless the environment changes keys.
+    Neither has a key in plain text, unless environment variables change keys.
     """
 
     settings: bytes
     keys: Path | None
 
     def publish(self, path: Path) -> None:
-        """Activate it for the followers of `path`."""
+        """Replace `path`, which the services watch."""
         replace_file(path, self.settings, durable=False)
 
 
 def accepted(loaded: Loaded, path: Path) -> Accepted:
-    """The copy to publish at `path`. Writes the file of keys beside it, which nothing refers to yet."""
+    """The copy to publish at `path`. Writes the key file beside it; nothing refers to that yet."""
     keys = _keys_beside(path, loaded)
-    first = [str(keys)] if keys else []  # a clash with another file's keys is to be that one's fault
+    first = [str(keys)] if keys else []  # first, so that a duplicate is reported in the other file
     settings = {**loaded.settings, "key_files": [*first, *loaded.config.key_files]}
     return Accepted(yaml.dump(settings, Dumper=_DUMPER, sort_keys=False).encode(), keys)
 
@@ -51,7 +51,7 @@ def _keys_beside(path: Path, loaded: Loaded) -> Path | None:
 
 
 def forget_others(path: Path, *kept: Accepted) -> None:
-    """Remove the files of keys that none of `kept` names."""
+    """Remove the key files that none of `kept` names."""
     for file in path.absolute().parent.glob("keys-*.jsonl"):
         if file not in {each.keys for each in kept}:
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Validates the lists of models and addresses of keys, users, teams and tiers."""
+"""Checks of the model and address lists of keys, users, teams and tiers."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from gatehouse.loading.key_table import Finding, KeyTable
 
 
 def faults(config: Config) -> Iterator[Finding]:
-    """Lists that are surely mistakes, or that Envoy could not evaluate. For keys see `key_faults`."""
+    """Empty lists, and lists that Envoy could not evaluate. `key_faults` checks those of keys."""
     for path in _names(config):
         if is_everything(str(path[-1])):
             yield path[:-1], f"a model can't be called '{path[-1]}': in lists of models it stands for all of them", None
@@ -23,7 +23,7 @@ def faults(config: Config) -> Iterator[Finding]:
 
 
 def key_faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """The same for keys. Of 100,000 keys most share their list of models with others."""
+    """The same for keys. Most of 100,000 keys share their list of models, so each list is checked once."""
     wrong = {models for models in {key.models for key in keys.records.values()} if _too_big(config, models)}
     for path, key in keys.paths() if wrong else ():
         if key.models in wrong:
@@ -31,7 +31,7 @@ def key_faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
 
 
 def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """Lists and holders without effect, or with an unexpected one. Each pattern is reported once."""
+    """Users, teams and patterns without effect. Each pattern is reported once."""
     for section in ("users", "teams"):
         for name, holder in getattr(config, section).items():
             if not holder.model_fields_set:
@@ -58,7 +58,7 @@ def _too_big(config: Config, patterns: tuple[str, ...]) -> bool:
 
 
 def _lists(config: Config, keys: KeyTable) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Every list of models, with its path in the configuration."""
+    """Every list of models, with its path."""
     for path, holder in _holders(config):
         yield (*path, _models_field(holder)), _patterns(holder)
     seen: set[tuple[str, ...]] = set()
@@ -69,7 +69,7 @@ def _lists(config: Config, keys: KeyTable) -> Iterator[tuple[Path, tuple[str, ..
 
 
 def _holders(config: Config) -> Iterator[tuple[Path, Holder | Tier]]:
-    """Everything except keys that may have such lists, with its path in the configuration."""
+    """Every tier, user and team, with its path."""
     for section in ("rate_limits", "users", "teams"):
         yield from (((section, name), holder) for name, holder in getattr(config, section).items())
 

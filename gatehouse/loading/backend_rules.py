@@ -1,4 +1,4 @@
-"""Validates a model's settings against its backends: errors, and advice."""
+"""Checks of a model's settings against its backends: errors and advice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from gatehouse.loading.key_table import Finding
 
 
 def faults(config: Config, name: str, model: Model) -> Iterator[Finding]:
-    """Errors of `model`, called `name`."""
+    """The errors of `model`, called `name`."""
     at = ("models", name, "backends")
     if len({base_path(backend.url) for backend in model.backends}) > 1:
         paths = ", ".join(sorted({base_path(backend.url) or "/" for backend in model.backends}))
@@ -18,7 +18,7 @@ def faults(config: Config, name: str, model: Model) -> Iterator[Finding]:
     urls = [backend.url.removesuffix("/v1") for backend in model.backends]
     for index, backend in enumerate(model.backends):
         if urls[index] in urls[:index]:
-            yield (*at, index, "url"), "this backend stands here twice", "give one of them a weight of 2"
+            yield (*at, index, "url"), "this backend is listed twice", "give one of them a weight of 2"
         if backend.ca_file is not None:
             yield from _authority(backend.url, backend.ca_file, (*at, index, "ca_file"))
     if model.concurrent_requests_per_backend == 1 and len({tier.weight for tier in config.rate_limits.values()}) > 1:
@@ -33,14 +33,14 @@ def _authority(url: str, ca_file: str, at: tuple[str | int, ...]) -> Iterator[Fi
     try:
         pem = Path(ca_file).read_bytes()
     except OSError as error:
-        yield at, f"can't be read: {error.strerror}", "create it, readable for the user the gateway runs as"
+        yield at, f"can't be read: {error.strerror}", "create it, readable by the user the gateway runs as"
         return
     if b"-----BEGIN CERTIFICATE-----" not in pem:
-        yield at, f"{ca_file} holds no certificate", "it must be PEM"
+        yield at, f"{ca_file} contains no certificate", "it must be PEM"
 
 
 def advice(config: Config) -> Iterator[Finding]:
-    """Settings without effect."""
+    """Fields without effect."""
     for name, model in config.models.items():
         at = ("models", name)
         if "session_header" in model.model_fields_set and model.balance != "session_affinity":

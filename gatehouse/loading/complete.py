@@ -1,4 +1,4 @@
-"""Loads a complete configuration: `gatehouse.yaml` with its key files and secrets; any error rejects all of it."""
+"""Loads everything a gateway needs: `gatehouse.yaml`, its key files and its secrets, all valid or none."""
 
 from pathlib import Path
 
@@ -13,14 +13,13 @@ from gatehouse.loading.upstream_keys import check_upstream_keys
 
 
 class KeyFiles:
-    """The key files of one configuration after another. Each is read when it has changed, not each time: it may have
-    100,000 keys."""
+    """Key files, cached between reloads: each is read again only if it has changed, since it may have 100,000 keys."""
 
     def __init__(self) -> None:
         self._read: dict[str, tuple[Mark | None, KeyTable]] = {}
 
     def check(self, main: Path, config: Config, keys: KeyTable) -> None:
-        """Raises `ConfigError` with all that is wrong with the key files of `config`; `main` holds it, and `keys`."""
+        """Raises `ConfigError` with all problems of the key files of `config`, which is in `main`, as are `keys`."""
         others, problems, read = {str(main): keys}, list[Problem](), dict[str, tuple[Mark | None, KeyTable]]()
         for file in config.key_files:
             now = mark(Path(file))
@@ -38,9 +37,9 @@ class KeyFiles:
 
 
 def load_whole(file: Path, in_force: Config | None = None, key_files: KeyFiles | None = None) -> Loaded:
-    """The whole configuration. Raises `ConfigError` with all problems in any of its files.
+    """Everything a gateway runs with. Raises `ConfigError` with all problems of all files.
 
-    `in_force`: the active configuration, which limits what can change. `key_files` caches files read before.
+    `in_force`: the active configuration, some fields of which can't change. `key_files`: cache of the key files.
     """
     keys = KeyTable(KeyRetention.RECORDS)
     loaded = advised(file, None, keys, in_force)

@@ -1,7 +1,7 @@
-"""Reads `gatehouse.yaml` and its key files at the start, and again when they change.
+"""`gatehouse.yaml` and its key files: read at the start, and again when they change.
 
-An error in a key file leaves that file's keys as they were. An error in `gatehouse.yaml`, or between files, leaves
-everything as it was.
+If one key file has a problem, its last good keys stay. If `gatehouse.yaml` has one, or the files contradict each
+other, nothing changes.
 """
 
 import os
@@ -22,7 +22,7 @@ from gatehouse.loading.load import read
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A file that was read. `mark` identifies its state then; None forces a re-read."""
+    """A file's keys. `mark`: its fingerprint when it was read; None forces a re-read."""
 
     keys: KeyTable
     mark: Mark | None
@@ -30,7 +30,7 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """The active configuration."""
+    """The active configuration and keys."""
 
     config: Config
     main: _Read
@@ -45,21 +45,21 @@ class _Standing:
         return tables[0] if len(tables) == 1 else dict(chain.from_iterable(table.items() for table in tables))
 
     def same_as(self, other: "_Standing | None") -> bool:
-        """Whether nothing has been read anew."""
+        """Whether nothing was re-read."""
         return other is not None and self.config is other.config and self.tables == other.tables
 
 
 class Files:
-    """`config` and `records` (of every key in a file, by digest) are what the last good files said.
+    """`config` and `records` (of every key in a file, by digest) are from the last good files.
 
-    `keep` says what of keys is wanted. Only who wants records has key files read. `seen`: the files, as they looked
-    when they were last read. `version` grows with every change that is taken up.
+    `keep`: what to keep of keys; key files are read only for records. `seen`: fingerprints of the files when they were
+    last read. `version` grows with every applied change.
     """
 
     def __init__(
         self, file: Path, keep: KeyRetention, environment: Mapping[str, str] | None = None, *, replaced: bool = False
     ) -> None:
-        """`replaced`: `file` never changes but by being replaced at once."""
+        """`replaced`: `file` is only ever replaced atomically."""
         self.file = file
         self.whole = frozenset([file] if replaced else [])
         self.seen: Fingerprint = {}
@@ -77,16 +77,16 @@ class Files:
         return self._in_force.records()
 
     def load(self) -> Config:
-        """Read everything for the first time. Raises `ConfigError` with all that is wrong with any of the files."""
+        """The first read. Raises `ConfigError` with all problems of all files."""
         problems = self.reload()
         if problems:
             raise ConfigError(problems)
         return self.config
 
     def reload(self, *, everything: bool = False) -> list[Problem]:
-        """Read what has changed and take up what is good; the problems with the rest, which stays as it was.
+        """Read the changed files and apply the good ones; returns the problems of the others, whose last state stays.
 
-        `everything`: read all of it, changed or not.
+        `everything`: read unchanged files too.
         """
         before = _unread(self._standing) if everything and self._standing else self._standing
         look = _Look(self.file, self._keep, self._environment, before)
@@ -105,14 +105,14 @@ class Files:
 
 
 def _unread(standing: _Standing) -> _Standing:
-    """The same, to be read again whatever the files look like."""
+    """The same, but forces a re-read of all files."""
     key_files = {path: replace(read_, mark=None) for path, read_ in standing.key_files.items()}
     return replace(standing, main=replace(standing.main, mark=None), key_files=key_files)
 
 
 @dataclass(slots=True)
 class _Look:
-    """One look at all files, where `before` is in force: how each looks, and what is wrong with it."""
+    """One read of all files while `before` is active: their fingerprints and problems."""
 
     file: Path
     keep: KeyRetention
@@ -122,7 +122,7 @@ class _Look:
     problems: list[Problem] = field(default_factory=list)
 
     def standing(self) -> _Standing | None:
-        """What could be in force now; None: old and new do not fit together."""
+        """The state to apply; None if old and new files do not fit together."""
         before = self.before.key_files if self.before else {}
         self.seen |= {path: mark(path) for path in before}
         found = self._main()
@@ -166,7 +166,7 @@ class _Look:
             return replace(before, mark=None) if before is not None and good else None
 
     def _known(self, before: _Read | None) -> Mapping[str, KeyRecord] | None:
-        """Records to use again. A file under a new name may hold what one before held."""
+        """Records to reuse. A renamed file may have the same content as before."""
         if before is not None:
             return before.keys.records
         return self.before.records() if self.before else None

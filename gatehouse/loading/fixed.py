@@ -1,7 +1,7 @@
-"""Settings that need a restart: a change that touches one is rejected as a whole.
+"""Fields that a running gateway can't change: a configuration that changes one is rejected until a restart.
 
-These are settings of Envoy's listener and its filter chain (changing those would cut streams), and resources that
-processes open once: sockets, stores, folders. Everything else changes while requests run.
+They configure Envoy's listener and its filter chain (changing those would cut streams), or what processes open only
+once: sockets, stores, directories. All other fields can change while requests run.
 """
 
 from collections.abc import Iterator
@@ -41,15 +41,21 @@ HINT = "to change it, restart with: gatehouse up --replace, which cuts no stream
 
 
 def restart_needed(old: Config, new: Config) -> list[Path]:
-    """The fields that differ and can't change while a gateway runs. Empty: `new` can be applied.
+    """The changed fields that need a restart. Empty: the change from `old` to `new` can be applied.
 
-    Depends on nothing else, so that all processes of a gateway decide the same.
+    Depends on nothing else, so that all processes of a gateway decide alike.
     """
     return [field for path in FIXED for field in _differing(path, _at(old, path), _at(new, path))]
 
 
+def changed_fields(old: Config, new: Config) -> list[str]:
+    """The names of all fields that differ, such as `server.drain_s`."""
+    sections = _differing((), old, new)
+    return [".".join(map(str, path)) for at in sections for path in _differing(at, _at(old, at), _at(new, at))]
+
+
 def faults(old: Config | None, new: Config) -> Iterator[Finding]:
-    """The same as findings; none without an `old` configuration."""
+    """The same as findings; none if there is no configuration yet."""
     return ((path, MESSAGE, HINT) for path in (restart_needed(old, new) if old else ()))
 
 

@@ -1,4 +1,4 @@
-"""Follows configuration files while a process runs: applies valid changes, logs and counts invalid ones."""
+"""Reloads configuration files while a process runs: good ones are applied, bad ones logged and counted."""
 
 import asyncio
 import logging
@@ -13,11 +13,11 @@ from gatehouse.metrics import Reloads
 log = logging.getLogger(__name__)
 
 MOST_PROBLEMS = 20
-"""Problems to log: a file may have a hundred thousand."""
+"""The most problems to log: a file may have a hundred thousand."""
 
 
 async def either(change: Awaitable[None], asked: asyncio.Event, limit_s: float | None) -> None:
-    """Returns after a change, a request to reload, or `limit_s`. Raises what waiting for a change raises."""
+    """Returns on a change, when `asked` is set, or after `limit_s`. Raises what waiting for the change raises."""
     waiting = asyncio.ensure_future(change), asyncio.ensure_future(asked.wait())
     try:
         done, _ = await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
@@ -29,8 +29,8 @@ async def either(change: Awaitable[None], asked: asyncio.Event, limit_s: float |
 
 
 async def follow(files: Files, adopt: Callable[[], None], reloads: Reloads, asked: asyncio.Event) -> None:
-    """Reload `files` whenever they change, or `asked` is set, until cancelled; calls `adopt` after applying a change.
-    A file that could not be read is retried."""
+    """Reload `files` when they change or `asked` is set, until cancelled; `adopt` is called after a change has been
+    applied. A file that could not be read is retried."""
     again, told = False, object()
     while True:
         await either(changed(files.seen, whole=files.whole), asked, POLL_S if again else None)
@@ -39,18 +39,18 @@ async def follow(files: Files, adopt: Callable[[], None], reloads: Reloads, aske
         problems: Sequence[object]
         try:
             problems = await asyncio.to_thread(partial(files.reload, everything=everything))
-        except Exception as error:  # whatever it is, requests must still be decided
+        except Exception as error:  # no bug here may stop requests from being decided
             problems = [f"{type(error).__name__}; this is a bug in the gateway"]
             await asyncio.sleep(POLL_S)
         again = any(isinstance(problem, Problem) and problem.passing for problem in problems)
         if files.version != before:
             adopt()
-            log.info("%s and its key files are in force as they are now", files.file)
+            log.info("%s and its key files are applied", files.file)
         found = tuple(map(str, problems[:MOST_PROBLEMS])), dict(files.seen)
         if problems and found != told:
             reloads.rejected.inc()
             for problem in found[0]:
-                log.error("a change is not taken up: %s", problem)
+                log.error("a change is rejected: %s", problem)
         elif not problems and files.version != before:
             reloads.applied.inc()
         told = found

@@ -1,4 +1,4 @@
-"""Pauses the garbage collector while many keys are read: it would traverse them again and again."""
+"""Pauses the garbage collector while many keys are read: it would scan those read so far again and again."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Pause the collector during the block, which must not create many cycles. Saves a third of the time."""
+    """No garbage collection while the block runs, which must not create cycles: saves a third of the time."""
     was = gc.isenabled()
     gc.disable()
     try:

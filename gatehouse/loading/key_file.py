@@ -29,7 +29,7 @@ def read_key_file(
 ) -> KeyTable:
     """The keys in `file`, none of which may be in `others`. Raises `ConfigError` with all problems.
 
-    `known`: records to reuse if unchanged.
+    `known`: records to reuse where they are unchanged.
     """
     keys, text = KeyTable(known=known), text_of(file)
     report = (_json_lines if file.suffix in _JSON_LINES else _yaml)(text, str(file), keys)
@@ -50,19 +50,19 @@ def placed_keys(file: FilePath) -> list[tuple[KeyRecord, int | None]]:
 
 
 def fits(keys: KeyTable, config: Config, others: Others) -> bool:
-    """Whether keys that were valid still are, given the other files."""
+    """Whether keys that were valid before still are, given the other files."""
     return not any(rules.key_faults(config, keys)) and not any(clashes(keys, others))
 
 
 def clashes(keys: KeyTable, others: Others) -> Iterator[Finding]:
-    """Keys, and names of keys, that are in another file, too."""
+    """Keys, and names of keys, that are in another file too."""
     for file, other in others.items():
         names = {record.name for record in other.records.values()} - {""}
         if other.records.keys().isdisjoint(keys.records) and names.isdisjoint(r.name for r in keys.records.values()):
             continue
         for path, record in keys.paths():
             if record.digest in other.records:
-                yield path, f"this key is in {file}, too", "remove one of the two"
+                yield path, f"this key is in {file} too", "remove one of the two"
             elif record.name in names:
                 yield (*path, "name"), f"a key in {file} has this name too", "logs tell keys apart by it"
 
@@ -70,7 +70,7 @@ def clashes(keys: KeyTable, others: Others) -> Iterator[Finding]:
 def _yaml(text: bytes, origin: str, keys: KeyTable) -> _Report:
     source = parse(text, origin, {at: keys.taker(at) for at in _KEYS_AT})
     if source.data is not None and (not isinstance(source.data, dict) or source.data.get("api_keys") not in (None, {})):
-        raise ConfigError([Problem(origin, 1, "", "must be a mapping of keys, as 'api_keys' is in gatehouse.yaml")])
+        raise ConfigError([Problem(origin, 1, "", "must be a mapping of keys, like 'api_keys' in gatehouse.yaml")])
 
     def report(found: Iterable[Finding]) -> list[Problem]:
         findings = list(found)
@@ -81,7 +81,7 @@ def _yaml(text: bytes, origin: str, keys: KeyTable) -> _Report:
 
 
 def _json_lines(text: bytes, origin: str, keys: KeyTable) -> _Report:
-    """Paths in it begin with the number of a line."""
+    """JSON lines; paths begin with the line number."""
     for number, line in enumerate(BytesIO(text), 1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Collects the keys of one file one by one as compact records: 100,000 of them load in seconds."""
+"""The keys of one file, turned into records one by one: 100,000 of them load in seconds and take little memory."""
 
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
@@ -18,18 +18,18 @@ Finding = tuple[Path, str, str | None]
 
 
 class KeyRetention(Enum):
-    """What a process needs of keys."""
+    """What a process keeps of keys."""
 
     EVERYTHING = auto()
     """`Config.api_keys` as the file has it."""
     RECORDS = auto()
     """Records only: `Config.api_keys` stays empty."""
     NOTHING = auto()
-    """Keys are skipped."""
+    """Keys are not even parsed."""
 
 
 class KeyTable:
-    """Records by digest, and their problems. `known` are records to reuse if unchanged."""
+    """Records by digest, and their faults. `known`: records to reuse where nothing has changed."""
 
     def __init__(self, keep: KeyRetention = KeyRetention.RECORDS, known: Mapping[str, KeyRecord] | None = None) -> None:
         self.records: dict[str, KeyRecord] = {}
@@ -39,7 +39,7 @@ class KeyTable:
         self._keep = keep
         self._known = known or {}
         self._elsewhere: dict[str, Path] = {}
-        from gatehouse.keys.configured import record_of  # that room is built on the configuration's model
+        from gatehouse.keys.configured import record_of  # that package imports the configuration's model
 
         self._record_of = record_of
 
@@ -48,25 +48,25 @@ class KeyTable:
         return lambda written, fields: self._take(at, written, fields)
 
     def put(self, record: KeyRecord, path: Path) -> None:
-        """Add a record, which is written at `path`."""
+        """Add a ready-made record, which is written at `path`."""
         if record.digest in self.records:
-            self.faults.append((path, "this key stands here twice", "remove one of the two"))
+            self.faults.append((path, "this key is listed twice", "remove one of the two"))
         self.records[record.digest] = self._once(record)
         self._elsewhere[record.digest] = path
 
     def paths(self) -> Iterator[tuple[Path, KeyRecord]]:
-        """Every record, with the path at which it is written."""
+        """Every record, with its path."""
         for digest, record in self.records.items():
             yield self._elsewhere.get(digest) or (*API_KEYS, digest), record
 
     def forget_texts(self) -> None:
-        """Drop data that only reports need: keys in plain text do not stay in memory."""
+        """Drop what only problem reports need, so that no plain-text key stays in memory."""
         self.plain.clear()
         self._elsewhere.clear()
         self._known = {}
 
     def forget(self) -> None:
-        """Drop everything; it is stored elsewhere."""
+        """Drop everything: the records are stored elsewhere."""
         self.forget_texts()
         self.records.clear()
         self.entries.clear()
@@ -84,7 +84,7 @@ class KeyTable:
         else:
             self._note_empty(entry, (*at, written))
             if digest in self.records:
-                message = "one key stands here both in plain text and hashed"
+                message = "one key is listed both in plain text and hashed"
                 self.faults.append((at, message, "remove one of the two"))
             self.records[digest] = self._once(self._record_of(digest, entry))
             if self._keep is KeyRetention.EVERYTHING:
@@ -111,5 +111,5 @@ class KeyTable:
 
 
 def limits_of(records: Mapping[str, KeyRecord]) -> dict[str, Limits]:
-    """The different limits that keys have of their own, by their canonical JSON."""
+    """The distinct limits of single keys, by their canonical JSON."""
     return {text: Limits.model_validate_json(text) for text in {record.limits for record in records.values()} if text}

@@ -9,7 +9,7 @@ from gatehouse.loading.key_file import placed_keys
 
 
 def keys_in_files(config: Config, file: Path) -> list[InFile]:
-    """The keys of `config`, which was read from `file`, and of its key files. Raises `ConfigError`."""
+    """The keys of `config`, read from `file`, and of its key files. Raises `ConfigError` if one can't be read."""
     lines = {record.digest: line for record, line in placed_keys(file)} if config.api_keys else {}
     own = [InFile(record_of(digest, key), _place(file, lines.get(digest))) for digest, key in config.api_keys.items()]
     return own + [

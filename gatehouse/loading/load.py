@@ -22,10 +22,10 @@ from gatehouse.loading.key_table import Finding, KeyRetention, KeyTable
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A usable configuration, with advice on it and the first key a person could try (None when all are hashed).
+    """A valid configuration, with advice on it and the first key a person could try (None if all are hashed).
 
-    `digest`: of the text it was read from, as it was (SHA-256). `settings`: what that says, but for the keys, which are
-    in `keys`; None: they are in the settings, since the environment has a word in them.
+    `digest`: SHA-256 of the text it was read from. `settings`: that text's data without the keys, which are in `keys`;
+    None: the keys are in the settings, because environment variables change some.
     """
 
     config: Config
@@ -42,16 +42,16 @@ def load(file: FilePath, environment: Mapping[str, str] | None = None) -> Config
 
 
 def load_with_advice(file: FilePath, environment: Mapping[str, str] | None = None) -> Loaded:
-    """As `load`, with the warnings beside it."""
+    """As `load`, with the warnings."""
     return advised(file, environment, KeyTable(KeyRetention.EVERYTHING))
 
 
 def read(
     file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
 ) -> Config:
-    """As `load`. The keys go to `keys`, which says what of them stays in the configuration.
+    """As `load`. The keys go to `keys`, which decides what of them stays in the configuration.
 
-    What can't change while a gateway runs must be as it is `in_force`, if anything is.
+    Fields that a running gateway can't change must be as in `in_force`, the active configuration, if there is one.
     """
     return _Reader(file, environment, keys).config(in_force)
 
@@ -59,7 +59,7 @@ def read(
 def advised(
     file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
 ) -> Loaded:
-    """As `read`, with the warnings beside it."""
+    """As `read`, with the warnings."""
     with uncollected():
         reader = _Reader(file, environment, keys)
         config = reader.config(in_force)
@@ -69,12 +69,12 @@ def advised(
 
 
 def digest_of(text: bytes) -> bytes:
-    """By which a text is known again."""
+    """Identifies a text."""
     return hashlib.sha256(text).digest()
 
 
 def text_of(file: FilePath) -> bytes:
-    """The text of `file`, in UTF-8. Raises `ConfigError` if it can't be read."""
+    """The content of `file`, checked to be UTF-8. Raises `ConfigError` if it can't be read or isn't."""
     try:
         text = file.read_bytes()
         text.decode("utf-8")
@@ -96,13 +96,13 @@ class _Reader:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """As the file has them; without its keys, unless the environment has changed some."""
+        """The file's data; without its keys, unless environment variables change some."""
         settings: dict[str, Any] = self._source.data
         return settings if self.keys_overridden else {**settings, "api_keys": {}}
 
     def config(self, in_force: Config | None) -> Config:
         data = env.apply(self._source.data, self._overrides)
-        if isinstance(section := data.get("api_keys"), dict):  # what was not taken on the way, such as an alias
+        if isinstance(section := data.get("api_keys"), dict):  # not seen by the taker, such as an alias
             take = self._keys.taker()
             for written, fields in section.items():
                 take(written, fields)
@@ -118,7 +118,7 @@ class _Reader:
         return config.model_copy(update={"api_keys": self._keys.entries})
 
     def problems(self, found: Iterable[Finding]) -> list[Problem]:
-        """Findings, with the places at which they are."""
+        """Findings as problems, with their lines."""
         findings = list(found)
         if not findings:
             return []
@@ -131,7 +131,7 @@ class _Reader:
         if source.data is None:
             source.data = {}
         if not isinstance(source.data, dict):
-            raise ConfigError([Problem(origin, 1, "", "must hold settings such as 'server:' and 'vllm:'")])
+            raise ConfigError([Problem(origin, 1, "", "must contain settings such as 'server:' and 'vllm:'")])
         return source
 
     def _problem(self, path: Path, message: str, hint: str | None, line: int | None) -> Problem:

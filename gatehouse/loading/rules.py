@@ -1,4 +1,4 @@
-"""Validates the parts of a configuration against each other: errors, and advice."""
+"""Checks between the parts of a configuration, beyond the schema: errors and advice."""
 
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ from gatehouse.loading.key_table import Finding, KeyTable, limits_of
 
 
 def faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """Errors of `config`, with `keys` as its `api_keys`."""
+    """The errors of `config`, with `keys` as its `api_keys`."""
     yield from _server_faults(config)
     yield from _model_faults(config)
     for path, limits in _all_limits(config):
@@ -61,7 +61,7 @@ def _model_faults(config: Config) -> Iterator[Finding]:
 
 
 def _all_limits(config: Config) -> Iterator[tuple[Path, Limits]]:
-    """Every set of limits except those of keys, with its path in the configuration."""
+    """Every set of limits except those of keys, with its path."""
     for name, tier in config.rate_limits.items():
         yield ("rate_limits", name), tier
         yield from ((("rate_limits", name, "models", model), limits) for model, limits in tier.models.items())
@@ -72,7 +72,7 @@ def _all_limits(config: Config) -> Iterator[tuple[Path, Limits]]:
 
 
 def _never_binding(path: Path, limits: Limits) -> Iterator[Finding]:
-    """A limit that a shorter window keeps out of reach: one of the two is a mistake."""
+    """Limits of a longer period that the shorter period's limit makes unreachable: one of the two is a mistake."""
     for measure in MEASURES:
         for (short, few), (long, many) in combinations(limits.windows(measure), 2):
             reach = few * (PERIODS[long] // PERIODS[short])
@@ -82,7 +82,7 @@ def _never_binding(path: Path, limits: Limits) -> Iterator[Finding]:
 
 
 def _model_limit_faults(config: Config) -> Iterator[Finding]:
-    """Limits on a model that doesn't exist."""
+    """Limits on models that do not exist."""
     if config.vllm:
         return
     for name, tier in config.rate_limits.items():
@@ -92,7 +92,7 @@ def _model_limit_faults(config: Config) -> Iterator[Finding]:
 
 
 def key_faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """Errors of `keys`, the keys of one file, in the configuration `config`."""
+    """The errors of `keys`, the keys of one file, under `config`."""
     yield from access_rules.key_faults(config, keys)
     wrong = {
         text: found
@@ -114,7 +114,7 @@ def key_faults(config: Config, keys: KeyTable) -> Iterator[Finding]:
 
 
 def _flawless(config: Config, records: Mapping[str, KeyRecord]) -> bool:
-    """Whether no key needs a closer check, so that 100,000 keys need not be visited."""
+    """A quick check that avoids looking at each of 100,000 keys."""
     names = [key.name for key in records.values() if key.name]
     tiers = {key.tier for key in records.values()} if config.rate_limits else set()
     peppered = any(digest.startswith(PEPPERED) for digest in records)
@@ -142,7 +142,7 @@ def _jwt_faults(config: Config) -> Iterator[Finding]:
     for index, issuer in enumerate(config.jwt):
         before = config.jwt[:index]
         if any(other.issuer == issuer.issuer for other in before):
-            yield ("jwt", index, "issuer"), "this issuer stands here twice", "keep one; its audience may be a list"
+            yield ("jwt", index, "issuer"), "this issuer is listed twice", "keep one; its audience may be a list"
         elif any(other.label == issuer.label for other in before):
             message = f"another issuer is called '{issuer.label}'"
             yield ("jwt", index, "name"), message, "metrics tell them apart by it"
@@ -150,14 +150,14 @@ def _jwt_faults(config: Config) -> Iterator[Finding]:
             hint = nearest(issuer.tier, config.rate_limits) or f"rate_limits has {', '.join(config.rate_limits)}"
             yield ("jwt", index, "tier"), f"no tier is called '{issuer.tier}'", hint
         if issuer.jwks_url is None and not issuer.discoverable:
-            yield ("jwt", index, "issuer"), "is no URL that could be asked for its keys", "set jwks_url"
+            yield ("jwt", index, "issuer"), "is not a URL, so its keys can't be discovered", "set jwks_url"
         if issuer.max_stale_s < issuer.refresh_s:
             message = f"keys would be dropped before they are fetched again, after {issuer.refresh_s} s"
             yield ("jwt", index, "max_stale_s"), message, "raise it, or lower refresh_s"
 
 
 def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
-    """Settings that work but are probably mistakes, or unwise."""
+    """Settings that are valid but probably unintended or unwise."""
     if keys.plain:
         count = f"{len(keys.plain)} key{'s' if len(keys.plain) > 1 else ''}"
         yield ("api_keys", keys.plain[0]), f"{count} in plain text", "write 'sha256:…' instead: gatehouse keys hash"
@@ -166,7 +166,7 @@ def advice(config: Config, keys: KeyTable) -> Iterator[Finding]:
     if not config.rate_limits:
         yield ("rate_limits",), "there are no limits: every key may use everything", None
     if config.logging.bodies != "off":
-        where = f"what people ask and are answered is written to {config.logging.dir}/bodies_*.log"
+        where = f"prompts and answers are written to {config.logging.dir}/bodies_*.log"
         yield ("logging", "bodies"), where, "tell your users, or set it to off"
     yield from _jwt_advice(config)
     used = {key.tier for key in keys.records.values()} | {issuer.tier for issuer in config.jwt}
@@ -190,7 +190,7 @@ def _tracing_advice(config: Config) -> Iterator[Finding]:
         for field in sorted(tracing.model_fields_set & {"sample", "metrics_interval_s"}):
             yield ("tracing", field), "has no effect without tracing.otlp_endpoint", None
     elif urlsplit(tracing.otlp_endpoint).port == 4318:
-        yield ("tracing", "otlp_endpoint"), "4318 is where OTLP over HTTP is spoken", "OTLP over gRPC is at 4317"
+        yield ("tracing", "otlp_endpoint"), "4318 is the port of OTLP over HTTP", "OTLP over gRPC uses 4317"
 
 
 def _jwt_advice(config: Config) -> Iterator[Finding]:
@@ -198,7 +198,7 @@ def _jwt_advice(config: Config) -> Iterator[Finding]:
         url = urlsplit(issuer.keys_from)
         if url.scheme == "http" and not _loopback(url.hostname or ""):
             field = "jwks_url" if issuer.jwks_url else "issuer"
-            message = "keys come over plain HTTP: whoever is on the way can put in theirs"
+            message = "keys come over plain HTTP: anyone on the network path can replace them"
             yield ("jwt", index, field), message, "use https"
 
 

@@ -1,1 +1,1 @@
-"""Clients for the Redis that a URL names, and what that Redis says of itself."""
+"""Clients for the Redis that a URL names, and checks of its INFO."""

@@ -1,4 +1,4 @@
-"""A redis-py client for a URL: one server, a cluster, or a master that sentinels know."""
+"""A redis-py client for a URL: one server, a cluster, or a master known to sentinels."""
 
 import socket
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ _KEPT_ALIVE: dict[str, Any] = (
     if hasattr(socket, "TCP_USER_TIMEOUT")
     else {}
 )
-"""A connection lives as long as the host at its other end acknowledges what is sent (RFC 5482): a Redis that is merely
-slow is not taken for a host that is gone."""
+"""A connection lasts as long as the remote host acknowledges data (RFC 5482): a slow Redis is not mistaken for a dead
+host."""
 
 _SINGLE = ("redis", "rediss", "unix")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
@@ -30,18 +30,25 @@ _SENTINEL = ("redis+sentinel", "rediss+sentinel")
 
 
 def connect(url: str, *, timeout_s: float = 0.01, connect_timeout_s: float = 0.1, connections: int = 8) -> Client:
-    """A client that gives up after `timeout_s` without a reply, and never retries by itself. Connects at first use.
+    """A client that fails after `timeout_s` without a reply, and never retries by itself. Connects on first use.
 
     URLs: `redis://[user:password@]host:port/db`, `rediss://` (TLS), `unix://path`; over several hosts
     `redis+cluster://host:port,host:port` and `redis+sentinel://host:port,host:port/master/db` (`rediss+…`: TLS), where
-    user and password are those of the data nodes. Raises `ValueError` for any other. `env:NAME` and `file:PATH` say
-    where a URL is kept; raises `ConfigError` when there is none.
+    user and password are those of the data nodes. Raises `ValueError` for any other. `env:NAME` and `file:PATH` name
+    where a URL is stored; raises `ConfigError` if there is none.
     """
     if url.startswith(("env:", "file:")):
         url = resolve(url, "redis.url").decode()
     parts = urlsplit(url)
     alive = {} if parts.scheme == "unix" else _KEPT_ALIVE
-    options = {**patience(timeout_s, connect_timeout_s), "max_connections": connections, **alive}
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": connect_timeout_s,
+        "max_connections": connections,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # avoids the HELLO exchange; the scripts return integers, which are the same in RESP3
+        **alive,
+    }
     if parts.scheme in _SINGLE:
         return Redis.from_url(url, **options)
     if parts.scheme in _CLUSTER:

@@ -48,19 +48,19 @@ def unfit_to_count(info: Mapping[str, Any]) -> Iterator[Finding]:
     if info.get("role") == "slave":
         yield Finding(
             "error",
-            "this Redis is a replica and refuses to count",
+            "this Redis is a replica, which rejects writes",
             "let redis.url name the primary, or the sentinels: redis+sentinel://host:port/master",
         )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         yield Finding(
             "warning",
-            f"maxmemory-policy is {policy}: when memory runs short, Redis drops counters and their limits start afresh",
-            "set maxmemory-policy to noeviction: limits then degrade as redis.on_failure says, and metrics tell",
+            f"maxmemory-policy is {policy}: when memory runs short, Redis evicts counters, and limits start from 0",
+            "set maxmemory-policy to noeviction: limits then degrade as redis.on_failure says, and metrics report it",
         )
     if not info.get("aof_enabled"):
         yield Finding(
             "advice",
-            "appendonly is off: a restart of Redis forgets what was counted since its last snapshot",
-            "set appendonly to yes (and appendfsync to everysec): a restart then costs at most a second of counting",
+            "appendonly is off: a restart of Redis loses the counts since its last snapshot",
+            "set appendonly to yes (and appendfsync to everysec): a restart then loses at most a second of counts",
         )

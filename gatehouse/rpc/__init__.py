@@ -1,1 +1,1 @@
-"""gRPC services and clients: on unix sockets by our own HTTP/2, over TCP by grpcio."""
+"""gRPC services and clients: on unix sockets with our own HTTP/2, over TCP with grpcio."""

@@ -1,4 +1,4 @@
-"""HTTP without a proxy: what a gateway asks of itself, with keys, is no proxy's affair, whatever HTTP_PROXY says."""
+"""HTTP without a proxy: requests to the gateway itself carry keys, so HTTP_PROXY is ignored."""
 
 import ssl
 import urllib.request
@@ -7,7 +7,7 @@ from typing import cast
 
 
 def opened(request: urllib.request.Request | str, timeout_s: float, context: ssl.SSLContext | None) -> HTTPResponse:
-    """As `urllib.request.urlopen`, and raises what that does."""
+    """Like `urllib.request.urlopen`, with the same exceptions."""
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if context is not None:
         handlers.append(urllib.request.HTTPSHandler(context=context))

@@ -1,4 +1,4 @@
-"""Does a worker say that it is well? Asked by its neighbours, in their own event loop."""
+"""Checks the health of another worker, from one's own event loop."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,8 +1,8 @@
 """`python -m gatehouse.rpc.probe authz`: does the service answer? Health checks of containers run this.
 
-A service is well as long as one of its workers says SERVING (grpc.health.v1); its supervisor sees to the others. The
-portal is as long as its front page is answered.
-Exit status 0: yes; 1: no, with a line that says who does not answer.
+A service is healthy if at least one of its workers reports SERVING (grpc.health.v1); its supervisor restarts the
+others. The portal is healthy if it serves its front page.
+Exit status 0: yes; 1: no, with a line that names the services that do not answer.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def sockets(run_dir: Path, service: Service) -> list[Path]:
 
 
 def serving(path: Path) -> bool:
-    """Whether the worker behind the socket at `path` says that it serves, within `TIMEOUT_S`."""
+    """Whether the worker behind the socket at `path` reports SERVING within `TIMEOUT_S`."""
     with grpc.insecure_channel(f"unix:{path}") as channel:
         check = channel.unary_unary(METHOD, HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString)
         try:
@@ -37,7 +37,7 @@ def serving(path: Path) -> bool:
 
 
 def answering(path: Path) -> bool:
-    """Whether the portal behind the socket at `path` answers within `TIMEOUT_S`, whatever model servers do."""
+    """Whether the portal behind the socket at `path` answers within `TIMEOUT_S`, even if model servers are down."""
     portal = HTTPConnection("portal", timeout=TIMEOUT_S)
     portal.sock = socket.socket(socket.AF_UNIX)
     portal.sock.settimeout(TIMEOUT_S)

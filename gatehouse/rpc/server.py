@@ -1,7 +1,7 @@
-"""The shell that every gRPC service runs in: bind, health, drain.
+"""Runs a gRPC service: bind, health, drain.
 
-A service gives its methods as functions over bytes and protobuf messages; the shell knows nothing of what they decide,
-and they nothing of what carries them: `http2` on the unix sockets that Envoy calls, grpcio on TCP.
+A service provides its methods as functions of bytes and protobuf messages, and does not depend on the transport:
+`http2` on the unix sockets that Envoy calls, grpcio on TCP.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 async def serve(
     service: Service, address: "Path | Tcp", stop: asyncio.Event, grace_s: float, options: "Sequence[Option]" = ()
 ) -> None:
-    """Answer on `address`, a path being a unix socket, until `stop` is set; then finish for up to `grace_s` seconds.
+    """Serve on `address` (a path is a unix socket) until `stop` is set, then let calls finish for up to `grace_s`.
 
-    Health says NOT_SERVING while draining. The socket is gone when this returns. `options` are grpcio's, for TCP.
-    Raises `OSError` when it can't bind.
+    Health reports NOT_SERVING while draining. The socket is removed on return. `options` are grpcio's, for TCP. Raises
+    `OSError` if it can't bind.
     """
     listener = _listener(service, address, options)
     try:
@@ -47,6 +47,6 @@ async def serve(
 def _listener(service: Service, address: "Path | Tcp", options: "Sequence[Option]") -> Any:
     if isinstance(address, Path):
         return unix.Listener(service.by_path())
-    from gatehouse.rpc import tcp  # who only has unix sockets need not load grpcio
+    from gatehouse.rpc import tcp  # with unix sockets only, grpcio is not loaded
 
     return tcp.Listener(service.by_path(), options)

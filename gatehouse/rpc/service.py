@@ -1,4 +1,4 @@
-"""What a gRPC service is made of, whatever carries it: methods as functions, their context, status codes, health."""
+"""The parts of a gRPC service, for any transport: methods as functions, their context, status codes, health."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import Any, NoReturn, Protocol
 from gatehouse.pb import health_pb2
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Envoy batches log entries up to about 128 KiB and sends a few headers to authz: more is not Envoy."""
+"""Envoy batches log entries up to about 128 KiB and sends a few headers to authz: larger messages are not Envoy's."""
 
 MAX_STREAMS = 4096
-"""Calls that a connection may have under way."""
+"""Concurrent calls of a connection."""
 
 
 class Code(IntEnum):
-    """gRPC's status codes, those that are used here (gRPC, statuscodes.md)."""
+    """The gRPC status codes used here (gRPC, statuscodes.md)."""
 
     OK = 0
     UNKNOWN = 2
@@ -29,18 +29,18 @@ class Code(IntEnum):
 
 
 class Context(Protocol):
-    """What a method may know of its call, and how it refuses it."""
+    """A method's view of its call, and a way to reject it."""
 
     def invocation_metadata(self) -> Sequence[tuple[str, str]]:
         """The call's headers."""
         ...
 
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
-        """What TLS proved of the caller, by gRPC's names; empty on a unix socket."""
+        """What TLS verified about the caller, by gRPC's names; empty on a unix socket."""
         ...
 
     async def abort(self, code: Code, details: str) -> NoReturn:
-        """End the call with a status instead of an answer. `details` is plain ASCII for the operator of the caller."""
+        """End the call with a status instead of a response. `details` is plain ASCII for the caller's operator."""
         ...
 
 
@@ -50,9 +50,9 @@ Encode = Callable[[Any], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """One request, one answer: `Check`, `ShouldRateLimit`.
+    """One request, one response: `Check`, `ShouldRateLimit`.
 
-    `call` is a coroutine function, or answers at once and so spares a task.
+    `call` is a coroutine function, or a plain function, which avoids creating a task.
     """
 
     call: Callable[[Any, Context], "Coroutine[Any, Any, Any] | Any"]
@@ -62,7 +62,7 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class ClientStream:
-    """Many requests, one answer at the end: `StreamAccessLogs`."""
+    """Many requests, one response at the end: `StreamAccessLogs`."""
 
     call: Callable[[AsyncIterator[Any], Context], Coroutine[Any, Any, Any]]
     decode: Decode
@@ -75,14 +75,14 @@ Methods = Mapping[str, Mapping[str, Method]]
 
 
 async def called(method: Unary, request: Any, context: Context) -> Any:
-    """The answer of a unary method, whichever way it gives it."""
+    """The response of a unary method, from a coroutine or a plain function."""
     answer = method.call(request, context)
     return await answer if isinstance(answer, Awaitable) else answer
 
 
 @dataclass(slots=True)
 class Health:
-    """What the service says of itself over `grpc.health.v1.Health`; Envoy's active health checks read it."""
+    """The service's status over `grpc.health.v1.Health`, for Envoy's active health checks."""
 
     serving: bool = False
 
@@ -99,7 +99,7 @@ class Service:
     health: Health = field(default_factory=Health)
 
     def by_path(self) -> dict[str, Method]:
-        """Every method, that of health among them, by its path: `/package.Service/Method`."""
+        """Every method, including health, by its path: `/package.Service/Method`."""
         request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         check = Unary(self.health.check, request.FromString, response.SerializeToString)
         tables = {**self.methods, "grpc.health.v1.Health": {"Check": check}}

@@ -1,4 +1,4 @@
-"""The same methods over TCP, in the clear or with TLS, by grpcio: for callers on other machines."""
+"""The same methods over TCP, in plaintext or with TLS, by grpcio: for callers on other machines."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 @dataclass(frozen=True, slots=True)
 class Tcp:
-    """A TCP address to listen on: with `credentials` over TLS, else in the clear."""
+    """A TCP address to listen on: with `credentials` over TLS, else in plaintext."""
 
     host: str
     port: int
@@ -34,7 +34,7 @@ class Tcp:
 
 
 class Listener:
-    """Answers on a TCP address. `bind`, then `close`, once each."""
+    """Serves on a TCP address. Call `bind`, then `close`, once each."""
 
     def __init__(self, methods: Mapping[str, Method], options: Sequence[Option] = ()) -> None:
         self._server = aio.server(options=list({**_OPTIONS, **dict(options)}.items()))
@@ -52,12 +52,12 @@ class Listener:
         await self._server.start()
 
     async def close(self, grace_s: float) -> None:
-        """Take no new call, finish those under way, for up to `grace_s` seconds."""
+        """Accept no new calls, and let running ones finish for up to `grace_s` seconds."""
         await self._server.stop(grace_s)
 
 
 class _Context:
-    """`rpc.Context` over gRPC's own."""
+    """`rpc.Context` over grpcio's."""
 
     def __init__(self, context: "aio.ServicerContext[Any, Any]") -> None:
         self._context = context

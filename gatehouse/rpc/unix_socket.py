@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def bound(path: Path) -> socket.socket:
-    """A socket bound to `path`, in place of one that a killed process has left, for its owner and group (0660).
+    """A socket bound to `path`, for its owner and group (0660). Replaces one that a killed process left.
 
     Raises `OSError`.
     """

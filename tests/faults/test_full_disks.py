@@ -99,5 +99,5 @@ def test_an_edit_that_is_made_while_the_disk_is_full_is_taken_up_later(tmp_path:
         filler.unlink()
         until(lambda: status(gateway, "tiny", key) == 200, 3, "the edit")
         said = "".join(path.read_text() for path in gateway.logs("app_*.log"))
-        assert 0 < said.count("a change is not taken up") <= 2
+        assert 0 < said.count("a change is rejected") <= 2
         assert os.path.exists(gateway.run_dir().path)

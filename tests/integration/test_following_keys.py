@@ -121,7 +121,7 @@ def test_a_key_file_is_followed_under_load_and_a_bad_one_changes_nothing(backend
             until(lambda: gateway.metric("api_config_reloads_total", result="rejected") == 2)
             every_worker_says(gateway, {STEADY: 200, CHANGING: 200}, 0.1)
             log = "".join(path.read_text() for path in gateway.logs("app_*.log"))
-            assert f"a change is not taken up: {file}:3: <key>.teir: unknown field" in log
+            assert f"a change is rejected: {file}:3: <key>.teir: unknown field" in log
 
             (tmp_path / "mount" / "..data").unlink()
             until(lambda: gateway.metric("api_config_reloads_total", result="rejected") == 4)

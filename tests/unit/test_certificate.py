@@ -58,7 +58,7 @@ def test_a_certificate_file_that_holds_the_key_too_gives_only_certificates_away(
 def test_a_key_of_another_certificate_is_refused(authority: Authority) -> None:
     key, _ = authority.issue("other", NAME)
     _, certificate = authority.issue("server", NAME)
-    with pytest.raises(MismatchError, match=r"other.key: server.tls.key_file: is not the key of the certificate"):
+    with pytest.raises(MismatchError, match=r"other.key: server.tls.key_file: does not match the certificate"):
         read(tls((key, certificate)))
 
 
@@ -112,4 +112,4 @@ def test_check_passes_one_that_has_expired_with_a_warning(authority: Authority, 
 def test_check_refuses_a_pair_that_does_not_fit(authority: Authority, tmp_path: Path) -> None:
     result = checked(tmp_path, (authority.issue("other", NAME)[0], authority.issue("server", NAME)[1]))
     assert result.exit_code == 2
-    assert "other.key: server.tls.key_file: is not the key of the certificate in" in result.stderr
+    assert "other.key: server.tls.key_file: does not match the certificate in" in result.stderr

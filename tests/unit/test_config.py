@@ -52,7 +52,7 @@ MISTAKES = [
     ("server: {port: '8000'}\n" + VLLM, "gatehouse.yaml:1: server.port: must be a whole number"),
     ("server: {port: 70000}\n" + VLLM, "gatehouse.yaml:1: server.port: must be less than or equal to 65535"),
     ("server: {workers: 0}\n" + VLLM, "gatehouse.yaml:1: server.workers: must be greater than or equal to 1"),
-    ("server: 8000\n" + VLLM, "gatehouse.yaml:1: server: must hold named fields"),
+    ("server: 8000\n" + VLLM, "gatehouse.yaml:1: server: must be a mapping of fields"),
     ("vllm:\n  base_url: localhost:8100\n", "gatehouse.yaml:2: vllm.base_url: must be a URL such as"),
     ("vllm:\n  base_url: http://me:pw@host/v1\n", "gatehouse.yaml:2: vllm.base_url: must not carry credentials"),
     ("vllm:\n  base_url: http://host:99999/v1\n", "gatehouse.yaml:2: vllm.base_url: Port out of range"),
@@ -67,7 +67,7 @@ MISTAKES = [
     ("vllm:\n  default_model: x\n", "gatehouse.yaml:1: vllm.base_url: is missing"),
     ("server: {}\n", "gatehouse.yaml:1: there is no model server to proxy"),
     ("", "gatehouse.yaml: there is no model server to proxy"),
-    ("[]\n", "gatehouse.yaml:1: must hold settings"),
+    ("[]\n", "gatehouse.yaml:1: must contain settings"),
     (VLLM + "models: {a: {backends: [{url: 'http://a/v1'}]}}\n", "gatehouse.yaml:1: vllm: vllm and models can't both"),
     ("models: {a: {backends: []}}\n", "gatehouse.yaml:1: models.a.backends: must have at least one"),
     (
@@ -93,11 +93,11 @@ MISTAKES = [
     ),
     (
         "models:\n  a:\n    backends:\n      - {url: 'https://a', ca_file: /etc/hosts}\n",
-        "gatehouse.yaml:4: models.a.backends[0].ca_file: /etc/hosts holds no certificate",
+        "gatehouse.yaml:4: models.a.backends[0].ca_file: /etc/hosts contains no certificate",
     ),
     (
         "models:\n  a:\n    backends:\n      - {url: 'http://a/v1'}\n      - {url: 'http://a', priority: 1}\n",
-        "gatehouse.yaml:5: models.a.backends[1].url: this backend stands here twice",
+        "gatehouse.yaml:5: models.a.backends[1].url: this backend is listed twice",
     ),
     (
         "models:\n  a: {backends: [{url: 'http://a'}], concurrent_requests_per_backend: 1}\n"
@@ -152,11 +152,11 @@ MISTAKES = [
     ),
     (
         VLLM + "api_keys:\n  sk-secret-1: {user_id: a}\n  sk-secret-1: {user_id: b}\n",
-        "gatehouse.yaml:4: api_keys: the same name stands here twice",
+        "gatehouse.yaml:4: api_keys: this name is used twice here",
     ),
     (
         VLLM + f"api_keys:\n  sk-secret-1: {{user_id: a}}\n  '{digest_of('sk-secret-1')}': {{user_id: a}}\n",
-        "gatehouse.yaml:2: api_keys: one key stands here both in plain text and hashed",
+        "gatehouse.yaml:2: api_keys: one key is listed both in plain text and hashed",
     ),
     (
         VLLM + "api_keys:\n  sk-secret-1: {user_id: a, name: n}\n  sk-secret-2: {user_id: a, name: n}\n",
@@ -173,7 +173,7 @@ MISTAKES = [
     ),
     (
         VLLM + JWT + ", algorithms: [HS256]}]\n",
-        "gatehouse.yaml:2: jwt[0].algorithms[0]: HS256 is symmetric: whoever can check a token",
+        "gatehouse.yaml:2: jwt[0].algorithms[0]: HS256 is symmetric: anyone who can verify a token",
     ),
     (VLLM + JWT + ", algorithms: [RS256, none]}]\n", "gatehouse.yaml:2: jwt[0].algorithms[1]: 'none' is no signature"),
     (VLLM + JWT + ", algorithms: RS257}]\n", "gatehouse.yaml:2: jwt[0].algorithms[0]: must be one of RS256, RS384"),
@@ -196,7 +196,7 @@ MISTAKES = [
     ),
     (
         VLLM + "jwt: [{issuer: 'urn:a', audience: a}]\n",
-        "gatehouse.yaml:2: jwt[0].issuer: is no URL that could be asked for its keys",
+        "gatehouse.yaml:2: jwt[0].issuer: is not a URL, so its keys can't be discovered",
     ),
     (VLLM + "jwt: [{issuer: 'https://[a', audience: a}]\n", "gatehouse.yaml:2: jwt[0].issuer: Invalid IPv6 URL"),
     (
@@ -205,7 +205,7 @@ MISTAKES = [
     ),
     (
         VLLM + "jwt:\n  - {issuer: 'https://a', audience: a}\n  - {issuer: 'https://a', audience: b}\n",
-        "gatehouse.yaml:4: jwt[1].issuer: this issuer stands here twice (keep one; its audience may be a list)",
+        "gatehouse.yaml:4: jwt[1].issuer: this issuer is listed twice (keep one; its audience may be a list)",
     ),
     (
         VLLM + "jwt:\n  - {issuer: 'https://a/x', audience: a}\n  - {issuer: 'https://a/y', audience: a}\n",
@@ -367,7 +367,7 @@ def test_values_without_effect_are_warned_about(tmp_path: Path) -> None:
 def test_tracing_that_can_not_work_is_warned_about(tmp_path: Path) -> None:
     assert "tracing.sample: has no effect without" in "\n".join(advice(tmp_path, VLLM + "tracing: {sample: 0.5}\n"))
     over_http = advice(tmp_path, VLLM + "tracing: {otlp_endpoint: 'http://otel:4318'}\n")
-    assert "tracing.otlp_endpoint: 4318 is where OTLP over HTTP is spoken" in over_http
+    assert "tracing.otlp_endpoint: 4318 is the port of OTLP over HTTP" in over_http
 
 
 def test_what_of_a_model_has_no_effect_is_said(tmp_path: Path) -> None:

@@ -65,14 +65,14 @@ def test_of_several_mappings_to_merge_the_first_wins() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: 1\n---\nb: 2\n", "x:2: one document is enough"),
-        ("a: *none\n", "x:1: a: nothing before this is called &none"),
+        ("a: 1\n---\nb: 2\n", "x:2: only one document is allowed"),
+        ("a: *none\n", "x:1: a: there is no earlier anchor &none"),
         ("a: {<<: 5}\n", "x:1: a.<<: must be a mapping, or a list of mappings"),
         ("a: 1\n? [b]\n: 2\n", "x:2: a name must be text"),
         ("a: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "is nested too deeply"),
         ("a: !!bool maybe\n", "x:1: a: this value can't be read"),
         ("a: 2027-13-45\n", "x:1: a: this value can't be read"),
-        ("api_keys:\n  sk-secret-1: {a: {b: 1, b: 2}}\n", "x:2: api_keys.<key>.a: the same name stands here twice"),
+        ("api_keys:\n  sk-secret-1: {a: {b: 1, b: 2}}\n", "x:2: api_keys.<key>.a: this name is used twice here"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(text: str, expected: str) -> None:
@@ -98,7 +98,7 @@ def test_a_taken_mapping_stays_empty_and_its_entries_are_those_it_would_hold() -
 def test_a_taken_name_that_stands_twice_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigError) as caught:
         taken("keys:\n  sk-secret-1: {x: 1}\n  sk-secret-1: {x: {a: 1}}\n")
-    assert str(caught.value) == "x:3: keys: the same name stands here twice; keep one of the two"
+    assert str(caught.value) == "x:3: keys: this name is used twice here; keep one of the two"
 
 
 def test_places_are_lines_also_behind_aliases_and_merges() -> None:

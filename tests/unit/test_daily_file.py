@@ -147,7 +147,7 @@ def test_what_is_renamed_or_removed_is_begun_anew(tmp_path: Path, caplog: pytest
     shutil.rmtree(tmp_path / "logs")
     file.append(b"three\n", NOON)
     assert path.read_bytes() == b"three\n"
-    assert [record.message for record in caplog.records] == [f"{path} was removed, and is begun anew"]
+    assert [record.message for record in caplog.records] == [f"{path} was removed; created it again"]
 
 
 def test_what_is_cut_to_nothing_is_written_on(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ class TestCertificates:
         _, key_file = pair(tmp_path / "other", days=90)
         [found] = certificates(tls(cert_file, key_file), NOW)
         assert found.level == "error"
-        assert "is not the key of the certificate" in found.message
+        assert "does not match the certificate" in found.message
 
     @pytest.mark.parametrize(
         "content", [b"", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", b"\xff"]

@@ -226,7 +226,7 @@ def test_without_credentials_there_is_no_file_of_secrets() -> None:
     [
         ({}, "environment variable UPSTREAM: models.m.upstream_api_key: is not set"),
         ({"UPSTREAM": ""}, "the secret is empty"),
-        ({"UPSTREAM": "can\nary"}, "holds characters that no header may have"),
+        ({"UPSTREAM": "can\nary"}, "not valid in a header: it contains control characters"),
     ],
 )
 def test_a_credential_that_cannot_be_used_is_told_before_the_start(environment: dict[str, str], said: str) -> None:

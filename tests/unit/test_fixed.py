@@ -11,7 +11,7 @@ from gatehouse.config.model import Config
 from gatehouse.config.run_dir import RunDir
 from gatehouse.envoy import render
 from gatehouse.loading.files import Files
-from gatehouse.loading.fixed import FIXED, restart_needed
+from gatehouse.loading.fixed import FIXED, changed_fields, restart_needed
 from gatehouse.loading.key_table import KeyRetention
 from gatehouse.loading.load import load
 
@@ -104,6 +104,13 @@ def test_a_fixed_field_is_named_and_any_other_leaves_envoys_bootstrap_as_it_is(f
     if field not in FIXED_FIELDS:
         before, after = (render(config, RunDir(Path("/run")), "log").bootstrap for config in (old, new))
         assert before == after
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_changed_field_is_named(field: str) -> None:
+    named = changed_fields(Config.model_validate(BASE), changed(field))
+    assert any(name == field or name.startswith(f"{field}.") for name in named)
+    assert len(named) <= 2  # the short form gives way to the long one: vllm and models
 
 
 def test_nothing_is_needed_where_nothing_changes(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ async def test_the_place_is_ours_alone(tmp_path: Path, monkeypatch: pytest.Monke
     assert at.name == "127.0.0.1-8000"
     assert at.parent.stat().st_mode & 0o077 == 0
     at.parent.chmod(0o777)
-    with pytest.raises(CannotReplaceError, match="this user alone"):
+    with pytest.raises(CannotReplaceError, match="not a private directory of this user"):
         place(Server())
 
 

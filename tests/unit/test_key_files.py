@@ -75,7 +75,7 @@ def test_a_key_file_may_hold_exported_records(folder: Folder) -> None:
     assert sorted(folder.files.records.values(), key=lambda r: r.key_id) == records
     folder.write("k.jsonl", to_json(records[0]) + "\n" + to_json(records[0]) + "\n\nnonsense\n")
     said = folder.reload()
-    assert "k.jsonl:2: this key stands here twice" in said
+    assert "k.jsonl:2: this key is listed twice" in said
     assert "k.jsonl:4: not a JSON object" in said
     assert len(folder.users()) == 3
 
@@ -95,12 +95,12 @@ MISTAKES = [
     ),
     ("api_keys:\n  sk-secret-1: {user_id: a, teir: b}\n", "a.yaml:2: api_keys.<key>.teir: unknown field (did you mean"),
     ("sk-secret-1: {}\n", "a.yaml:1: <key>.user_id: is missing"),
-    ("sk-secret-1: {user_id: a, team: {x: 1, x: 2}}\n", "a.yaml:1: <key>.team: the same name stands here twice"),
-    ("sk-secret-1: {user_id: a}\nsk-secret-1: {user_id: a}\n", "a.yaml:2: the same name stands here twice"),
+    ("sk-secret-1: {user_id: a, team: {x: 1, x: 2}}\n", "a.yaml:1: <key>.team: this name is used twice here"),
+    ("sk-secret-1: {user_id: a}\nsk-secret-1: {user_id: a}\n", "a.yaml:2: this name is used twice here"),
     ("x: {user_id: a}\n", "a.yaml:1: <key>: a key is 8 to 512 visible"),
     ("- sk-secret-1\n", "a.yaml:1: must be a mapping of keys"),
     ("api_keys: [sk-secret-1]\n", "a.yaml:1: must be a mapping of keys"),
-    ("\n\nsk-secret-main: {user_id: a}\n", "a.yaml:3: <key>: this key is in gatehouse.yaml, too"),
+    ("\n\nsk-secret-main: {user_id: a}\n", "a.yaml:3: <key>: this key is in gatehouse.yaml too"),
     ("sk-secret-1: {user_id: a, name: main}\n", "a.yaml:1: <key>.name: a key in gatehouse.yaml has this name too"),
     ("sk-secret-1: {user_id: a", "a.yaml:2: not valid YAML"),
 ]
@@ -117,7 +117,7 @@ def test_a_key_in_two_key_files_is_a_mistake_however_it_is_written(folder: Folde
     folder.main("a.yaml", "b.yaml")
     folder.write("a.yaml", f"{HASHED}: {{user_id: a}}\n")
     folder.write("b.yaml", "sk-secret-hashed: {user_id: b}\n")
-    assert "b.yaml:1: <key>: this key is in a.yaml, too" in folder.faults()
+    assert "b.yaml:1: <key>: this key is in a.yaml too" in folder.faults()
 
 
 def test_mistakes_in_every_file_are_told_at_once(folder: Folder) -> None:
@@ -177,7 +177,7 @@ def test_files_that_do_not_fit_together_change_nothing_at_all(folder: Folder) ->
     assert "a.yaml:1: <key>.tier: no tier is called 'premium'" in folder.reload()
     assert folder.users() == {"mia", "ann"}
     folder.main("a.yaml", keys="{sk-secret-1: {user_id: max}}")
-    assert "a.yaml:1: <key>: this key is in gatehouse.yaml, too" in folder.reload()
+    assert "a.yaml:1: <key>: this key is in gatehouse.yaml too" in folder.reload()
     assert folder.users() == {"mia", "ann"}
     folder.write("a.yaml", "")
     assert folder.reload() == ""
@@ -190,7 +190,7 @@ def test_a_key_moves_from_one_file_to_another_in_either_order(folder: Folder) ->
     folder.write("b.yaml", "")
     folder.files.load()
     folder.write("b.yaml", "sk-secret-1: {user_id: ann}\n")
-    assert "this key is in a.yaml, too" in folder.reload()
+    assert "this key is in a.yaml too" in folder.reload()
     folder.write("a.yaml", "")
     assert folder.reload() == ""
     assert folder.users() == {"ann"}
