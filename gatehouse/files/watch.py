@@ -72,7 +72,7 @@ def _rested(mark: Mark | None) -> bool:
     return mark is not None and time.time_ns() - mark[2] >= _REST_S * 1e9
 
 
-async def _looks(paths: Iterable[Path], poll_s: float) -> AsyncGenerator[None, None]:
+async def looks(paths: Iterable[Path], poll_s: float = POLL_S) -> AsyncGenerator[None, None]:
     """Yields when it is time to look: on an event in the directory of one of `paths`, or after `poll_s`."""
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs each change, our own log files included
     folders = _folders(paths)

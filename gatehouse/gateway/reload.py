@@ -227,8 +227,3 @@ def started(
     target.publish(copy)
     switch = Switch(target.directory, Admin(target.run_dir.admin_socket), rendered)
     return Following(target, config, loaded.digest, copy, switch, reloads, adopted)
-
-
-def _altered(old: Rendered, new: Rendered) -> str:
-    names = old.bootstrap.keys() | new.bootstrap.keys()
-    return ", ".join(sorted(name for name in names if old.bootstrap.get(name) != new.bootstrap.get(name)))
