@@ -1,6 +1,6 @@
 """How many access-log entries one receiver takes: `python -m benchmarks.receiver [--entries 400000] [--profile FILE]`.
 
-A receiver runs as it does in a gateway, on CPU 0: it reads messages from its unix socket as Envoy makes them (16 KiB),
+A receiver runs as it does in a gateway, on CPU 0: it reads messages from its unix socket as Envoy makes them,
 makes records, writes and counts them. From CPU 1 they are sent as fast as it takes them. What counts is the CPU time of
 the receiver: other work on the machine matters less then. Everything sent must be in the request log and in the
 metrics, else the run fails.
@@ -27,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse.config.run_dir import RunDir
 from gatehouse.contract import names
+from gatehouse.envoy.access_log import BATCH_BYTES
 from gatehouse.metrics import exposition
 from gatehouse.pb.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from gatehouse.pb.als_pb2 import StreamAccessLogsMessage
@@ -34,7 +35,6 @@ from gatehouse.pb.base_pb2 import RequestMethod
 from gatehouse.rpc.http2 import frames
 
 METHOD = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
-BATCH_BYTES = 16384
 MODELS, USERS, DISTINCT = 4, 50, 4096
 FRAME = 16384
 TIMEOUT_S = 120

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from aiohttp.web import (
 from gatehouse.config.model import Config, Server
 from gatehouse.config.run_dir import RunDir, workers
 from gatehouse.contract.errors import GATEWAY_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND, UNKNOWN_HOST
+from gatehouse.rpc.unix_socket import bound
 from portal_service import hosts, static_files
 from portal_service.limits_left import LimitsLeft
 from portal_service.near_limits import NearLimits
@@ -157,13 +157,4 @@ async def _be_careful(_request: Request, response: StreamResponse) -> None:
 
 async def _listen_unix(runner: AppRunner, path: Path) -> None:
     await runner.setup()
-    await SockSite(runner, _bound(path)).start()
-
-
-def _bound(path: Path) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # left by the process before this one
-    bound = socket.socket(socket.AF_UNIX)
-    bound.bind(str(path))
-    path.chmod(0o660)
-    return bound
+    await SockSite(runner, bound(path)).start()

@@ -12,7 +12,7 @@ from gatehouse.envoy.message import Message, extension
 FLUSH_INTERVAL_S = 0.05
 """Entries reach accesslog_service within this time; limits on concurrent requests wait for them."""
 
-_BATCH_BYTES = 128 * 1024
+BATCH_BYTES = 128 * 1024
 """Entries that come in between go out at once from here on: some sixty. Smaller batches cost the receiver more."""
 
 _CALLER = ("user", "team", "tier", "key_id", "key_limits", "key_family", "error_code", "ext_authz_duration")
@@ -57,7 +57,7 @@ def _service(config: Config) -> Message:
         "transport_api_version": "V3",
         "grpc_service": {"envoy_grpc": {"cluster_name": "accesslog"}, "timeout": "0s"},
         "buffer_flush_interval": f"{FLUSH_INTERVAL_S}s",
-        "buffer_size_bytes": _BATCH_BYTES,
+        "buffer_size_bytes": BATCH_BYTES,
         **tracing.entry_tags(config),
     }
     return {

@@ -14,18 +14,11 @@ from gatehouse.config.model import Config
 from gatehouse.config.problem import ConfigError, Problem
 from gatehouse.files.watch import Fingerprint, Mark, mark
 from gatehouse.keys.record import KeyRecord
+from gatehouse.loading.complete import ReadKeys, key_file
 from gatehouse.loading.gc_paused import uncollected
-from gatehouse.loading.key_file import fits, read_key_file
+from gatehouse.loading.key_file import Others, fits
 from gatehouse.loading.key_table import KeyRetention, KeyTable
-from gatehouse.loading.load import read
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A file's keys. `mark`: its fingerprint when it was read; None forces a re-read."""
-
-    keys: KeyTable
-    mark: Mark | None
+from gatehouse.loading.load import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +26,8 @@ class _Standing:
     """The active configuration and keys."""
 
     config: Config
-    main: _Read
-    key_files: Mapping[Path, _Read]
+    main: ReadKeys
+    key_files: Mapping[Path, ReadKeys]
 
     @property
     def tables(self) -> list[KeyTable]:
@@ -130,7 +123,7 @@ class _Look:
             return None
         config, main = found
         others = {str(self.file): main.keys}
-        key_files: dict[Path, _Read] = {}
+        key_files: dict[Path, ReadKeys] = {}
         wanted = [Path(path) for path in config.key_files if self.keep is KeyRetention.RECORDS]
         for path in wanted:
             read_ = self._key_file(path, before.get(path), config, others)
@@ -138,34 +131,30 @@ class _Look:
                 key_files[path], others[str(path)] = read_, read_.keys
         return _Standing(config, main, key_files) if len(key_files) == len(wanted) else None
 
-    def _main(self) -> tuple[Config, _Read] | None:
+    def _main(self) -> tuple[Config, ReadKeys] | None:
         before, now = self.before, mark(self.file)
         self.seen[self.file] = now
         if before is not None and now is not None and before.main.mark == now:
             return before.config, before.main
         keys = KeyTable(self.keep, before.main.keys.records if before else None)
         try:
-            config = read(self.file, self.environment, keys, before.config if before else None)
+            config = load(self.file, self.environment, keys, before.config if before else None)
         except ConfigError as error:
             self.problems += error.problems
             return (before.config, replace(before.main, mark=None)) if before else None
         keys.forget_texts()
-        return config, _Read(keys, now)
+        return config, ReadKeys(keys, now)
 
-    def _key_file(
-        self, path: Path, before: _Read | None, config: Config, others: Mapping[str, KeyTable]
-    ) -> _Read | None:
-        good = before is not None and fits(before.keys, config, others)
+    def _key_file(self, path: Path, before: ReadKeys | None, config: Config, others: Others) -> ReadKeys | None:
         now = self.seen[path] = mark(path)
-        if before is not None and good and now is not None and before.mark == now:
-            return before
         try:
-            return _Read(read_key_file(path, config, others, self._known(before)), now)
+            return key_file(path, now, before, config, others, self._known(before))
         except ConfigError as error:
             self.problems += error.problems
+            good = before is not None and fits(before.keys, config, others)
             return replace(before, mark=None) if before is not None and good else None
 
-    def _known(self, before: _Read | None) -> Mapping[str, KeyRecord] | None:
+    def _known(self, before: ReadKeys | None) -> Mapping[str, KeyRecord] | None:
         """Records to reuse. A renamed file may have the same content as before."""
         if before is not None:
             return before.keys.records

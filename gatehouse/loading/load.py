@@ -36,30 +36,28 @@ class Loaded:
     keys: KeyTable | None = field(repr=False)
 
 
-def load(file: FilePath, environment: Mapping[str, str] | None = None) -> Config:
-    """Read and check `file`. Raises `ConfigError` with all its problems."""
-    return read(file, environment, KeyTable(KeyRetention.EVERYTHING))
-
-
-def load_with_advice(file: FilePath, environment: Mapping[str, str] | None = None) -> Loaded:
-    """As `load`, with the warnings."""
-    return advised(file, environment, KeyTable(KeyRetention.EVERYTHING))
-
-
-def read(
-    file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
+def load(
+    file: FilePath,
+    environment: Mapping[str, str] | None = None,
+    keys: KeyTable | None = None,
+    in_force: Config | None = None,
 ) -> Config:
-    """As `load`. The keys go to `keys`, which decides what of them stays in the configuration.
+    """Read and check `file`, without its key files. Raises `ConfigError` with all its problems.
 
-    Fields that a running gateway can't change must be as in `in_force`, the active configuration, if there is one.
+    The keys go to `keys`, which decides what of them stays in the configuration; without it, all of them do. Fields
+    that a running gateway can't change must be as in `in_force`, the active configuration, if there is one.
     """
-    return _Reader(file, environment, keys).config(in_force)
+    return _Reader(file, environment, keys or KeyTable(KeyRetention.EVERYTHING)).config(in_force)
 
 
-def advised(
-    file: FilePath, environment: Mapping[str, str] | None, keys: KeyTable, in_force: Config | None = None
+def load_with_advice(
+    file: FilePath,
+    environment: Mapping[str, str] | None = None,
+    keys: KeyTable | None = None,
+    in_force: Config | None = None,
 ) -> Loaded:
-    """As `read`, with the warnings."""
+    """As `load`, with the warnings."""
+    keys = keys or KeyTable(KeyRetention.EVERYTHING)
     with uncollected():
         reader = _Reader(file, environment, keys)
         config = reader.config(in_force)

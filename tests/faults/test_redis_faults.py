@@ -20,7 +20,7 @@ import redis
 from gatehouse.redis_client.client import connect
 from ratelimit_service.store.fallback import OnFailure, fallback
 from ratelimit_service.store.limits import Algorithm, Limit
-from ratelimit_service.store.port import Ask, Charge, Decision, FailureKind, LeaseAsk, Settlement, StoreUnavailable
+from ratelimit_service.store.port import Ask, Charge, Decision, LeaseAsk, Settlement, StoreUnavailable
 from ratelimit_service.store.redis.checks import Finding, check
 from ratelimit_service.store.redis.marker import RedisMarker
 from ratelimit_service.store.redis.store import RedisStore
@@ -28,6 +28,7 @@ from ratelimit_service.store.resilient import TIMEOUT_S, Resilient
 from ratelimit_service.store.seen import Seen
 from testkit.ports import free_port
 from testkit.redis_server import RedisServer, redis_cluster, redis_server
+from testkit.store_counts import Counts
 from testkit.waiting import until_async
 
 pytestmark = [pytest.mark.alone, pytest.mark.asyncio]
@@ -42,28 +43,6 @@ SHORT_S = 0.1
 HOUR = Limit("requests_per_hour", 6, 3_600, Algorithm.FIXED_WINDOW)
 TOKENS = Limit("tokens_per_hour", 1_000, 3_600, Algorithm.FIXED_WINDOW)
 AOF = ("--appendonly", "yes", "--appendfsync", "always")  # everysec loses up to a second, and the tests are quicker
-
-
-class Counts:
-    """What an observer hears."""
-
-    def __init__(self) -> None:
-        self.failures: list[FailureKind] = []
-        self.degraded = 0
-        self.lost = 0
-        self.restored: list[int] = []
-
-    def on_failure(self, kind: FailureKind) -> None:
-        self.failures.append(kind)
-
-    def on_degraded(self) -> None:
-        self.degraded += 1
-
-    def on_lost(self, events: int) -> None:
-        self.lost += events
-
-    def on_restored(self, limits: int) -> None:
-        self.restored.append(limits)
 
 
 def redis_store(server: RedisServer, timeout_s: float = PATIENT_S) -> RedisStore:

@@ -25,6 +25,7 @@ from ratelimit_service.store.port import (
 )
 from ratelimit_service.store.resilient import Resilient
 from ratelimit_service.store.seen import Seen
+from testkit.store_counts import Counts
 
 pytestmark = pytest.mark.asyncio
 
@@ -102,28 +103,6 @@ class FaultyStore(MemoryStore):
             raise StoreUnavailable(self.failure)
         if self.refuses == request_id:
             raise StoreUnavailable("other", "foreign value")
-
-
-class Counts:
-    """What an observer hears."""
-
-    def __init__(self) -> None:
-        self.failures: list[FailureKind] = []
-        self.degraded = 0
-        self.lost = 0
-        self.restored: list[int] = []
-
-    def on_failure(self, kind: FailureKind) -> None:
-        self.failures.append(kind)
-
-    def on_degraded(self) -> None:
-        self.degraded += 1
-
-    def on_lost(self, events: int) -> None:
-        self.lost += events
-
-    def on_restored(self, limits: int) -> None:
-        self.restored.append(limits)
 
 
 @pytest.fixture
