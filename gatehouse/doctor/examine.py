@@ -15,7 +15,7 @@ from gatehouse.doctor.finding import Finding
 from gatehouse.doctor.ports import ports
 from gatehouse.doctor.reachable import issuers, traces
 from gatehouse.doctor.redis import redis
-from gatehouse.doctor.resources import memory, open_files
+from gatehouse.doctor.resources import memory, open_files, watchers
 from gatehouse.loading.load import Loaded
 
 Check = Callable[[], Coroutine[Any, Any, list[Finding]]]
@@ -36,6 +36,7 @@ def checks(loaded: Loaded, config_file: Path) -> dict[str, Check]:
         "logs": _aside(partial(log_directory, config)),
         "key files": _aside(secrets),
         "open files": _aside(partial(open_files, config)),
+        "file watchers": _aside(watchers),
         "memory": _aside(partial(memory, config)),
     }
 

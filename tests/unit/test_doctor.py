@@ -19,7 +19,7 @@ from gatehouse.doctor.certificates import certificates
 from gatehouse.doctor.files import key_files, log_directory, secret_file
 from gatehouse.doctor.finding import Finding
 from gatehouse.doctor.redis import clock
-from gatehouse.doctor.resources import files_for
+from gatehouse.doctor.resources import files_for, watchers, watchers_for
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MODEL = {"backends": [{"url": "http://gpu/llm/v1"}], "aliases": ["gpt-4o"]}
@@ -86,6 +86,14 @@ def test_a_clock_that_is_off_is_a_warning(redis_says: float, level: str, side: s
 
 
 class TestRoom:
+    def test_watchers_are_enough_for_two_gateways(self) -> None:
+        """Envoy aborts where it gets no inotify instance (source/common/filesystem/inotify/watcher_impl.cc)."""
+        assert watchers_for(96, 128).level == "ok"
+        found = watchers_for(97, 128)
+        assert found.level == "warning"
+        assert found.fix.startswith("sysctl fs.inotify.max_user_instances=1024")
+        assert len(watchers()) == Path("/proc/sys/fs/inotify/max_user_instances").exists()
+
     def test_each_connection_may_need_two_files(self) -> None:
         assert files_for(10_000, 20_000, 20_000).level == "ok"
         assert files_for(10_001, 20_000, 40_000).level == "warning"
