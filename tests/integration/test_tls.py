@@ -201,7 +201,10 @@ def test_a_bad_pair_is_refused_and_the_old_one_stays(site: Site) -> None:
     number = site.replace()
     until(lambda: site.served() == number, what="the new certificate")
     for spoil, why in (
-        (lambda: site.key.write_text(site.authority.issue("stray", "localhost")[0].read_text()), "is not the key of"),
+        (
+            lambda: site.key.write_text(site.authority.issue("stray", "localhost")[0].read_text()),
+            "does not match the certificate",
+        ),
         (lambda: site.certificate.write_text("garbage"), "holds no certificate in PEM"),
         (lambda: site.replace(timedelta(days=-1)), "the certificate expired at"),
     ):

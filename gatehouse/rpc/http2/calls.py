@@ -17,7 +17,7 @@ from gatehouse.rpc.service import MAX_MESSAGE_BYTES, ClientStream, Code, Decode,
 log = logging.getLogger(__name__)
 
 MAX_HELD_BYTES = 16 * 1024 * 1024
-"""Of unfinished messages, on one connection."""
+"""Bytes of unfinished messages on one connection."""
 
 _OK = trailers(Code.OK)
 
@@ -50,15 +50,15 @@ class CallContext:
 
 
 class _Call:
-    """One call: its method, and what has come of it."""
+    """One call: its method and its state."""
 
     __slots__ = ("answer", "begun", "headers", "inbox", "method", "owed", "task")
 
     def __init__(self, method: Method, headers: Headers) -> None:
         self.method = method
         self.headers = headers
-        self.begun = bytearray()  # a message that is not whole yet
-        self.owed = 0  # bytes that came and that the peer was not given room for again
+        self.begun = bytearray()  # an incomplete message
+        self.owed = 0  # bytes received and not yet returned to the peer's window
         self.inbox = _Inbox() if isinstance(method, ClientStream) else None
         self.answer: Coroutine[Any, Any, Any] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -108,12 +108,12 @@ class Calls:
         if call is not None:
             self._drop(stream, call)
             if call.inbox is not None:
-                call.inbox.end()  # what came before is whole, and is read
+                call.inbox.end()  # the messages before are complete, and are read
             else:
                 self._cancel(call)
 
     def _request_came(self, stream: Stream, call: _Call, request: bytes) -> None:
-        """All that a client sends in a unary call: one message."""
+        """The complete request of a unary call: one message."""
         if not self._readable(stream, request):
             return
         if not messages.is_one(request):
@@ -146,7 +146,7 @@ class Calls:
             inbox.end()
 
     def _readable(self, stream: Stream, begun: bytes | bytearray) -> bool:
-        """Whether what begins so may be read on; else the call is refused."""
+        """Whether to accept the message that begins like this; if not, the call is rejected."""
         if messages.is_compressed(begun):
             self._refuse(stream, Code.UNIMPLEMENTED, "compressed messages are not read")
         elif messages.size(begun) > MAX_MESSAGE_BYTES or self._held > MAX_HELD_BYTES:
@@ -156,7 +156,7 @@ class Calls:
         return False
 
     def _make_room(self, stream: Stream, call: _Call) -> None:
-        """Let the peer send as much again, unless so much waits to be read that it had better wait too."""
+        """Let the peer send as many bytes again, unless too many are waiting to be read."""
         waiting = call.inbox.waiting if call.inbox is not None else 0
         if stream.call is call and call.owed >= WINDOW // 2 and waiting < WINDOW:
             self.connection.taken(stream, call.owed)
@@ -191,7 +191,7 @@ class Calls:
         self.connection.answer(stream, ANSWER, message, _OK)
 
     def _failed(self, stream: Stream, error: Exception) -> None:
-        """The peer learns that a method failed, and not on what: the text of an error may quote a key."""
+        """Tell the peer that a method failed, but not why: the error text may contain a key."""
         if isinstance(error, Aborted):
             self._refuse(stream, error.code, error.details)
             return

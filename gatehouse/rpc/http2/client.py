@@ -1,8 +1,8 @@
-"""Unary gRPC calls to a server on a unix socket, one after the other: how one process of the gateway asks another.
+"""Unary gRPC calls to a server on a unix socket, one after the other, between processes of the gateway.
 
-It is the other side of `calls` (gRPC over HTTP/2, PROTOCOL-HTTP2.md; RFC 9113), in the loop of whoever calls: grpcio
-brings threads of its own, whose hand-overs cost more than a call. A server that breaks the protocol is told so by
-GOAWAY and left: what frames may hold is checked as `connection` checks it, and the order of an answer's frames is not.
+The client side of `calls` (gRPC over HTTP/2, PROTOCOL-HTTP2.md; RFC 9113), in the caller's event loop: grpcio has its
+own threads, and switching to them costs more than a call. If a server breaks the protocol, it gets GOAWAY and the
+connection is closed: frames are validated as in `connection`, but not the order of a response's frames.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ _GREETING = frames.PREFACE + frames.settings({frames.HEADER_TABLE_SIZE: 0, frame
 
 
 class CallFailedError(GatehouseError):
-    """There was no answer. Whether the server has acted is unknown. The text names a status, or what came between."""
+    """There was no response; the server may or may not have acted. The text has the status or the cause."""
 
 
 class Client:
-    """Calls the server on `socket`. It connects at the first call, and again when the connection is over or ends."""
+    """Calls the server on `socket`. Connects at the first call, and reconnects when the connection has ended."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -42,7 +42,7 @@ class Client:
                     self._connection = await self._connected()
                 return await self._connection.ask(_headers(path), messages.framed(request))
         except TimeoutError:
-            self.close()  # its answer may still come, and is nobody's
+            self.close()  # a late response is dropped
             raise CallFailedError(f"no answer in {timeout_s} s") from None
         except asyncio.CancelledError:
             self.close()
@@ -74,7 +74,7 @@ class _Connection(asyncio.Protocol):
         self._body = bytearray()
         self._unsent = memoryview(b"")
         self._window = self._stream_window = self._first_window = frames.DEFAULT_WINDOW
-        self._received = 0  # bytes that the server was not given room for again
+        self._received = 0  # bytes received and not yet returned to the server's window
 
     def ask(self, headers: bytes, message: bytes) -> "asyncio.Future[bytes]":
         self._stream += 2
@@ -118,7 +118,7 @@ class _Connection(asyncio.Protocol):
         elif kind == frames.WINDOW_UPDATE:
             self._room(frames.read_increment(payload), stream)
         elif kind == frames.GOAWAY:
-            self.over = True  # what is under way is still answered (section 6.8)
+            self.over = True  # the running call still gets its response (section 6.8)
         elif kind in (frames.HEADERS, frames.DATA) and not 0 < stream <= self._stream:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "an answer on an idle stream")
         elif kind == frames.HEADERS:
@@ -149,7 +149,7 @@ class _Connection(asyncio.Protocol):
         self._send_on()
 
     def _said(self, block: bytes, ended: bool) -> None:
-        """Every block is read: HPACK needs to know all of them. The last one has the status."""
+        """Every block is decoded: HPACK has state. The last one has the status."""
         try:
             headers = self._headers.read(block)
         except UnreadableHeadersError as error:
@@ -179,7 +179,7 @@ class _Connection(asyncio.Protocol):
             self._received = 0
 
     def _send_on(self) -> None:
-        """As much of the request as the windows allow."""
+        """Send as much of the request as the windows allow."""
         while self._unsent and (size := self._allowed()) > 0:
             flags = frames.END_STREAM if size == len(self._unsent) else 0
             self._write(frames.DATA, flags, self._stream, self._unsent[:size])

@@ -1,4 +1,4 @@
-"""One HTTP/2 connection (RFC 9113) as a server sees it: bytes in, streams to whoever answers, bytes out. No I/O."""
+"""The server side of one HTTP/2 connection (RFC 9113): bytes in, streams to an `Answerer`, bytes out. No I/O."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,32 +15,32 @@ _DRAIN_PING = b"draining"
 
 
 class Stream:
-    """One request and its answer. `call` belongs to whoever answers."""
+    """One request and its response. `call` belongs to the `Answerer`."""
 
     __slots__ = ("call", "closed_by_peer", "id", "unsent", "window")
 
     def __init__(self, number: int, window: int) -> None:
         self.id = number
-        self.window = window  # bytes of an answer that the peer still takes
+        self.window = window  # bytes of a response that the peer still accepts
         self.closed_by_peer = False
-        self.unsent: tuple[memoryview, bytes] | None = None  # what flow control holds back: the body, the trailers
+        self.unsent: tuple[memoryview, bytes] | None = None  # held back by flow control: the body, the trailers
         self.call: Any = None
 
 
 class Answerer(Protocol):
-    """Who gets the streams of a connection."""
+    """Handles the streams of a connection."""
 
     def opened(self, stream: Stream, headers: Headers) -> None: ...
     def received(self, stream: Stream, data: bytes, ended: bool) -> None: ...
     def reset(self, stream: Stream) -> None:
-        """The peer gave up on it, or the connection is over. It takes no answer any more."""
+        """The peer cancelled it, or the connection has ended. It accepts no response any more."""
         ...
 
 
 class Connection:
     """`write` gets every byte for the peer. `over` becomes true when the connection is to be closed.
 
-    What a frame of the peer does to a stream (section 5.1). All that is an error ends the connection:
+    The effect of a peer's frame on a stream (section 5.1). Every error ends the connection:
 
     | the stream is | HEADERS            | DATA                   | RST_STREAM | WINDOW_UPDATE |
     |---------------|--------------------|------------------------|------------|---------------|
@@ -94,7 +94,7 @@ class Connection:
         return not self._streams
 
     def feed(self, data: bytes) -> None:
-        """Take what the peer sent. Never raises: what breaks the protocol is answered with GOAWAY, and `over`."""
+        """Process bytes from the peer. Never raises: a protocol error sends GOAWAY and sets `over`."""
         if self.over:
             return
         try:
@@ -111,9 +111,9 @@ class Connection:
             self._answerer.reset(stream)
 
     def drain(self) -> None:
-        """Ask the peer to open no more streams; `over` once those that are open have ended.
+        """Ask the peer to open no more streams; `over` once the open ones have ended.
 
-        Streams that are under way when the peer reads of it are taken still: its answer to the PING comes after them.
+        Streams that the peer opened before it read this are still accepted: its PING reply comes after them.
         """
         self._write(frames.goaway(frames.ANY_STREAM, ErrorCode.NO_ERROR) + frames.ping(_DRAIN_PING))
 
@@ -132,17 +132,17 @@ class Connection:
             self._send_on(stream)
 
     def refuse(self, stream: Stream, block: bytes) -> None:
-        """Send an answer that is all headers."""
+        """Send a response that consists of headers only."""
         if self._streams.get(stream.id) is stream:
             self._write(self._end(stream, block))
 
     def taken(self, stream: Stream, size: int) -> None:
-        """So many bytes of `stream` need no room any more: the peer may send as many again."""
+        """Return bytes of `stream` to the window: the peer may send as many again."""
         if not stream.closed_by_peer and size:
             self._write(frames.window_update(stream.id, size))
 
     def _end(self, stream: Stream, block: bytes) -> bytes:
-        """The last frame of an answer. A peer that still sends is told to stop (section 8.1)."""
+        """Send the last frame of a response. A peer that still sends is told to stop (section 8.1)."""
         last = frames.head(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.id, len(block)) + block
         self._forget(stream)
         return last if stream.closed_by_peer else last + frames.reset(stream.id, ErrorCode.NO_ERROR)
@@ -200,14 +200,14 @@ class Connection:
         self._answerer.received(stream, data, ended)
 
     def _received(self, size: int) -> None:
-        """What arrived is held within bounds by others: the connection's own window is opened again at once."""
+        """The `Answerer` bounds what is held, so the connection's own window is reopened at once."""
         self._unacknowledged += size
         if self._unacknowledged >= WINDOW // 2:
             self._write(frames.window_update(0, self._unacknowledged))
             self._unacknowledged = 0
 
     def _request(self, flags: int, number: int, block: bytes) -> None:
-        """A new request, or the trailers of one. The block is read in any case: HPACK needs to know all of them."""
+        """A new request, or the trailers of one. The block is decoded in any case: HPACK has state."""
         if number % 2 == 0:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
         try:

@@ -1,5 +1,4 @@
-"""HTTP/2 frames (RFC 9113, sections 4 and 6): their numbers, the bytes of those that are sent, and what both sides of a
-connection read alike."""
+"""HTTP/2 frames (RFC 9113, sections 4 and 6): their numbers, encoding, and the parsing that client and server share."""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -23,13 +22,13 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 
 LEAST = {MAX_FRAME_SIZE: 2**14}
 MOST = {ENABLE_PUSH: 1, MAX_FRAME_SIZE: 2**24 - 1}
-"""What they may be (section 6.5.2)."""
+"""Their ranges (section 6.5.2)."""
 
 DEFAULT_WINDOW = 65_535
 DEFAULT_FRAME_SIZE = 16_384
 MAX_WINDOW = 2**31 - 1
 ANY_STREAM = 2**31 - 1
-"""In a first GOAWAY: streams that are on their way are still welcome (section 6.8)."""
+"""In a first GOAWAY: streams that the peer has already opened are still accepted (section 6.8)."""
 
 MAX_BLOCK_BYTES = 64 * 1024
 """Of a header block that comes in several frames."""
@@ -61,7 +60,7 @@ class ErrorCode(IntEnum):
 
 
 class ProtocolError(GatehouseError):
-    """The peer broke the protocol so that the connection is over (section 5.4.1)."""
+    """A connection error of the peer (section 5.4.1)."""
 
     def __init__(self, code: ErrorCode, text: str) -> None:
         super().__init__(text)
@@ -114,7 +113,7 @@ def read_settings(flags: int, stream: int, payload: bytes) -> list[tuple[int, in
 
 
 def read_increment(payload: bytes) -> int:
-    """By how much a WINDOW_UPDATE grows a window. Raises `ProtocolError`."""
+    """The increment of a WINDOW_UPDATE. Raises `ProtocolError`."""
     if len(payload) != 4:
         raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE has four bytes")
     if increment := int.from_bytes(payload, "big") & MAX_WINDOW:
@@ -123,7 +122,7 @@ def read_increment(payload: bytes) -> int:
 
 
 def read_ping(stream: int, payload: bytes) -> bytes:
-    """What a PING carries. Raises `ProtocolError`."""
+    """The data of a PING. Raises `ProtocolError`."""
     if stream:
         raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
     if len(payload) != 8:
@@ -155,7 +154,7 @@ class FrameReader:
         self._block: tuple[int, int, bytearray] | None = None  # a header block that CONTINUATION goes on with
 
     def feed(self, data: bytes) -> None:
-        """Take what came. Raises `ProtocolError`, and whatever `handle` does: no more is to be fed then."""
+        """Process bytes. Raises `ProtocolError`, and what `handle` raises; after that, do not call it again."""
         if self._pending:
             data = self._pending + data
         position, end = 0, len(data)

@@ -1,7 +1,7 @@
-"""HPACK (RFC 7541): the headers of requests, and the header blocks that answers are made of.
+"""HPACK (RFC 7541): decodes the headers of requests, and encodes the header blocks of responses.
 
 We ask the peer to use no dynamic table (SETTINGS_HEADER_TABLE_SIZE 0). Once it does, equal blocks mean equal headers,
-and since Envoy's calls of one method carry the same headers again and again, most blocks have been read before.
+and since Envoy's calls of one method repeat the same headers, most blocks are found in a cache.
 """
 
 from collections.abc import Iterable
@@ -20,17 +20,17 @@ MAX_LIST_BYTES = 64 * 1024
 _MOST_KNOWN = 512
 _MAX_MESSAGE = 1024
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-"""What a `grpc-message` holds as it is (gRPC over HTTP/2, Percent-Encoded)."""
+"""Characters that a `grpc-message` holds unencoded (gRPC over HTTP/2, Percent-Encoded)."""
 
 Headers = tuple[tuple[str, str], ...]
 
 
 class UnreadableHeadersError(GatehouseError):
-    """The block is no HPACK, or holds more than `MAX_LIST_BYTES`: the connection can't go on."""
+    """The block is not valid HPACK, or larger than `MAX_LIST_BYTES`: the connection must be closed."""
 
 
 class RequestHeaders:
-    """Reads the header blocks of one connection, each once and in their order."""
+    """Decodes the header blocks of one connection, each once and in order."""
 
     def __init__(self) -> None:
         self._decoder = Decoder(max_header_list_size=MAX_LIST_BYTES)
@@ -41,7 +41,7 @@ class RequestHeaders:
 
         Once the table is off, those of the trace that the request belongs to are left out: see `trace_fields`.
         """
-        if self._decoder.header_table_size:  # a peer that has not read our settings yet, or pays no heed
+        if self._decoder.header_table_size:  # a peer that has not read our settings yet, or ignores them
             return self._decoded(block)
         block = without_trace(block)
         known = self._known.get(block)

@@ -1,4 +1,4 @@
-"""gRPC messages as they are sent: each behind a byte that says whether it is compressed, and four with its length.
+"""The framing of gRPC messages: a byte that tells whether the message is compressed, four with its length, the message.
 
 gRPC over HTTP/2 (PROTOCOL-HTTP2.md), "Length-Prefixed-Message". Compressed messages are neither sent nor read.
 """
@@ -7,12 +7,12 @@ PREFIX = 5
 
 
 def framed(message: bytes) -> bytes:
-    """`message` behind its prefix."""
+    """`message` with its prefix."""
     return b"\0" + len(message).to_bytes(PREFIX - 1, "big") + message
 
 
 def size(begun: bytes | bytearray) -> int:
-    """The length of the message that begins so, without the prefix, as far as it is said yet."""
+    """The length of the message that begins like this, without the prefix, as far as it is known yet."""
     return int.from_bytes(begun[1:PREFIX], "big") if len(begun) >= PREFIX else 0
 
 
@@ -22,5 +22,5 @@ def is_one(text: bytes | bytearray) -> bool:
 
 
 def is_compressed(begun: bytes | bytearray) -> bool:
-    """Whether the message that begins so is compressed."""
+    """Whether the message that begins like this is compressed."""
     return begun[:1] not in (b"", b"\0")

@@ -1,7 +1,7 @@
-"""Header blocks without the trace they belong to.
+"""Removes the trace fields from header blocks.
 
-With tracing on, each of Envoy's calls carries a `traceparent` of its own, which nobody here reads; without it the
-blocks of one method are equal again, and need no decoding. It works on blocks that use no dynamic table.
+With tracing on, each of Envoy's calls has its own `traceparent`, which is not used here; without it the blocks of one
+method are equal again, and need no decoding. Works on blocks that use no dynamic table.
 """
 
 from functools import lru_cache
@@ -15,7 +15,7 @@ _MAX_INTEGER_BYTES = 4
 
 
 def without_trace(block: bytes) -> bytes:
-    """`block` without its fields `traceparent` and `tracestate`; a block that is not understood as it is."""
+    """`block` without its fields `traceparent` and `tracestate`; a block that can't be parsed is returned as it is."""
     begin = block.find(TRACEPARENT)
     if begin < 0 or not _whole_fields(block[:begin]):
         return block

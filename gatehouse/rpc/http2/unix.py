@@ -14,7 +14,7 @@ _BACKLOG = 1024
 
 
 class _Peer(asyncio.Protocol):
-    """One connection's I/O. A peer that does not read its answers is not read from either."""
+    """One connection's I/O. Reading pauses while the peer does not read its responses."""
 
     def __init__(self, methods: Mapping[str, Method], peers: "set[_Peer]") -> None:
         self._methods = methods
@@ -46,13 +46,13 @@ class _Peer(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close it now, whatever is under way."""
+        """Close it now, even if calls are running."""
         self.connection.lost()
         self._transport.abort()
 
 
 class Listener:
-    """Answers on a unix socket. `bind`, then `close`, once each."""
+    """Serves on a unix socket. Call `bind`, then `close`, once each."""
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
@@ -67,7 +67,7 @@ class Listener:
         )
 
     async def close(self, grace_s: float) -> None:
-        """Take no new connection, finish the calls of those that are open, for up to `grace_s` seconds."""
+        """Accept no new connections, and let the calls of open ones finish for up to `grace_s` seconds."""
         self._server.close()
         for peer in tuple(self._peers):
             peer.connection.drain()
