@@ -1,5 +1,6 @@
 """Append-only files, one a day: `<stem>_2026-11-01.log`. Days are UTC."""
 
+import fcntl
 import logging
 import os
 import time
@@ -11,14 +12,24 @@ from gatehouse.files.retention import Retention
 log = logging.getLogger(__name__)
 
 _MIDDLE_OF_WRITING_S = 0.02
+_LONGEST_LINE = 1 << 20
+
+
+class CutShortError(OSError):
+    """The disk took only the first `lines`, whole ones, of what was to be appended; nothing of the others is left."""
+
+    def __init__(self, cause: OSError, lines: int) -> None:
+        super().__init__(cause.errno, cause.strerror)
+        self.lines = lines
 
 
 class DailyFile:
     """Appends whole lines, so that several processes may share a file, and forgets old days (see `retention`).
 
     Each call of `append` is one `write(2)` to a descriptor opened with O_APPEND: on a local file system lines of
-    different processes never mix. What a full disk or a crash has cut short stays a line of its own, and what follows
-    is whole. Files are 0640 unless said: records name people.
+    different processes never mix. What a full disk takes half of is taken back to the last whole line, which nobody who
+    reads whole lines can notice. What a crash has cut short stays a line of its own, and what follows is whole. Files
+    are 0640 unless said: records name people.
 
     A file that was renamed or removed, by a tool that rotates logs or by hand, is begun anew at the next line, with its
     directory if need be, and what had just been written to one that is removed is written again. One that was cut to
@@ -46,7 +57,10 @@ class DailyFile:
         self._retention.days = days
 
     def append(self, lines: bytes, now: datetime | None = None) -> None:
-        """Write `lines` (each ending in a newline) to today's file. Raises `OSError` when the disk refuses."""
+        """Write `lines` (each ending in a newline) to today's file.
+
+        Raises `OSError` when the disk refuses, and `CutShortError` when it takes some of the lines.
+        """
         now = now or datetime.now(UTC)
         if now.date() != self._day:
             self._open(now.date())
@@ -108,11 +122,44 @@ class DailyFile:
             log.warning("old files stay in %s for now: %s", self._directory, error)
 
     def _write(self, lines: bytes) -> None:
-        if self._torn:
-            lines = b"\n" + lines
-        while lines:
-            written = os.write(self._descriptor, lines)
-            self._torn, lines = not lines[:written].endswith(b"\n"), lines[written:]
+        """Writers share a lock, so that who takes back half a line knows that nobody is in the middle of one."""
+        data, written = b"\n" + lines if self._torn else lines, 0
+        locks = _lock(self._descriptor, fcntl.LOCK_SH)
+        try:
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+            self._torn = False
+        except OSError as error:
+            if not written:
+                raise
+            self._torn = not (locks and _taken_back(self._descriptor))
+            raise CutShortError(error, data[len(data) - len(lines) : written].count(b"\n")) from error
+        finally:
+            _lock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Not every network file system can; lines are written there all the same."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        return False
+    return True
+
+
+def _taken_back(descriptor: int) -> bool:
+    """Cut the file after its last whole line, and keep the lock that nobody shares; whether it could be done."""
+    if not _lock(descriptor, fcntl.LOCK_EX):
+        return False
+    size = os.fstat(descriptor).st_size
+    begin = max(0, size - _LONGEST_LINE)
+    whole = os.pread(descriptor, size - begin, begin).rfind(b"\n") + 1
+    try:
+        if whole or not begin:
+            os.ftruncate(descriptor, begin + whole)
+    except OSError:
+        return False
+    return bool(whole or not begin)
 
 
 def _torn(descriptor: int) -> bool:
