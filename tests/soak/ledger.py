@@ -12,17 +12,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tests.soak.callers import CANARY, FIXED, PER_MINUTE, SLIDING, Kind
+from tests.soak.callers import CANARY, FIXED, PER_MINUTE, REVOCABLE, SLIDING, Kind
 
 LATE_S = 60.0
 """After so long a record is missing: Envoy sends them once a second, and reconciliation leaves alone 30 s."""
 UNWRITTEN_S = 2.0
 """So long ago what is lost with a process or a disk may have ended: Envoy and receivers write once a second."""
 OWN_ERROR = "client's own error"
-"""The HTTP/2 client goes on sending a body whose answer has come and ended its stream (RFC 9113, 8.1), and fails."""
+"""The HTTP/2 client goes on sending a body whose answer has come and ended its stream (RFC 9113, 8.1), and fails. What
+it would have heard is in the request log, and is judged in its stead."""
 UNRECORDED, TWICE, UNCOUNTED = "unrecorded", "recorded twice", "uncounted"
 _REFUSED = {"invalid_api_key", "missing_api_key", "model_not_allowed", "rate_limit_exceeded"}
-_NOBODY = ("refused", "disconnected", "503", OWN_ERROR)
+_EARLY = ("401", "429", "503")
+"""Answers that need no body, so that they may come before it is sent."""
+_STRANGERS = ("nobody", REVOCABLE)
+_NOBODY = ("refused", "disconnected", "503")
 _MINUTE_S = 60
 
 
@@ -151,18 +155,19 @@ class Ledger:
         allowed = self._allowed(outcome.began, outcome.ended)
         arrived = self._arrivals.count(outcome.number)
         self.counts["requests"] += 1
+        heard = _heard(outcome, record)
         for invariant, text in _wrong(outcome, record, arrived):
             self._violated(invariant, at, f"{who} {text}")
-        if record is None and _is_recorded(outcome):
+        if record is None and _is_recorded(outcome) and heard != "401":
             if UNRECORDED in self._allowed(outcome.began, outcome.ended + UNWRITTEN_S):
                 self.counts[UNRECORDED] += 1
-            elif arrived or outcome.heard.isdigit():
+            elif arrived or outcome.heard.isdigit() or outcome.heard == OWN_ERROR:
                 self._violated("I1" if arrived else "I2", at, f"{who} heard {outcome.heard} and is in no record")
         for user, only in self._only(outcome.began):
-            if outcome.kind.user == user and outcome.heard not in (only, *_NOBODY):
-                self._violated("I1", at, f"{who} heard {outcome.heard}, where only {only} is right")
-        if not {outcome.heard, f"{outcome.kind.user} {outcome.heard}"} & (outcome.kind.normal | allowed | {OWN_ERROR}):
-            self._violated("answers", at, f"{who} heard {outcome.heard} {outcome.told}")
+            if outcome.kind.user == user and heard not in (only, *_NOBODY):
+                self._violated("I1", at, f"{who} heard {heard}, where only {only} is right")
+        if not {heard, f"{outcome.kind.user} {heard}"} & (outcome.kind.normal | allowed):
+            self._violated("answers", at, f"{who} heard {heard} {outcome.told}")
 
     def _count_admitted(self, now: float) -> None:
         """I3: nobody's requests of any minute that is over are more than the limit, and what faults may add to it."""
@@ -210,7 +215,17 @@ class Numbers:
 
 def _is_recorded(outcome: Outcome) -> bool:
     """Refusals of strangers beyond a rate are counted, not recorded; who met nobody can not be."""
-    return outcome.heard not in ("401", "refused", OWN_ERROR)
+    return outcome.heard not in ("401", "refused")
+
+
+def _heard(outcome: Outcome, record: Mapping[str, Any] | None) -> str:
+    """What it heard, or would have, had its client not failed: what is recorded, and a stranger else 401."""
+    if outcome.heard != OWN_ERROR:
+        return outcome.heard
+    if record is None:
+        return "401" if outcome.kind.user in _STRANGERS else OWN_ERROR
+    early = str(record["status"])
+    return early if early in _EARLY else OWN_ERROR
 
 
 def _wrong(outcome: Outcome, record: Mapping[str, Any] | None, arrived: int) -> Iterator[tuple[str, str]]:

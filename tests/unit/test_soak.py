@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.soak.callers import CANARY, KINDS, PER_MINUTE, REVOCABLE, Kind
-from tests.soak.ledger import LATE_S, TWICE, UNCOUNTED, UNRECORDED, Ledger, Outcome, Period
+from tests.soak.ledger import LATE_S, OWN_ERROR, TWICE, UNCOUNTED, UNRECORDED, Ledger, Outcome, Period
 from tests.soak.load import Answer
 from tests.soak.report import JUDGED_FROM_S, Report, alike
 from tests.soak.samples import Sample, slope
@@ -61,6 +61,18 @@ def test_what_agrees_is_no_violation() -> None:
     assert found(told(outcome(heard="401", kind=WRONG_KEY), 0)) == []
     assert found(told(outcome(heard="429", kind=FIXED), 0, (record(1, 429, "fixed", "rate_limit_exceeded"),))) == []
     assert found(told(outcome(heard="503"), 0, (record(1, 503),), frozenset({"503"}))) == []
+
+
+def test_where_the_client_failed_its_record_is_judged() -> None:
+    limited = outcome(heard=OWN_ERROR, kind=FIXED)
+    assert found(told(limited, 0, (record(1, 429, "fixed", "rate_limit_exceeded"),))) == []
+    assert found(told(outcome(heard=OWN_ERROR, kind=WRONG_KEY), 0)) == [], "not all are recorded"
+    assert found(told(outcome(heard=OWN_ERROR), 0, (record(1, 503),), frozenset({"503"}))) == []
+    assert found(told(outcome(heard=OWN_ERROR), 0, (record(1, 503),))) == ["answers"]
+    assert found(told(outcome(heard=OWN_ERROR), 1, (record(1),))) == ["answers"], "200 needs all of the body"
+    assert found(told(outcome(heard=OWN_ERROR), 0)) == ["I2", "answers"]
+    revoked = replace(FIXED, user=REVOCABLE)
+    assert found(told(outcome(heard=OWN_ERROR, kind=revoked), 0, (record(1, 401),))) == ["answers"]
 
 
 @pytest.mark.parametrize(
