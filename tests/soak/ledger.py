@@ -21,7 +21,9 @@ UNWRITTEN_S = 2.0
 OWN_ERROR = "client's own error"
 """The HTTP/2 client goes on sending a body whose answer has come and ended its stream (RFC 9113, 8.1), and fails. What
 it would have heard is in the request log, and is judged in its stead."""
-UNRECORDED, TWICE, UNCOUNTED = "unrecorded", "recorded twice", "uncounted"
+UNRECORDED, LOST, TWICE, UNCOUNTED = "unrecorded", "unrecorded, and counted as lost", "recorded twice", "uncounted"
+"""The first where nobody is left to count; the second at most as often as the gateway counts its losses."""
+LOSSES = "lost records, as the gateway counts them"
 _REFUSED = {"invalid_api_key", "missing_api_key", "model_not_allowed", "rate_limit_exceeded"}
 _EARLY = ("401", "429", "503")
 """Answers that need no body, so that they may come before it is sent."""
@@ -79,6 +81,7 @@ class Ledger:
         self.violations: list[Violation] = []
         self._cases: dict[int, _Case] = defaultdict(_Case)
         self._arrivals, self._records = Numbers(), Numbers()
+        self._lost = 0.0
         self._admitted: dict[str, list[tuple[float, float]]] = {FIXED: [], SLIDING: []}
 
     def heard(self, outcome: Outcome) -> None:
@@ -93,14 +96,11 @@ class Ledger:
         self._arrivals.add(number)
 
     def line(self, text: bytes, now: float) -> None:
-        """Of the request log. One that is no JSON is a violation, but for what a full disk has cut short."""
+        """Of the request log."""
         try:
             record = json.loads(text)
         except ValueError:
-            if UNRECORDED in self._allowed(now - LATE_S, now):
-                self.counts["lines cut short"] += 1
-            else:
-                self._violated("I2", now, f"a line of the request log is no JSON: {text[:80]!r}…{text[-40:]!r}")
+            self._violated("I2", now, f"a line of the request log is no JSON: {text[:80]!r}…{text[-40:]!r}")
             return
         self.recorded(record)
 
@@ -129,6 +129,16 @@ class Ledger:
     def grew(self, process: str, mib: float, bound_mib: float, now: float) -> None:
         if mib > bound_mib:
             self._violated("I5", now, f"{process} holds {mib:.0f} MiB, more than {bound_mib:.0f}")
+
+    def lost(self, total: float) -> None:
+        """The gateway's own count of lost records (`api_access_log_lost_total`), which begins anew with a new one."""
+        self.counts[LOSSES] += int(total - self._lost if total >= self._lost else total)
+        self._lost = total
+
+    def closed(self, now: float) -> None:
+        """Nothing more comes: judge what only the end shows."""
+        if self.counts[LOST] > self.counts[LOSSES]:
+            self._violated("I2", now, f"{self.counts[LOST]} unrecorded, and {self.counts[LOSSES]} counted as lost")
 
     def lacking(self, now: float, for_s: float = LATE_S / 2) -> bool:
         """Whether any request misses its record for so long; by default, longer than reconciliation waits."""
@@ -159,8 +169,8 @@ class Ledger:
         for invariant, text in _wrong(outcome, record, arrived):
             self._violated(invariant, at, f"{who} {text}")
         if record is None and _is_recorded(outcome) and heard != "401":
-            if UNRECORDED in self._allowed(outcome.began, outcome.ended + UNWRITTEN_S):
-                self.counts[UNRECORDED] += 1
+            if may := {UNRECORDED, LOST} & self._allowed(outcome.began, outcome.ended + UNWRITTEN_S):
+                self.counts[max(may)] += 1
             elif arrived or outcome.heard.isdigit() or outcome.heard == OWN_ERROR:
                 self._violated("I1" if arrived else "I2", at, f"{who} heard {outcome.heard} and is in no record")
         for user, only in self._only(outcome.began):
