@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from accesslog_service.record import Record
+from gatehouse.files.daily_file import CutShortError
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class RequestLog:
         try:
             await asyncio.to_thread(self._file.append, joined)
         except OSError as error:
-            self._lost("disk", len(lines))
+            self._lost("disk", len(lines) - (error.lines if isinstance(error, CutShortError) else 0))
             self._note_failure(error)
         else:
             self._unsynced, self._failing = True, False

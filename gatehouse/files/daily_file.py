@@ -1,24 +1,35 @@
 """Append-only files, one a day: `<stem>_2026-11-01.log`. Days are UTC."""
 
+import fcntl
 import logging
 import os
 import time
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from gatehouse.contract.failures import GatehouseError
 from gatehouse.files.retention import Retention
 
 log = logging.getLogger(__name__)
 
 _MIDDLE_OF_WRITING_S = 0.02
+_LONGEST_LINE = 1 << 20
+
+
+class CutShortError(GatehouseError, OSError):
+    """Only the first `lines` lines were written, completely; nothing of the others is in the file."""
+
+    def __init__(self, cause: OSError, lines: int) -> None:
+        super().__init__(cause.errno, cause.strerror)
+        self.lines = lines
 
 
 class DailyFile:
     """Appends whole lines, so that several processes may share a file, and deletes old days (see `retention`).
 
     Each call of `append` is one `write(2)` to a descriptor opened with O_APPEND: on a local file system lines of
-    different processes never mix. A line that a full disk or a crash cut short stays on its own; the next one is whole.
-    Files are 0640 by default: records name people.
+    different processes never mix. If a full disk accepts half of a line, the file is truncated to the last whole line. A
+    line that a crash cut short stays on its own; the next one is whole. Files are 0640 by default.
 
     A file that was renamed or removed, by a log rotator or by hand, is created again for the next line, with its
     directory if needed; lines just written to a removed file are written again. A truncated file is appended to.
@@ -36,7 +47,10 @@ class DailyFile:
         self._mode = mode
 
     def append(self, lines: bytes, now: datetime | None = None) -> None:
-        """Write `lines` (each ending in a newline) to today's file. Raises `OSError` if writing fails."""
+        """Write `lines` (each ending in a newline) to today's file.
+
+        Raises `OSError` if writing fails, and `CutShortError` if only some of the lines were written.
+        """
         now = now or datetime.now(UTC)
         if now.date() != self._day:
             self._open(now.date())
@@ -98,11 +112,44 @@ class DailyFile:
             log.warning("can't delete old files in %s now: %s", self._directory, error)
 
     def _write(self, lines: bytes) -> None:
-        if self._torn:
-            lines = b"\n" + lines
-        while lines:
-            written = os.write(self._descriptor, lines)
-            self._torn, lines = not lines[:written].endswith(b"\n"), lines[written:]
+        """Writers hold a shared lock, so that truncating half a line can't cut another process's line."""
+        data, written = b"\n" + lines if self._torn else lines, 0
+        locks = _lock(self._descriptor, fcntl.LOCK_SH)
+        try:
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+            self._torn = False
+        except OSError as error:
+            if not written:
+                raise
+            self._torn = not (locks and _taken_back(self._descriptor))
+            raise CutShortError(error, data[len(data) - len(lines) : written].count(b"\n")) from error
+        finally:
+            _lock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Returns whether the lock is held. Some network file systems have no locks; lines are written there nevertheless."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        return False
+    return True
+
+
+def _taken_back(descriptor: int) -> bool:
+    """Truncate the file after its last whole line, under an exclusive lock. Returns whether that succeeded."""
+    if not _lock(descriptor, fcntl.LOCK_EX):
+        return False
+    size = os.fstat(descriptor).st_size
+    begin = max(0, size - _LONGEST_LINE)
+    whole = os.pread(descriptor, size - begin, begin).rfind(b"\n") + 1
+    try:
+        if whole or not begin:
+            os.ftruncate(descriptor, begin + whole)
+    except OSError:
+        return False
+    return bool(whole or not begin)
 
 
 def _torn(descriptor: int) -> bool:

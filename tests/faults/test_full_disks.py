@@ -3,6 +3,7 @@
 The disk is a small one of the test's own (tmpfs), which takes root and the right to mount.
 """
 
+import json
 import os
 import subprocess
 import tempfile
@@ -101,3 +102,24 @@ def test_an_edit_that_is_made_while_the_disk_is_full_is_taken_up_later(tmp_path:
         said = "".join(path.read_text() for path in gateway.logs("app_*.log"))
         assert 0 < said.count("a change is rejected") <= 2
         assert os.path.exists(gateway.run_dir().path)
+
+
+def test_a_log_on_a_full_disk_has_whole_lines_and_counts_what_it_lacks(tmp_path: Path, disk: Path) -> None:
+    """Two receivers write to it, and there is room for some lines now and then: never for all."""
+
+    def records() -> list[object]:
+        return [json.loads(line) for path in disk.glob("logs/requests_*") for line in path.read_bytes().splitlines()]
+
+    with (
+        FakeVllm((MODEL,)) as backend,
+        running_gateway(tmp_path, {**short_form(backend), "logging": {"dir": str(disk / "logs")}}) as gateway,
+    ):
+        until(lambda: len(records()) == 1, 5, "the record of who waited for the gateway")
+        filler = fill(disk)
+        for _ in range(8):
+            os.truncate(filler, filler.stat().st_size - 4096)
+            assert [status(gateway, "tiny") for _ in range(20)] == [200] * 20
+            time.sleep(0.3)
+        until(lambda: gateway.metric("api_requests_total", status="200", endpoint=CHAT) == 160, 10, "all entries")
+        assert 1 < len(records()) < 160
+        until(lambda: len(records()) + gateway.metric("api_access_log_lost_total") == 161, 3, "the account")

@@ -66,12 +66,12 @@ KINDS = (
 )
 
 
-def settings(model_url: str, redis_url: str, key_file: str) -> dict[str, Any]:
+def settings(model_url: str, torrent_url: str, redis_url: str, key_file: str) -> dict[str, Any]:
     """The configuration of the gateway, but for its ports and logs; the revocable key stands in `key_file`."""
-    backends = {"backends": [{"url": f"{model_url}/v1"}]}
+    models = {name: {"backends": [{"url": f"{url}/v1"}]} for name, url in ((MODEL, model_url), (TORRENT, torrent_url))}
     users = {"open": "open", FIXED: FIXED, SLIDING: SLIDING}
     return {
-        "models": {MODEL: backends, TORRENT: backends},
+        "models": models,
         "default_model": MODEL,
         "api_keys": {key(user): {"user_id": user, "tier": tier} for user, tier in users.items()},
         "key_files": [key_file],

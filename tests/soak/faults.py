@@ -20,7 +20,7 @@ import yaml
 from testkit.stopping import stopped
 from tests.faults.hogs import hogs
 from tests.soak.callers import REVOCABLE, key
-from tests.soak.ledger import TWICE, UNCOUNTED, UNRECORDED
+from tests.soak.ledger import LOST, TWICE, UNCOUNTED, UNRECORDED
 from tests.soak.model import TORRENT
 from tests.soak.stage import Stage, kill
 
@@ -269,7 +269,7 @@ FAULTS: Sequence[Fault] = (
     Fault("logs are renamed", logs_renamed, _GONE, 60),
     Fault("logs are copied and cut", logs_cut, _GONE, 60),
     Fault("logs can not be entered, and a receiver dies", logs_unreadable),
-    Fault("the disk of the logs is full for 10 s", disk_full, frozenset({UNRECORDED, TWICE}), 5),
+    Fault("the disk of the logs is full for 10 s", disk_full, frozenset({LOST, TWICE}), 5),
     Fault("SIGHUP, SIGUSR1, SIGUSR2 to everybody", signalled),
     Fault("two processes want all of the CPU for 30 s", starved, UNAVAILABLE),
     Fault("200 readers read nothing for 20 s", read_by_nobody, recover_s=10),

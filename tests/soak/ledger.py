@@ -12,17 +12,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tests.soak.callers import CANARY, FIXED, PER_MINUTE, SLIDING, Kind
+from tests.soak.callers import CANARY, FIXED, PER_MINUTE, REVOCABLE, SLIDING, Kind
 
 LATE_S = 60.0
 """After so long a record is missing: Envoy sends them once a second, and reconciliation leaves alone 30 s."""
 UNWRITTEN_S = 2.0
 """So long ago what is lost with a process or a disk may have ended: Envoy and receivers write once a second."""
 OWN_ERROR = "client's own error"
-"""The HTTP/2 client goes on sending a body whose answer has come and ended its stream (RFC 9113, 8.1), and fails."""
-UNRECORDED, TWICE, UNCOUNTED = "unrecorded", "recorded twice", "uncounted"
+"""The HTTP/2 client goes on sending a body whose answer has come and ended its stream (RFC 9113, 8.1), and fails. What
+it would have heard is in the request log, and is judged in its stead."""
+UNRECORDED, LOST, TWICE, UNCOUNTED = "unrecorded", "unrecorded, and counted as lost", "recorded twice", "uncounted"
+"""The first where nobody is left to count; the second at most as often as the gateway counts its losses."""
+LOSSES = "lost records, as the gateway counts them"
 _REFUSED = {"invalid_api_key", "missing_api_key", "model_not_allowed", "rate_limit_exceeded"}
-_NOBODY = ("refused", "disconnected", "503", OWN_ERROR)
+_EARLY = ("401", "429", "503")
+"""Answers that need no body, so that they may come before it is sent."""
+_STRANGERS = ("nobody", REVOCABLE)
+_NOBODY = ("refused", "disconnected", "503")
 _MINUTE_S = 60
 
 
@@ -75,6 +81,7 @@ class Ledger:
         self.violations: list[Violation] = []
         self._cases: dict[int, _Case] = defaultdict(_Case)
         self._arrivals, self._records = Numbers(), Numbers()
+        self._lost = 0.0
         self._admitted: dict[str, list[tuple[float, float]]] = {FIXED: [], SLIDING: []}
 
     def heard(self, outcome: Outcome) -> None:
@@ -89,14 +96,11 @@ class Ledger:
         self._arrivals.add(number)
 
     def line(self, text: bytes, now: float) -> None:
-        """Of the request log. One that is no JSON is a violation, but for what a full disk has cut short."""
+        """Of the request log."""
         try:
             record = json.loads(text)
         except ValueError:
-            if UNRECORDED in self._allowed(now - LATE_S, now):
-                self.counts["lines cut short"] += 1
-            else:
-                self._violated("I2", now, f"a line of the request log is no JSON: {text[:80]!r}…{text[-40:]!r}")
+            self._violated("I2", now, f"a line of the request log is no JSON: {text[:80]!r}…{text[-40:]!r}")
             return
         self.recorded(record)
 
@@ -126,6 +130,16 @@ class Ledger:
         if mib > bound_mib:
             self._violated("I5", now, f"{process} holds {mib:.0f} MiB, more than {bound_mib:.0f}")
 
+    def lost(self, total: float) -> None:
+        """The gateway's own count of lost records (`api_access_log_lost_total`), which begins anew with a new one."""
+        self.counts[LOSSES] += int(total - self._lost if total >= self._lost else total)
+        self._lost = total
+
+    def closed(self, now: float) -> None:
+        """Nothing more comes: judge what only the end shows."""
+        if self.counts[LOST] > self.counts[LOSSES]:
+            self._violated("I2", now, f"{self.counts[LOST]} unrecorded, and {self.counts[LOSSES]} counted as lost")
+
     def lacking(self, now: float, for_s: float = LATE_S / 2) -> bool:
         """Whether any request misses its record for so long; by default, longer than reconciliation waits."""
         waiting = (case.outcome for case in self._cases.values() if case.record is None)
@@ -151,18 +165,19 @@ class Ledger:
         allowed = self._allowed(outcome.began, outcome.ended)
         arrived = self._arrivals.count(outcome.number)
         self.counts["requests"] += 1
+        heard = _heard(outcome, record)
         for invariant, text in _wrong(outcome, record, arrived):
             self._violated(invariant, at, f"{who} {text}")
-        if record is None and _is_recorded(outcome):
-            if UNRECORDED in self._allowed(outcome.began, outcome.ended + UNWRITTEN_S):
-                self.counts[UNRECORDED] += 1
-            elif arrived or outcome.heard.isdigit():
+        if record is None and _is_recorded(outcome) and heard != "401":
+            if may := {UNRECORDED, LOST} & self._allowed(outcome.began, outcome.ended + UNWRITTEN_S):
+                self.counts[max(may)] += 1
+            elif arrived or outcome.heard.isdigit() or outcome.heard == OWN_ERROR:
                 self._violated("I1" if arrived else "I2", at, f"{who} heard {outcome.heard} and is in no record")
         for user, only in self._only(outcome.began):
-            if outcome.kind.user == user and outcome.heard not in (only, *_NOBODY):
-                self._violated("I1", at, f"{who} heard {outcome.heard}, where only {only} is right")
-        if not {outcome.heard, f"{outcome.kind.user} {outcome.heard}"} & (outcome.kind.normal | allowed | {OWN_ERROR}):
-            self._violated("answers", at, f"{who} heard {outcome.heard} {outcome.told}")
+            if outcome.kind.user == user and heard not in (only, *_NOBODY):
+                self._violated("I1", at, f"{who} heard {heard}, where only {only} is right")
+        if not {heard, f"{outcome.kind.user} {heard}"} & (outcome.kind.normal | allowed):
+            self._violated("answers", at, f"{who} heard {heard} {outcome.told}")
 
     def _count_admitted(self, now: float) -> None:
         """I3: nobody's requests of any minute that is over are more than the limit, and what faults may add to it."""
@@ -210,7 +225,17 @@ class Numbers:
 
 def _is_recorded(outcome: Outcome) -> bool:
     """Refusals of strangers beyond a rate are counted, not recorded; who met nobody can not be."""
-    return outcome.heard not in ("401", "refused", OWN_ERROR)
+    return outcome.heard not in ("401", "refused")
+
+
+def _heard(outcome: Outcome, record: Mapping[str, Any] | None) -> str:
+    """What it heard, or would have, had its client not failed: what is recorded, and a stranger else 401."""
+    if outcome.heard != OWN_ERROR:
+        return outcome.heard
+    if record is None:
+        return "401" if outcome.kind.user in _STRANGERS else OWN_ERROR
+    early = str(record["status"])
+    return early if early in _EARLY else OWN_ERROR
 
 
 def _wrong(outcome: Outcome, record: Mapping[str, Any] | None, arrived: int) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from tests.soak.tail import Tail
 SAMPLE_S, READ_S, WARM_UP_S, CATCH_UP_S = 10.0, 0.5, 15.0, 5.0
 BOUNDS_MIB = {"envoy": 1024.0, "redis": 1024.0}
 BOUND_MIB = 256.0
+_LOST = re.compile(rb"^api_access_log_lost_total ([0-9.e+]+)$", re.MULTILINE)
 _FOREVER = float("inf")
 _OWN = {"soak", "model server"}
 
@@ -146,12 +148,16 @@ class Soak:
             await asyncio.sleep(5)
             await self._checked()
         await self._look_around()
+        self.ledger.closed(time.time())
 
     async def _look_around(self) -> None:
         """Where else a secret may show: metrics, and what `ps` shows."""
         with suppress(httpx.HTTPError):
             async with httpx.AsyncClient(timeout=10) as client:
-                self.ledger.wrote("/metrics", (await client.get(self.stage.gateway.metrics_url)).content)
+                metrics = (await client.get(self.stage.gateway.metrics_url)).content
+            self.ledger.wrote("/metrics", metrics)
+            if lost := _LOST.search(metrics):
+                self.ledger.lost(float(lost[1]))
         for name, pid in self.stage.processes().items():
             self.ledger.wrote(f"the command line of {name}", " ".join(command_of(pid)).encode())
 

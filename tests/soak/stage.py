@@ -136,21 +136,17 @@ def staged() -> Iterator[Stage]:
         (folder / "redis").mkdir()
         server = Program(_redis(folder / "redis", port), folder)
         stack.callback(server.kill)
-        model_command = [
-            "-m",
-            "tests.soak.model",
-            "--port",
-            str(model_port),
-            "--arrivals",
-            str(folder / "arrivals.log"),
-        ]
-        model = Program([sys.executable, *model_command], folder)
+        model = Program(_model_server(folder, model_port), folder)
         stack.callback(model.kill)
+        torrent_port = free_port()
+        stack.callback(Program(_model_server(folder, torrent_port), folder).kill)
         until(redis.Redis(port=port).ping, 20, "Redis")
-        until(lambda: httpx.get(f"http://127.0.0.1:{model_port}/health").status_code == 200, 20, "the model server")
+        for each in (model_port, torrent_port):
+            until(lambda each=each: _well(each), 20, "a model server")  # type: ignore[misc]
         keys = folder / "keys.yaml"
         _write_keys(keys, {callers.key(callers.REVOCABLE): {"user_id": callers.REVOCABLE, "tier": "open"}})
-        config = callers.settings(f"http://127.0.0.1:{model_port}", f"redis://127.0.0.1:{port}/0", str(keys))
+        models = f"http://127.0.0.1:{model_port}", f"http://127.0.0.1:{torrent_port}"
+        config = callers.settings(*models, f"redis://127.0.0.1:{port}/0", str(keys))
         config["logging"] = {"dir": str(disk / "logs")}
         with _bound_by_permissions(folder):
             gateway = stack.enter_context(running_gateway(folder, config))
@@ -166,6 +162,16 @@ def _ended(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
+
+
+def _model_server(folder: Path, port: int) -> list[str]:
+    """Who reads nothing has one to itself: to send 200 MiB takes it seconds, and what others wait for is no gateway."""
+    arrivals = str(folder / "arrivals.log")
+    return [sys.executable, "-m", "tests.soak.model", "--port", str(port), "--arrivals", arrivals]
+
+
+def _well(port: int) -> bool:
+    return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
 
 
 def _redis(folder: Path, port: int) -> list[str]:

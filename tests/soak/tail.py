@@ -55,8 +55,9 @@ class Tail:
                 self._open[identity] = _Open(descriptor, path.name)
 
     def _new(self, file: _Open) -> Iterator[tuple[str, bytes]]:
-        if os.fstat(file.descriptor).st_size < file.read:
-            file.read, file.rest = 0, b""
+        size = os.fstat(file.descriptor).st_size
+        if size < file.read:  # half a line was taken back, or all was cut
+            file.read, file.rest = file.read - len(file.rest) if size >= file.read - len(file.rest) else 0, b""
         file.idle += 1
         while piece := os.pread(file.descriptor, _PIECE, file.read):
             file.read += len(piece)

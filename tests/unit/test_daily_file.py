@@ -1,5 +1,6 @@
 """A file a day, whole lines of every process in it, and old days forgotten."""
 
+import fcntl
 import logging
 import os
 import shutil
@@ -7,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatehouse.files.daily_file import DailyFile
+from gatehouse.files.daily_file import CutShortError, DailyFile
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -198,19 +200,68 @@ def test_what_a_crash_has_cut_short_does_not_spoil_what_follows(tmp_path: Path) 
     assert path.read_bytes() == b"one\ntw\nthree\n"
 
 
-def test_what_a_full_disk_has_cut_short_does_not_spoil_what_follows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, write, room = daily(tmp_path), os.write, [2]
+def refusing(room: int) -> Callable[[int, bytes], int]:
+    """A `write(2)` to a disk with so many bytes left."""
+    write, left = os.write, [room]
 
     def full(descriptor: int, data: bytes) -> int:
-        if not room:
+        if not left:
             raise OSError(28, "No space left on device")
-        return write(descriptor, data[: room.pop()])
+        return write(descriptor, data[: left.pop()])
 
+    return full
+
+
+@pytest.mark.parametrize("room", range(1, 12))
+def test_what_a_full_disk_has_cut_short_is_taken_back_to_the_last_whole_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    file, lines = daily(tmp_path), b"two\nthree\nfour\n"
+    file.append(b"one\n", NOON)
     with monkeypatch.context() as disk:
-        disk.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space"):
+        disk.setattr(os, "write", refusing(room))
+        with pytest.raises(CutShortError, match="No space") as short:
+            file.append(lines, NOON)
+    whole = lines[: lines[:room].rfind(b"\n") + 1]
+    assert short.value.lines == whole.count(b"\n")
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"one\n" + whole
+    file.append(b"five\n", NOON)
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"one\n" + whole + b"five\n"
+
+
+def test_a_first_line_that_is_cut_short_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = daily(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", refusing(2))
+        with pytest.raises(CutShortError):
+            file.append(b"one\n", NOON)
+    file.append(b"two\n", NOON)
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"two\n"
+
+
+def test_what_can_not_be_taken_back_stays_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(descriptor: int, size: int) -> None:
+        raise OSError(1, "append only (chattr +a)")
+
+    file = daily(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", refusing(2))
+        disk.setattr(os, "ftruncate", refused)
+        with pytest.raises(CutShortError):
+            file.append(b"one\n", NOON)
+    file.append(b"two\n", NOON)
+    assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"on\ntwo\n"
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(descriptor: int, how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    file = daily(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", refusing(2))
+        with pytest.raises(CutShortError):
             file.append(b"one\n", NOON)
     file.append(b"two\n", NOON)
     assert (tmp_path / "requests_2026-11-01.log").read_bytes() == b"on\ntwo\n"

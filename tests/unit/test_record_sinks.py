@@ -27,7 +27,7 @@ from accesslog_service.sinks.series import Admission
 from gatehouse import metrics
 from gatehouse.config import Config
 from gatehouse.contract.labels import MAX_MODELS, Names
-from gatehouse.files.daily_file import DailyFile
+from gatehouse.files.daily_file import CutShortError, DailyFile
 from testkit.waiting import until_async
 from tests.unit.test_record import RECORD
 
@@ -146,6 +146,17 @@ async def test_f09_what_waited_for_a_blocked_disk_goes_out_in_one_write() -> Non
         disk.open.set()
         await until_async(lambda: len(ids(disk.written)) == 51)
     assert disk.writes == 2
+
+
+@pytest.mark.asyncio
+async def test_records_that_a_disk_took_before_it_was_full_are_not_lost() -> None:
+    disk, lost = Disk(), Lost()
+    requests = RequestLog(disk, lost.take)
+    disk.failure = CutShortError(OSError(28, "No space left on device"), 3)
+    async with requests.writing():
+        requests.take(records(5))
+        await until_async(lambda: lost.seen != [])
+    assert lost.seen == [("disk", 2)]
 
 
 @pytest.mark.asyncio

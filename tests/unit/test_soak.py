@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.soak.callers import CANARY, KINDS, PER_MINUTE, REVOCABLE, Kind
-from tests.soak.ledger import LATE_S, TWICE, UNCOUNTED, UNRECORDED, Ledger, Outcome, Period
+from tests.soak.ledger import LATE_S, LOSSES, LOST, OWN_ERROR, TWICE, UNCOUNTED, UNRECORDED, Ledger, Outcome, Period
 from tests.soak.load import Answer
 from tests.soak.report import JUDGED_FROM_S, Report, alike
 from tests.soak.samples import Sample, slope
@@ -63,6 +63,18 @@ def test_what_agrees_is_no_violation() -> None:
     assert found(told(outcome(heard="503"), 0, (record(1, 503),), frozenset({"503"}))) == []
 
 
+def test_where_the_client_failed_its_record_is_judged() -> None:
+    limited = outcome(heard=OWN_ERROR, kind=FIXED)
+    assert found(told(limited, 0, (record(1, 429, "fixed", "rate_limit_exceeded"),))) == []
+    assert found(told(outcome(heard=OWN_ERROR, kind=WRONG_KEY), 0)) == [], "not all are recorded"
+    assert found(told(outcome(heard=OWN_ERROR), 0, (record(1, 503),), frozenset({"503"}))) == []
+    assert found(told(outcome(heard=OWN_ERROR), 0, (record(1, 503),))) == ["answers"]
+    assert found(told(outcome(heard=OWN_ERROR), 1, (record(1),))) == ["answers"], "200 needs all of the body"
+    assert found(told(outcome(heard=OWN_ERROR), 0)) == ["I2", "answers"]
+    revoked = replace(FIXED, user=REVOCABLE)
+    assert found(told(outcome(heard=OWN_ERROR, kind=revoked), 0, (record(1, 401),))) == ["answers"]
+
+
 @pytest.mark.parametrize(
     ("invariant", "ledger"),
     [
@@ -94,6 +106,19 @@ def test_what_a_fault_may_lose_is_counted() -> None:
     assert (found(before), before.counts[UNRECORDED]) == ([], 1)
     twice = told(outcome(), 1, (record(1), record(1)), frozenset({TWICE}))
     assert (found(twice), twice.counts[TWICE]) == ([], 1)
+
+
+def test_what_a_full_disk_may_lose_is_counted_by_the_gateway() -> None:
+    ledger = told(outcome(), 1, (), frozenset({LOST}))
+    ledger.lost(0)
+    ledger.closed(LATER)
+    assert (found(ledger), ledger.counts[LOST]) == (["I2"], 1)
+    for total in (3, 5, 1):  # the last is of a gateway that took over
+        ledger.lost(total)
+    assert ledger.counts[LOSSES] == 6
+    ledger.violations.clear()
+    ledger.closed(LATER)
+    assert found(ledger) == []
 
 
 def test_a_record_has_its_time() -> None:
@@ -141,9 +166,9 @@ def test_lines_that_are_no_record() -> None:
     ledger = Ledger()
     ledger.line(b'{"user_agent": "soak/1', NOW)
     assert found(ledger) == ["I2"]
-    ledger.periods.append(Period(FAULT, NOW, NOW + 1, frozenset({UNRECORDED})))
+    ledger.periods.append(Period(FAULT, NOW, NOW + 1, frozenset({LOST})))
     ledger.line(b'{"user_agent": "soak/1', NOW + 5)
-    assert (found(ledger), ledger.counts["lines cut short"]) == (["I2"], 1)
+    assert found(ledger) == ["I2", "I2"], "nor may a full disk leave half a line"
 
 
 def test_secrets_and_memory() -> None:
@@ -181,10 +206,15 @@ def test_every_line_once_whatever_becomes_of_its_file(tmp_path: Path) -> None:
         out.flush()
         assert lines() == [b"22"]
         moved = file.rename(tmp_path / "a.log.1")
-        out.write(b"3\n")
+        out.write(b"3\nhalf")
+        out.flush()
+        assert lines() == [b"3"]
+        os.truncate(moved, 7)  # half a line was taken back
+        assert lines() == []
+        out.write(b"33\n")
         out.flush()
         file.write_bytes(b"4\n")
-        assert sorted(lines()) == [b"3", b"4"]
+        assert sorted(lines()) == [b"33", b"4"]
         moved.unlink()
         out.write(b"5\n")
         out.flush()
