@@ -28,8 +28,8 @@ class DailyFile:
     """Appends whole lines, so that several processes may share a file, and deletes old days (see `retention`).
 
     Each call of `append` is one `write(2)` to a descriptor opened with O_APPEND: on a local file system lines of
-    different processes never mix. If a full disk accepts half of a line, the file is truncated to the last whole line. A
-    line that a crash cut short stays on its own; the next one is whole. Files are 0640 by default.
+    different processes never mix. If a full disk accepts half of a line, the file is truncated to the last whole line.
+    A line that a crash cut short stays on its own; the next one is whole. Files are 0640 by default.
 
     A file that was renamed or removed, by a log rotator or by hand, is created again for the next line, with its
     directory if needed; lines just written to a removed file are written again. A truncated file is appended to.
@@ -129,7 +129,7 @@ class DailyFile:
 
 
 def _lock(descriptor: int, how: int) -> bool:
-    """Returns whether the lock is held. Some network file systems have no locks; lines are written there nevertheless."""
+    """Returns whether the lock is held. Some network file systems have none; lines are written nevertheless."""
     try:
         fcntl.flock(descriptor, how)
     except OSError:
