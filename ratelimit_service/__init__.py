@@ -1,1 +1,1 @@
-"""How much is left: the rate limit service (RLS), its algorithms and its stores."""
+"""The rate limit service (RLS): its rules, algorithms and stores."""

@@ -25,7 +25,7 @@ from ratelimit_service.store.restoring import raise_to
 
 
 async def main(worker: Worker) -> None:
-    """One worker, until it is told to stop."""
+    """Run one worker until it is told to stop."""
     metrics = Metrics()
     key_rules, lengths = KeyRules(metrics.on_unreadable_limits), Lengths()
     plans = Plans(worker.config, key_rules, lengths)
@@ -40,28 +40,28 @@ async def main(worker: Worker) -> None:
 
 
 async def _store(worker: Worker, metrics: Metrics, plans: Plans) -> Store:
-    """Redis, shared by every worker and gateway, or the memory of this one process. Either may know nothing: then
-    limits of a day and more begin with what the tally of the request log has."""
+    """Redis, shared by all workers and gateways, or the memory of this process. If it is empty, limits of a day and
+    more start with the usage in the request log's tally."""
     remembered = partial(restored, plans, Path(worker.config.logging.dir), metrics.on_unrestored)
     url = worker.config.redis.url
     if url is None:
         store = MemoryStore()
         await raise_to(store, await remembered())
         return store
-    from ratelimit_service.shared_store import shared_store  # brings a Redis client
+    from ratelimit_service.shared_store import shared_store  # imports a Redis client
 
     return await shared_store(url, worker.config, metrics, remembered)
 
 
 def drops_in(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether this is to be envoyproxy/ratelimit: its files are named, by our options or its own environment."""
+    """Whether to run as envoyproxy/ratelimit: our options or its own environment variable name its files."""
     named = any(argument.split("=")[0] in ("--runtime-root", "--check") for argument in arguments)
     return named or (not arguments and "RUNTIME_ROOT" in environment)
 
 
 if __name__ == "__main__":
     if drops_in(sys.argv[1:], os.environ):
-        from ratelimit_service.dropin import serve as dropin  # brings an HTTP server and grpcio
+        from ratelimit_service.dropin import serve as dropin  # imports an HTTP server and grpcio
 
         print(f"this is now started by: {dropin.PROGRAM}", file=sys.stderr)
         sys.exit(dropin.run(sys.argv[1:]))

@@ -1,8 +1,8 @@
-"""A decision as the client sees it: rate-limit headers on every answer, and a finished 429.
+"""A decision as the client sees it: rate-limit headers on every answer, and a complete 429.
 
 Header names and formats are OpenAI's (`x-ratelimit-*-requests` and `-tokens`, resets as `6m0s`), with a pair for the
-minute and the hour beside them; `Retry-After` is RFC 9110 §10.2.3 in whole seconds, rounded up so that whoever obeys it
-is let in, and `retry-after-ms` is what OpenAI's clients read first.
+minute and the hour beside them; `Retry-After` is RFC 9110 §10.2.3 in whole seconds, rounded up so that a client that
+obeys it is admitted, and `retry-after-ms` is what OpenAI's clients read first.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from ratelimit_service.store.port import Decision, Outcome
 
 Headers = list[tuple[str, str]]
 CONCURRENT_RETRY_MS = 1000
-"""When another request will end is anybody's guess; this one is short."""
+"""Short, since it is unknown when another request will end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A finished 429: its headers, its error, and the name of the limit for logs and metrics."""
+    """A complete 429: its headers, its error, and the name of the limit for logs and metrics."""
 
     headers: Headers
     error: ClientError
@@ -31,7 +31,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Reason:
-    """One limit that refuses, in words. `wait_ms` is None when waiting does not help."""
+    """Why one limit refuses. `wait_ms` is None when waiting does not help."""
 
     limited_by: str
     error: ClientError
@@ -40,7 +40,7 @@ class _Reason:
 
 
 def headers(plan: Plan, decision: Decision) -> Headers:
-    """What every answer says of the caller's limits; empty when there are none of that kind, or nobody looked."""
+    """The rate-limit headers of every answer; empty when no limit has headers, or the decision has no outcomes."""
     found: Headers = []
     outcomes = decision.outcomes
     for places, limit, remaining, reset in plan.shown if outcomes else ():
@@ -53,7 +53,7 @@ def headers(plan: Plan, decision: Decision) -> Headers:
 
 
 def refusal(plan: Plan, decision: Decision, caller: Caller) -> Refusal:
-    """The 429 for a refused decision. The limit that keeps the caller out for longest is the one it names."""
+    """The 429 for a refused decision. It names the limit with the longest wait."""
     reasons = [*_window_reasons(plan, decision, caller), *_lease_reasons(plan, decision, caller)]
     worst = max(reasons, key=lambda reason: float("inf") if reason.wait_ms is None else reason.wait_ms)
     again = "" if worst.wait_ms is None else f" Please try again in {duration(worst.wait_ms)}."
@@ -79,7 +79,7 @@ _PERIOD_NAMES = {seconds: name for name, seconds in PERIODS.items()}
 
 
 def _tight(outcome: Outcome) -> tuple[int, int]:
-    """The least left first; of equals, the one that stays so for longest."""
+    """Sorts by what remains, the least first; of equals, the one that resets last comes first."""
     return outcome.remaining, -outcome.reset_after_ms
 
 
@@ -99,7 +99,7 @@ def _spent(rule: Rule, _outcome: Outcome, caller: Caller) -> str:
 
 
 def _too_large(rule: Rule, outcome: Outcome, caller: Caller) -> str:
-    """It would not pass if the whole limit were free."""
+    """The message for a request larger than the whole limit."""
     asked, most = _amount(rule, outcome.charge.hits), _amount(rule, rule.limit.amount)
     asks = "may cost" if rule.measure == "budget" else "asks for"
     period, whose = _PERIOD_NAMES[rule.limit.period_s], _whose(rule, caller)
@@ -133,7 +133,7 @@ def _whose(rule: Rule | Concurrency, caller: Caller) -> str:
 
 
 def _retry(reason: _Reason) -> Iterator[tuple[str, str]]:
-    """A spent budget stays spent for a while: OpenAI's clients are told not to try again by themselves."""
+    """A spent budget stays spent for a while: `x-should-retry: false` keeps OpenAI's clients from retrying."""
     if reason.error is INSUFFICIENT_QUOTA or reason.wait_ms is None:
         yield "x-should-retry", "false"
     if reason.wait_ms is not None:

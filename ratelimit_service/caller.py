@@ -1,4 +1,4 @@
-"""Who asks, and for what: the gateway's own descriptor, as Envoy sends it with every request to a model."""
+"""The caller of a request and what it asks for, from the descriptor that Envoy sends with every request to a model."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
@@ -35,16 +35,16 @@ class Caller(NamedTuple):
 
 
 def caller(entries: Iterable[Entry]) -> Caller:
-    """The caller that a descriptor describes. Entries of other names are ignored, absent values are empty."""
-    said = {entry.key: value for entry in entries if (value := entry.value) not in _ABSENT}.get
+    """The caller in a descriptor. Entries of other names are ignored, absent values are empty."""
+    value_of = {entry.key: value for entry in entries if (value := entry.value) not in _ABSENT}.get
     return Caller(
-        said("user", ""),
-        said("team", ""),
-        said("tier", ""),
-        said("key_id", ""),
-        said("model", ""),
-        said("request_id", ""),
-        parsed(said("asks", "")) or NOTHING_SAID,
-        said("key_limits", ""),
-        said("key_family", ""),
+        value_of("user", ""),
+        value_of("team", ""),
+        value_of("tier", ""),
+        value_of("key_id", ""),
+        value_of("model", ""),
+        value_of("request_id", ""),
+        parsed(value_of("asks", "")) or NOTHING_SAID,
+        value_of("key_limits", ""),
+        value_of("key_family", ""),
     )

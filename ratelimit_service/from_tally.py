@@ -1,4 +1,4 @@
-"""What limits of a day and more must have counted, by the tally of the request log: for a store that knows nothing."""
+"""Usage of limits of a day and more, from the tally of the request log, to restore it to an empty store."""
 
 import asyncio
 import logging
@@ -30,17 +30,17 @@ _MEASURED: Mapping[str, Callable[[Used], int]] = {
 }
 
 Unrestored = Callable[[], None]
-"""Told that limits begin whole which nobody can know to be unused."""
+"""Called when limits start at zero although some of them may have been used."""
 
 
 async def restored(
     plans: Plans, logs: Path, unrestored: Unrestored, now_ms: Callable[[], int] = epoch_ms
 ) -> list[Charge]:
-    """One charge for each bucket that has something used, of users, teams and tiers; empty where there is no tally yet,
-    and where it can't be read, which is told.
+    """One charge for each bucket with usage, of users, teams and tiers; empty if there is no tally yet, or if it can't
+    be read, which is logged and reported.
 
-    A day counts whole if any of it falls into a window. What only counts for one model, or for one key, the tally does
-    not know; of the first, limits that begin whole are told.
+    A day counts in full if any of it falls into a window. The tally has no usage per model or per key; limits of models
+    that therefore start at zero are logged and reported.
     """
     path, now = logs / tally_file.NAME, datetime.fromtimestamp(now_ms() / 1000, UTC)
     long = [rule for rule in plans.rules() if rule.limit.period_s >= PERIODS["day"]]
@@ -49,17 +49,17 @@ async def restored(
     try:
         rows = await asyncio.to_thread(tally_file.used_since, path, (now - _LONGEST).date())
     except sqlite3.Error as error:
-        log.error("what was used of limits of a day and more can't be restored from %s: %s", path, error)
+        log.error("usage of limits of a day and more can't be restored from %s: %s", path, error)
         unrestored()
         return []
     if rows and (unknown := {rule.limit.name for rule in long if not _is_restored(rule)}):
-        log.warning("limits that the tally can't tell of begin whole: %s", ", ".join(sorted(unknown)))
+        log.warning("limits whose usage is not in the tally start at zero: %s", ", ".join(sorted(unknown)))
         unrestored()
     return list(charges(plans, rows, now))
 
 
 def charges(plans: Plans, rows: Iterable[Used], now: datetime) -> Iterator[Charge]:
-    """Pure. Rows of one holder add up."""
+    """Pure. Rows of one holder are added up."""
     hits: dict[tuple[str, Limit], int] = defaultdict(int)
     for used in rows:
         who = Caller(used.user, used.team, used.tier, used.key)
@@ -77,7 +77,7 @@ def _is_restored(rule: Rule) -> bool:
 
 
 def _began(limit: Limit, now: datetime) -> date:
-    """The day in which the window that counts now began: one that slides has no other beginning than a period ago."""
+    """The day on which the current window began; for a sliding window, the day one period ago."""
     at = int(now.timestamp())
     since = at - at % limit.period_s if limit.algorithm is Algorithm.FIXED_WINDOW else at - limit.period_s
     return datetime.fromtimestamp(since, UTC).date()

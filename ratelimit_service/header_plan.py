@@ -1,4 +1,4 @@
-"""Which of a caller's limits every answer tells of, and in which headers."""
+"""Which of a caller's limits every answer shows, and in which headers."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _MEASURES = ("requests", "tokens")
 
 
 class Shown(NamedTuple):
-    """The headers that tell of the tightest among the rules at `places`. No `reset` means that none is told."""
+    """The headers for the tightest of the rules at `places`. An empty `reset` means no such header."""
 
     places: tuple[int, ...]
     limit: str
@@ -19,13 +19,13 @@ class Shown(NamedTuple):
 
 
 def shown(rules: Sequence[Rule]) -> tuple[Shown, ...]:
-    """The requests of a minute and of an hour, and the tightest of all that count requests, and tokens. Where there is
-    no rule, there is no header; shadow limits are nobody's business."""
+    """Requests per minute and per hour, and the tightest of all limits on requests, and on tokens. What has no rule has
+    no header; shadow limits are never shown."""
     return tuple(each for each in _all(rules) if each.places)
 
 
 def _all(rules: Sequence[Rule]) -> Iterator[Shown]:
-    of = {measure: tuple(i for i, rule in enumerate(rules) if _told(rule, measure)) for measure in _MEASURES}
+    of = {measure: tuple(i for i, rule in enumerate(rules) if _is_shown(rule, measure)) for measure in _MEASURES}
     for period_s, name in _PERIODS:
         mine = tuple(i for i in of["requests"] if rules[i].limit.period_s == period_s)
         yield Shown(mine, f"x-ratelimit-limit-{name}", f"x-ratelimit-remaining-{name}")
@@ -34,5 +34,5 @@ def _all(rules: Sequence[Rule]) -> Iterator[Shown]:
         yield Shown(places, *names)
 
 
-def _told(rule: Rule, measure: str) -> bool:
+def _is_shown(rule: Rule, measure: str) -> bool:
     return rule.measure == measure and not rule.limit.shadow

@@ -1,4 +1,4 @@
-"""What ratelimit_service counts."""
+"""Prometheus metrics of ratelimit_service."""
 
 import asyncio
 from collections import Counter as Counts
@@ -10,8 +10,8 @@ from ratelimit_service.store.clock_watch import Clock
 from ratelimit_service.store.port import Decision, FailureKind
 
 FLUSH_S = 0.05
-"""How far the counts of decisions may lag behind: a sample that all workers share takes 2 µs to write, a decision has
-one for each limit, and many decisions have the same."""
+"""How long counts of decisions are buffered: a sample that all workers share takes 2 µs to write, a decision has one
+for each limit, and many decisions have the same."""
 
 
 class Metrics:
@@ -27,43 +27,45 @@ class Metrics:
         for kind in get_args(FailureKind):  # from 0, so that the first failure shows as an increase
             self._errors.labels(kind)
         self._degraded = Counter(
-            "api_rate_limit_degraded_total", "Decisions taken without the store.", registry=registry
+            "api_rate_limit_degraded_total", "Decisions made without the store.", registry=registry
         )
         self._lost = Counter(
-            "api_rate_limit_events_lost_total", "Ends of requests that the store never heard of.", registry=registry
+            "api_rate_limit_events_lost_total",
+            "Admissions, settlements and renewals that never reached the store.",
+            registry=registry,
         )
         self._restored = Counter(
             "api_rate_limit_restored_total",
-            "Times that a store without counts was told what was used.",
+            "Times that usage was restored to an empty store.",
             registry=registry,
         )
         self._unrestored = Counter(
             "api_rate_limit_unrestored_total",
-            "Times that limits of a day and more began whole, because nobody knew what was used of them.",
+            "Times that limits of a day and more started at zero because their usage was unknown.",
             registry=registry,
         )
-        self._steps = Counter("api_clock_steps_total", "Steps of a clock.", ["clock"], registry=registry)
+        self._steps = Counter("api_clock_steps_total", "Clock steps.", ["clock"], registry=registry)
         for clock in get_args(Clock):
             self._steps.labels(clock)
         self._unidentified = Counter(
             "api_rate_limit_unidentified_total",
-            "Calls that did not say whose limits to apply: refused.",
+            "Calls refused because they did not say whose limits apply.",
             registry=registry,
         )
         self._overrun = Counter(
-            "api_rate_limit_overrun_total", "Calls refused because too many waited.", registry=registry
+            "api_rate_limit_overrun_total", "Calls refused because too many were waiting.", registry=registry
         )
         self._unreadable = Counter(
             "api_key_limits_unreadable_total",
-            "Limits of keys that could not be read: they don't count.",
+            "Limits of keys that could not be parsed and are not applied.",
             registry=registry,
         )
         self._unwritten: Counts[tuple[str, str]] = Counts()
 
     def decided(self, decision: Decision) -> None:
-        """Count what each limit of a request said. Limit names come from the configuration: they are few.
+        """Count the result of each limit of a request. Limit names come from the configuration, so they are few.
 
-        Called in the event loop; it shows after `FLUSH_S`, or `flush`.
+        Called in the event loop; counts are written after `FLUSH_S`, or by `flush`.
         """
         found = [(o.charge.limit.name, _result(o.allowed, o.charge.limit.shadow, decision)) for o in decision.outcomes]
         found += [(lease.ask.name, _result(lease.allowed, lease.ask.shadow, decision)) for lease in decision.leases]
@@ -72,7 +74,7 @@ class Metrics:
         self._unwritten.update(found)
 
     def flush(self) -> None:
-        """Write what was counted."""
+        """Write the buffered counts."""
         for (limit, result), count in self._unwritten.items():
             self._decisions.labels(limit, result).inc(count)
         self._unwritten.clear()

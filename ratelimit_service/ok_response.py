@@ -1,7 +1,7 @@
-"""The answer that lets a request pass, as bytes: all that differs from one to the next is text in its headers.
+"""The response that admits a request, as bytes: only the text of its headers differs from one to the next.
 
-It is what protobuf makes of `RateLimitResponse(overall_code=OK, response_headers_to_add=…)` (Protocol Buffers,
-"Encoding"), in a third of the time.
+It equals what protobuf serializes for `RateLimitResponse(overall_code=OK, response_headers_to_add=…)` (Protocol
+Buffers, "Encoding"), in a third of the time.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _LENGTH_DELIMITED = 2
 
 
 def _tag(number: int) -> int:
-    """Of a field whose value is text, or a message."""
+    """The tag of a field whose value is text or a message."""
     return number << 3 | _LENGTH_DELIMITED
 
 
@@ -24,7 +24,7 @@ _KEY, _VALUE = _tag(HeaderValue.KEY_FIELD_NUMBER), _tag(HeaderValue.VALUE_FIELD_
 
 
 def passed(headers: Iterable[tuple[str, str]]) -> bytes:
-    """The answer with these headers. Names and values together are shorter than 120 bytes: lengths are single bytes."""
+    """The response with these headers. A name and its value must be under 120 bytes: lengths are single bytes."""
     return _OK + b"".join([_header(name, value.encode()) for name, value in headers])
 
 

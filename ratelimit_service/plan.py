@@ -1,8 +1,8 @@
-"""What one request must pass, and what it turned out to have used.
+"""Builds the charges and leases of a request, and its settlement.
 
 A request meets the rules of its tier (counted for each user), of its model within the tier, of its user, its team and
-its key; all must pass. Counters belong to users, teams and keys, so changing a tier keeps the counts. The rules of a
-key come with its requests; keys that rotation made of each other share their counters.
+its key; all must admit it. Counters belong to users, teams and keys, so changing a tier keeps the counts. The rules of
+a key come with its requests; keys rotated from one another share their counters.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,19 +24,19 @@ from ratelimit_service.store.limits import MAX_AMOUNT, Limit
 from ratelimit_service.store.port import Ask, Charge, LeaseAsk, Renewal, Settlement
 
 LEASE_TTL_MS = 3 * PERIOD_S * 1000
-"""A running request shows a sign of life every `PERIOD_S`; after three that are missing it counts as gone."""
+"""A running request is reported every `PERIOD_S`; after three missing reports its lease expires."""
 
 REMEMBERED = 4096
-"""Callers, each with a model, whose rules are kept ready."""
+"""Pairs of caller and model whose rules are cached."""
 
 _EVERYTHING = frozenset({*MEASURES, "budget"})
 _NO_OUTPUT = _EVERYTHING - {"output_tokens"}
 _NO_TOKENS = frozenset({"requests"})
-"""The measures of which a request can use something."""
+"""The measures that a request can use."""
 
 
 class Plan(NamedTuple):
-    """What to ask of the store for one request, the rules behind it, in the same order, and what is told of them."""
+    """What to ask the store for one request, the rules behind it in the same order, and the headers to show."""
 
     ask: Ask
     rules: tuple[Rule, ...]
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Counter:
-    """A rule, for one holder. `fixed` is its charge where that is the same for every request."""
+    """A rule for one holder. `fixed` is its charge if that is the same for every request."""
 
     key: str
     limit: Limit
@@ -55,15 +55,15 @@ class _Counter:
     fixed: Charge | None
 
     def charge(self, hits: Mapping[str, int]) -> Charge:
-        """Of one that is not fixed."""
+        """The charge of a counter that is not fixed."""
         return Charge(self.key, self.limit, hits[self.measure], reserve=True)
 
     def guessed(self, hits: Mapping[str, int], asks: Asks, price: Price | None) -> Charge:
-        """Of one that is not fixed, before the request runs.
+        """The charge of a counter that is not fixed, before the request runs.
 
-        A guess larger than the whole limit may be wrong, and would keep the request out for ever: it takes a little
-        more than a half, so that it needs no empty window, and no second one passes beside it. If the output alone that
-        the request allows is larger, the charge says how much that is, and no store admits it.
+        A guess larger than the whole limit may be wrong, and would refuse the request for ever. So it is charged a
+        little more than half the limit: it needs no empty window, and no second one runs beside it. If the output that
+        the request allows is already larger than the limit, it is charged that output, and every store refuses it.
         """
         guess = hits[self.measure]
         return Charge(self.key, self.limit, guess if guess <= self.capacity else self._beyond(asks, price), True)
@@ -75,8 +75,8 @@ class _Counter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    """What is the same for every request of a caller to a model."""
+class _CallerRules:
+    """What is the same for all requests of a caller to a model."""
 
     rules: tuple[Rule, ...]
     concurrency: tuple[Concurrency, ...]
@@ -85,13 +85,13 @@ class _Standing:
     leases: tuple[LeaseAsk, ...]
     price: Price | None
     charges: tuple[Charge, ...] | None
-    """Of every request, where none depends on what it uses."""
+    """The charges of every request, if none depends on what it uses; else None."""
 
 
 class Plans:
-    """Every rule of a configuration, ready to be asked. Works out only what differs from request to request.
+    """All rules of a configuration. Per request it computes only what differs between requests.
 
-    `key_rules` and `lengths` are what outlives a configuration.
+    `key_rules` and `lengths` outlive a configuration.
     """
 
     def __init__(
@@ -117,66 +117,66 @@ class Plans:
         self._users = {name: rule_set(user.limits, "user", "u") for name, user in config.users.items() if user.limits}
         self._teams = {name: rule_set(team.limits, "team") for name, team in config.teams.items() if team.limits}
         self._keys = key_rules or KeyRules()
-        self._remembered = lru_cache(REMEMBERED)(self._stands)
+        self._cached = lru_cache(REMEMBERED)(self._build)
 
     def identifies(self, caller: Caller) -> bool:
-        """Whether it is said who asks, and by which limits. Where no tier has limits, every tier is known."""
+        """Whether `caller` names a user, a key and a known tier. If no tier has limits, every tier is known."""
         named = caller.user and caller.tier and caller.key_id
         return bool(named) and (caller.tier in self._known_tiers or not self._known_tiers)
 
     def plan(self, caller: Caller) -> Plan:
-        """Everything that `caller`'s request must pass, with guesses for what only its end will tell."""
-        standing = self._standing(caller)
-        charges = self._guessed(standing, caller) if standing.charges is None else standing.charges
-        ask = Ask(caller.request_id, charges, standing.leases)
-        return Plan(ask, standing.rules, standing.concurrency, standing.shown)
+        """Everything that `caller`'s request must pass, with guesses for what is known only at its end."""
+        cached = self._caller_rules(caller)
+        charges = self._guessed(cached, caller) if cached.charges is None else cached.charges
+        ask = Ask(caller.request_id, charges, cached.leases)
+        return Plan(ask, cached.rules, cached.concurrency, cached.shown)
 
     def guess(self, caller: Caller) -> Tokens:
-        """What the request may come to use."""
+        """The tokens that the request may use."""
         unbounded = caller.asks.max_tokens is None
         usual = self._lengths.usual(caller.user, self._model(caller.model)) if unbounded else 0
         return estimate(caller.asks, usual)
 
     def learn(self, caller: Caller, true: Tokens) -> None:
-        """The request was answered to the end, and used `true`. One that sets a bound says nothing about those that
-        don't."""
+        """Learn from a completely answered request, which used `true`. One that sets a maximum says nothing about those
+        that don't."""
         if caller.asks.max_tokens is None:
             choices = max(1, caller.asks.choices)
             self._lengths.learn(caller.user, self._model(caller.model), -(-true.output // choices))
 
     def rules(self) -> Iterator[Rule]:
-        """Every rule that is configured: of a tier, a model within a tier, a user or a team."""
+        """Every configured rule: of a tier, a model within a tier, a user or a team."""
         for rules in (*self._tiers.values(), *self._models.values(), *self._users.values(), *self._teams.values()):
             yield from rules.rules
 
     def counters(self, caller: Caller) -> list[tuple[Rule, str]]:
-        """Every rule that `caller` meets, and the key of what it counts."""
-        standing = self._standing(caller)
-        return [(rule, counter.key) for rule, counter in zip(standing.rules, standing.counters, strict=True)]
+        """Every rule that `caller` meets, and the key of its counter."""
+        cached = self._caller_rules(caller)
+        return [(rule, counter.key) for rule, counter in zip(cached.rules, cached.counters, strict=True)]
 
     def settlement(self, caller: Caller, true: Tokens | None, *, late: bool = False) -> Settlement:
-        """The same request, ended. `true` is None when nobody knows: what was reserved then stays charged."""
-        standing = self._standing(caller)
-        reserved = () if true is None else _reserved(standing, _hits(standing.price, true))
-        return Settlement(caller.request_id, reserved, tuple([lease.key for lease in standing.leases]), late)
+        """The settlement of an ended request. `true` is None when unknown: what was reserved then stays charged."""
+        cached = self._caller_rules(caller)
+        reserved = () if true is None else _reserved(cached, _hits(cached.price, true))
+        return Settlement(caller.request_id, reserved, tuple([lease.key for lease in cached.leases]), late)
 
     def renewals(self, caller: Caller) -> list[Renewal]:
-        """The same request, seen running: its leases hold on."""
-        leases = self._standing(caller).leases
+        """Renewals of a running request's leases."""
+        leases = self._caller_rules(caller).leases
         return [Renewal(caller.request_id, lease.key, lease.ttl_ms) for lease in leases]
 
-    def _guessed(self, standing: _Standing, caller: Caller) -> tuple[Charge, ...]:
-        hits, asks, price = _hits(standing.price, self.guess(caller)), caller.asks, standing.price
-        return tuple([counter.fixed or counter.guessed(hits, asks, price) for counter in standing.counters])
+    def _guessed(self, cached: _CallerRules, caller: Caller) -> tuple[Charge, ...]:
+        hits, asks, price = _hits(cached.price, self.guess(caller)), caller.asks, cached.price
+        return tuple([counter.fixed or counter.guessed(hits, asks, price) for counter in cached.counters])
 
-    def _standing(self, caller: Caller) -> _Standing:
+    def _caller_rules(self, caller: Caller) -> _CallerRules:
         key, uses = caller.key_family or caller.key_id, _uses(caller.asks)
-        return self._remembered(caller.user, caller.team, caller.tier, key, caller.key_limits, caller.model, uses)
+        return self._cached(caller.user, caller.team, caller.tier, key, caller.key_limits, caller.model, uses)
 
-    def _stands(
+    def _build(
         self, user: str, team: str, tier: str, key: str, key_limits: str, model: str, uses: frozenset[str]
-    ) -> _Standing:
-        """Limits on what the request can use nothing of are none of its limits, be they spent or not.
+    ) -> _CallerRules:
+        """Limits on what the request can't use don't apply to it, spent or not.
 
         The braces around a holder's name keep all its counters on one slot of a Redis Cluster."""
         model = self._model(model)
@@ -191,7 +191,7 @@ class Plans:
         rules = tuple(rule for _, rule in met)
         counters = tuple(_counter(holder, rule) for holder, rule in met)
         fixed = tuple(counter.fixed for counter in counters if counter.fixed)
-        return _Standing(
+        return _CallerRules(
             rules,
             tuple(rule for _, rules in holders for rule in rules.concurrency),
             shown(rules),
@@ -205,8 +205,8 @@ class Plans:
             fixed if len(fixed) == len(counters) else None,
         )
 
-    def _model(self, said: str) -> str:
-        name = said or self._default_model
+    def _model(self, requested: str) -> str:
+        name = requested or self._default_model
         return self._model_of.get(name, name)
 
 
@@ -222,8 +222,8 @@ def _counter(holder: str, rule: Rule) -> _Counter:
     return _Counter(key, limit, limit.capacity, rule.measure, once)
 
 
-def _reserved(standing: _Standing, hits: Mapping[str, int]) -> tuple[Charge, ...]:
-    return tuple([counter.charge(hits) for counter in standing.counters if counter.fixed is None])
+def _reserved(cached: _CallerRules, hits: Mapping[str, int]) -> tuple[Charge, ...]:
+    return tuple([counter.charge(hits) for counter in cached.counters if counter.fixed is None])
 
 
 def _hits(price: Price | None, tokens: Tokens) -> Mapping[str, int]:

@@ -1,5 +1,5 @@
-"""The gRPC face of the limits: Envoy's `RateLimitService`, and `Settlements`, by which accesslog_service tells how
-requests ended. Protobuf in, protobuf out."""
+"""The gRPC methods of the limiter: Envoy's `RateLimitService`; `Settlements`, by which accesslog_service reports how
+requests ended; and `Usage`. Protobuf in, protobuf out."""
 
 import asyncio
 import logging
@@ -24,28 +24,29 @@ from ratelimit_service.store.port import Ask, Decision, Settlement, Store, Store
 from ratelimit_service.waiting_room import Room
 
 LEASE_RELEASE_LAG_S = 0.15
-GHOST_STEP_S = 0.03
-"""The end of a request is known here some 50 ms after the client knows it. Whoever makes one call after another must
-not be refused because of the one before: a request that only a lease refuses waits this long, asking at each step."""
+LEASE_RETRY_STEP_S = 0.03
+"""The end of a request is known here some 50 ms after the client knows it. A client that makes one call after another
+must not be refused because of the one before: a request that only a lease refuses waits this long and retries at each
+step."""
 
 DEGRADED = ("x-ratelimit-degraded", "true")
-"""The limits in this answer were not those that all gateways share."""
+"""Marks an answer that was not decided by the counts that all gateways share."""
 
 SETTLED_AT_ONCE = 32
-"""Between two slices of a batch of settlements decisions have their turn: no request waits for hundreds of ends."""
+"""A batch is settled in slices with decisions in between: no request waits for hundreds of settlements."""
 
-TOLD_EVERY_S = 60.0
+LOG_EVERY_S = 60.0
 
-_ANYONE = passed(())
+_UNLIMITED = passed(())
 
 _SMALL = Asks(max_tokens=1)
-"""What somebody asks for who only wants to know whether anything would pass."""
+"""The request that a usage report assumes when it is asked about none."""
 
 log = logging.getLogger(__name__)
 
 
 class RateLimits:
-    """Answers for the gateway's own domain; other domains have no limits here. `index` says which worker this is."""
+    """Answers for the gateway's own domain; other domains have no limits here. `index` is the number of this worker."""
 
     def __init__(self, plans: Plans, store: Store, metrics: Metrics, index: int = 0, room: Room | None = None) -> None:
         self._plans = plans
@@ -53,16 +54,16 @@ class RateLimits:
         self._metrics = metrics
         self._index = index
         self._room = room or Room()
-        self._silent_until = 0.0
+        self._log_again_at = 0.0
 
     def adopt(self, plans: Plans) -> None:
-        """Put other limits in force. What was counted stays: buckets are named by who is limited, what is counted, the
-        period and the algorithm. So another amount refills nothing, and another period or algorithm counts anew."""
+        """Apply other limits. Counts stay: buckets are named by holder, measure, period and algorithm. So a new amount
+        refills nothing, and a new period or algorithm starts at zero."""
         self._plans = plans
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Unary]]:
-        """What the gRPC shell serves."""
+        """The gRPC methods to serve."""
         should = Unary(self.should_rate_limit, RateLimitRequest.FromString, encode=bytes)
         settle = Unary(self.settle, SettleRequest.FromString, SettleResponse.SerializeToString)
         report = Unary(self.report, UsageRequest.FromString, UsageResponse.SerializeToString)
@@ -73,20 +74,19 @@ class RateLimits:
         }
 
     async def should_rate_limit(self, request: RateLimitRequest, _context: Context) -> bytes:
-        """One decision over every limit of the request.
+        """One decision over all limits of the request. Returns a serialized `RateLimitResponse`.
 
-        Answers that are no decision are refusals as well, and Envoy makes a 503 of them
-        (`gatehouse.envoy.local_replies`): nobody can decide, and that is to be denied; too many wait; or it is not said
-        who asks. The answer is a serialized `RateLimitResponse`.
+        Without a decision the request is refused, too, and Envoy answers 503 (`gatehouse.envoy.local_replies`): the
+        store is unavailable and the policy is to deny, too many calls wait, or the caller is not identified.
         """
         if request.domain != DOMAIN or not request.descriptors:
-            return _ANYONE
+            return _UNLIMITED
         who = caller(request.descriptors[0].entries)
         if not self._plans.identifies(who):
             return self._unidentified()
         plan = self._plans.plan(who)
         if not plan.rules and not plan.concurrency:
-            return _ANYONE
+            return _UNLIMITED
         if not self._room.enter(who.user):
             self._metrics.on_overrun()
             return _OVERRUN
@@ -100,7 +100,7 @@ class RateLimits:
         return self._allowed(plan, decision) if decision.allowed else _refused(plan, decision, who)
 
     async def settle(self, request: SettleRequest, context: Context) -> SettleResponse:
-        """Take a batch of ends and signs of life. UNAVAILABLE means: send all of it again; that is harmless."""
+        """Take a batch of ended and running requests. UNAVAILABLE means: send all of it again; that is harmless."""
         try:
             for entries in _slices(request.settlements):
                 await self._settle(entries)
@@ -118,7 +118,7 @@ class RateLimits:
             await self._store.renew([r for entry in running for r in self._plans.renewals(_ended(entry))])
 
     async def report(self, request: UsageRequest, context: Context) -> UsageResponse:
-        """What is left for a caller, and whether a request would pass now. Consumes nothing."""
+        """What is left of a caller's limits, and whether a request would pass now. Consumes nothing."""
         who = Caller(
             request.user,
             request.team,
@@ -137,7 +137,7 @@ class RateLimits:
         return _report(plan, decision, who, self._plans.guess(who))
 
     def _settlement(self, entry: Settled) -> Settlement:
-        """A batch that is sent again teaches twice, which does no harm: there are few, and a guess is a guess."""
+        """A batch that is sent again is learned from twice; that is rare, and guesses are rough anyway."""
         who = _ended(entry)
         used = self._used(entry, who)
         if used and entry.complete and entry.HasField("output_tokens") and not entry.late:
@@ -145,7 +145,7 @@ class RateLimits:
         return self._plans.settlement(who, used, late=entry.late)
 
     def _used(self, entry: Settled, who: Caller) -> Tokens | None:
-        """None when nobody knows."""
+        """The tokens used; None when unknown."""
         if entry.counted:
             prompt = entry.input_tokens if entry.HasField("input_tokens") else self._plans.guess(who).input
             return Tokens(prompt, entry.output_tokens, entry.cached_tokens)
@@ -155,17 +155,17 @@ class RateLimits:
         decision = await self._store.decide(ask)
         waited = 0.0
         while decision.only_leases_refuse and waited < LEASE_RELEASE_LAG_S:
-            await asyncio.sleep(GHOST_STEP_S)
-            waited += GHOST_STEP_S
+            await asyncio.sleep(LEASE_RETRY_STEP_S)
+            waited += LEASE_RETRY_STEP_S
             decision = await self._store.decide(ask)
         return decision
 
     def _unidentified(self) -> bytes:
         self._metrics.on_unidentified()
         now = asyncio.get_running_loop().time()
-        if now >= self._silent_until:
-            self._silent_until = now + TOLD_EVERY_S
-            log.error("requests come without user, tier or key, or of a tier that is not configured: they are refused")
+        if now >= self._log_again_at:
+            self._log_again_at = now + LOG_EVERY_S
+            log.error("refusing requests without user, tier or key, or with a tier that is not configured")
         return _UNIDENTIFIED
 
     def _allowed(self, plan: Plan, decision: Decision) -> bytes:
@@ -176,7 +176,7 @@ class RateLimits:
         response = RateLimitResponse(
             overall_code=RateLimitResponse.OK, response_headers_to_add=_pairs([*headers(plan, decision), DEGRADED])
         )
-        response.dynamic_metadata.update({"leased_by": self._index})  # who is to hear of the end
+        response.dynamic_metadata.update({"leased_by": self._index})  # the worker to settle with
         return response.SerializeToString()
 
 
@@ -231,7 +231,7 @@ _UNIDENTIFIED = _no_decision(AUTH_UNAVAILABLE)
 
 
 def _report(plan: Plan, decision: Decision, who: Caller, guess: Tokens) -> UsageResponse:
-    """Without the store there may be no outcomes: then there is nothing to tell of any limit."""
+    """Without the store there may be no outcomes, and then no limits to report."""
     response = UsageResponse(degraded=decision.degraded, guessed_input=guess.input, guessed_output=guess.output)
     for rule, outcome in zip(plan.rules, decision.outcomes, strict=False):
         response.windows.add(

@@ -1,4 +1,4 @@
-"""The store that all workers and gateways share: Redis, with a life after its failure."""
+"""The store that all workers and gateways share: Redis, with a fallback while it fails."""
 
 import asyncio
 import logging
@@ -22,30 +22,30 @@ log = logging.getLogger(__name__)
 
 _CONNECTED_IN_S = 1.0
 _ANSWERED_IN_S = 3.0
-"""The first answer takes several round trips: half a second each is late, and no reason to begin without Redis."""
+"""The first answer takes several round trips: half a second each is slow, but no reason to start without Redis."""
 _RESTORED_IN_S = 8.0
 _SILENT_S = 10.0
-"""How long a connection may be silent before another is made. What a request waits for is the business of `Resilient`,
-and much less; but what Redis has done of what it was asked, only this connection will tell."""
+"""How long a connection may be silent before it is replaced. Requests wait much less (see `Resilient`), but only this
+connection will tell what Redis did with the commands sent on it."""
 
 _NOTHING = Ask("start", ())
 _LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "advice": logging.INFO}
 
 
 async def shared_store(url: str, config: Config, metrics: Metrics, remembered: Remembered) -> Store:
-    """The store in the Redis at `url`. One that does not answer yet is waited for in the background, one that knows
-    nothing is told what is `remembered`."""
+    """The store in the Redis at `url`. If Redis does not answer yet, it is probed in the background; if it is empty,
+    `remembered` is restored to it."""
     settings = config.redis
     client = connect(url, timeout_s=_SILENT_S, connect_timeout_s=_CONNECTED_IN_S)
     store, marker, seen = RedisStore(client), RedisMarker(client), Seen()
-    await _look_over(client, store, marker, remembered, metrics)
+    await _prepare(client, store, marker, remembered, metrics)
     called = first_rank(workers(config, "ratelimit"))
     local = fallback(settings.on_failure, sharers=called * settings.gateways, seen=seen)
     return Shared(store, local, metrics, client, settings.timeout_ms / 1000, marker, seen, remembered)
 
 
 class Shared(Resilient):
-    """`Resilient` over Redis, and a `RedisWatch` beside it."""
+    """`Resilient` over Redis, with a `RedisWatch`."""
 
     def __init__(
         self,
@@ -75,26 +75,26 @@ class Shared(Resilient):
         await super().close()
 
 
-async def _look_over(
+async def _prepare(
     client: Client, store: RedisStore, marker: RedisMarker, remembered: Remembered, metrics: Metrics
 ) -> None:
-    """Say what is wrong with Redis, and have it know the script, and what was used, before the first request comes."""
+    """Load the script, restore usage, and log what is wrong with Redis, before the first request comes."""
     try:
         async with asyncio.timeout(_ANSWERED_IN_S):
             await store.decide(_NOTHING)
         async with asyncio.timeout(_RESTORED_IN_S), marker.restoring():
             if await marker.missing():
-                await _tell(store, await remembered(), metrics)
+                await _restore(store, await remembered(), metrics)
         for finding in await checks.check(client):
             log.log(_LEVELS[finding.level], "%s; %s", finding.message, finding.fix)
     except (StoreUnavailable, TimeoutError) as error:
         log.error("Redis does not answer yet: %s", error)
 
 
-async def _tell(store: RedisStore, used: Sequence[Charge], metrics: Metrics) -> None:
+async def _restore(store: RedisStore, used: Sequence[Charge], metrics: Metrics) -> None:
     await raise_to(store, used)
     if used:
         metrics.on_restored(len(used))
-        log.warning("Redis knew no counts: %d of a day and more were restored from the tally", len(used))
+        log.warning("Redis was empty: restored %d counts of limits of a day and more from the tally", len(used))
     else:
-        log.warning("Redis knows no counts, and nobody else does: every limit and budget begins whole")
+        log.warning("Redis is empty and no usage is known: every limit and budget starts at zero")

@@ -1,14 +1,14 @@
-"""How many calls may wait at a time, and who is refused when that is too many: whoever holds the most."""
+"""Limits how many calls may wait at a time. When there are too many, holders of the most calls are refused."""
 
 from collections import Counter
 
 MOST = 1_000
-"""Calls of one worker that wait for a decision: a busy worker answers as many in half a second."""
+"""Calls of one worker that wait for a decision: a busy worker answers that many in half a second."""
 
 
 class Room:
-    """Room for `most` calls. Beyond, holders that have no more calls in it than others on average still come in, up to
-    twice as many calls in all: so a flood of one keeps out itself."""
+    """Room for `most` calls. Beyond that, holders with fewer calls inside than the average are still admitted, up to
+    twice as many calls in all: so a flood from one holder keeps out only itself."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -16,7 +16,7 @@ class Room:
         self._total = 0
 
     def enter(self, holder: str) -> bool:
-        """Whether a call of `holder` may wait. If so, `leave` is due."""
+        """Whether a call of `holder` may wait. If so, call `leave` afterwards."""
         if self._total >= self._most and not self._is_light(holder):
             return False
         self._inside[holder] += 1

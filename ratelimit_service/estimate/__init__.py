@@ -1,1 +1,1 @@
-"""What a request may come to cost, guessed before it runs: by what it asks for, and by how long answers usually are."""
+"""Estimates the tokens of a request before it runs: from what it asks for, and from how long answers usually are."""

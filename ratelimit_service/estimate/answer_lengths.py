@@ -1,18 +1,18 @@
-"""How long answers usually are: learned from requests that ended, for requests that do not say how much they want."""
+"""How long answers usually are: learned from requests that ended, for requests that set no maximum."""
 
 from collections import OrderedDict, deque
 
 UNKNOWN = 512
-"""Tokens of an answer, while too few are known."""
+"""Tokens assumed for an answer, while fewer than `FEW` are known."""
 
 FEW = 5
-"""Answers from which on they are gone by."""
+"""Answers that an estimate needs at least."""
 
 RECENT = 32
-"""Answers of one user and model that are remembered."""
+"""Answers remembered for each user and model."""
 
 HOLDERS = 4096
-"""Users, each with a model, that are remembered. Whoever got the last answer longest ago is forgotten first."""
+"""Pairs of user and model that are remembered. The one whose last answer is the oldest is forgotten first."""
 
 LEAST, MOST = 16, 32_768
 """Bounds of a guess: runs of very short or very long answers say little about the next one."""
@@ -32,7 +32,7 @@ class _Recent:
 
 
 class Lengths:
-    """Tokens of one choice, by user and model; in this process's memory, 8 MiB at most."""
+    """Tokens per choice, by user and model; in this process's memory, 8 MiB at most."""
 
     def __init__(self, holders: int = HOLDERS) -> None:
         self._holders = holders
@@ -42,12 +42,12 @@ class Lengths:
         return len(self._recent)
 
     def usual(self, user: str, model: str) -> int:
-        """What nine of ten recent answers did not exceed, or `UNKNOWN`."""
+        """The 90th percentile of recent answers, or `UNKNOWN`."""
         recent = self._recent.get((user, model))
         return UNKNOWN if recent is None else recent.usual
 
     def learn(self, user: str, model: str, tokens: int) -> None:
-        """An answer to `user` had so many tokens a choice."""
+        """Record an answer to `user`, by its tokens per choice."""
         holder = (user, model)
         recent = self._recent.setdefault(holder, _Recent())
         recent.add(tokens)
@@ -57,5 +57,5 @@ class Lengths:
 
 
 def _p90(tokens: deque[int]) -> int:
-    """By the nearest rank."""
+    """The 90th percentile, by nearest rank."""
     return sorted(tokens)[-(-len(tokens) * 9 // 10) - 1]

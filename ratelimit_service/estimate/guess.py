@@ -1,7 +1,7 @@
-"""What a request may come to cost, guessed before it runs.
+"""Estimates the tokens of a request before it runs.
 
-Admission reserves the guess and the settlement puts the true count in its place, so a poor guess only means that a
-little too much or too little is held back while the request runs.
+Admission reserves the guess and the settlement replaces it by the true count, so a poor guess only means that a little
+too much or too little is reserved while the request runs.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ BYTES_PER_TOKEN = 4
 """English text in common tokenizers; JSON around it makes this guess high rather than low."""
 
 TOKENS_PER_IMAGE = 1024
-"""What an image of usual size takes in common models; its bytes say nothing about that."""
+"""An image of usual size in common models; its size in bytes says nothing about that."""
 
 
 class Tokens(NamedTuple):
@@ -24,19 +24,19 @@ class Tokens(NamedTuple):
 
 
 def estimate(asks: Asks, usual: int) -> Tokens:
-    """The guess: the prompt by its size and images; of each choice what the request allows at most, or else `usual`."""
+    """The guess: the prompt by its size and images; for each choice the request's maximum, or else `usual`."""
     each = usual if asks.max_tokens is None else asks.max_tokens
     return Tokens(_tokens(asks.prompt_bytes) + asks.images * TOKENS_PER_IMAGE, each * asks.choices)
 
 
 def at_most(asks: Asks) -> Tokens | None:
-    """The output that the request says itself it may take; None when it sets no bound."""
+    """The most output that the request allows; None when it sets no maximum."""
     return None if asks.max_tokens is None else Tokens(0, asks.max_tokens * asks.choices)
 
 
 def uncounted(asks: Asks, guess: Tokens, answer_bytes: int) -> Tokens:
-    """What is charged for a whole answer of `answer_bytes` that nobody has counted: the guess, and more for an answer
-    that is longer. What generates nothing is charged for its input."""
+    """The charge for a complete answer of `answer_bytes` without a token count: the guess, or more if the answer is
+    longer. A request that generates nothing is charged for its input."""
     generated = asks.max_tokens != 0
     return guess._replace(output=max(guess.output, _tokens(answer_bytes))) if generated else guess
 

@@ -1,1 +1,1 @@
-"""What limits count: the rules of tiers, users and teams, and those that single keys bring along."""
+"""The rules of limits: of tiers, users and teams, and of single keys."""

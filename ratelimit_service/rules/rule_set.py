@@ -1,4 +1,4 @@
-"""What a set of limits of `gatehouse.yaml` counts: rules, prepared once."""
+"""Builds rules from a set of limits in `gatehouse.yaml`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ratelimit_service.store.limits import Algorithm, Limit
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One limit of one kind of holder. `measure` is what it counts: requests, tokens, …, `budget` in millionths of a
-    dollar. `counter` tells counters of one holder apart."""
+    dollar. `counter` distinguishes counters of one holder."""
 
     limit: Limit
     measure: str
@@ -32,7 +32,7 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The rules of one scope, prepared once."""
+    """The rules of one scope."""
 
     rules: tuple[Rule, ...] = ()
     concurrency: tuple[Concurrency, ...] = ()
@@ -59,7 +59,7 @@ def _rules(settings: Settings, scope: str, counter: str) -> Iterator[Rule]:
     if settings.budget_usd_per_month is not None:
         micro_usd = round(settings.budget_usd_per_month * 1_000_000)
         name = _named(scope, "budget_usd_per_month")
-        # A budget is spent and then renewed, all at once: a month's money does not trickle back.
+        # A budget is renewed all at once: a month's money does not trickle back.
         limit = Limit(name, micro_usd, PERIODS["month"], Algorithm.FIXED_WINDOW, shadow=settings.shadow)
         yield Rule(limit, "budget", scope, f"{counter}{_LETTER['budget']}")
 
@@ -68,5 +68,5 @@ _LETTER = {"requests": "r", "tokens": "t", "input_tokens": "i", "output_tokens":
 
 
 def _named(scope: str, name: str) -> str:
-    """What logs and metrics call it: `requests_per_minute` of the tier, `team_tokens_per_day`."""
+    """The limit's name in logs and metrics: `requests_per_minute` of the tier, `team_tokens_per_day`."""
     return name if scope == "tier" else f"{scope}_{name}"

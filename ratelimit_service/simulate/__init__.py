@@ -1,4 +1,4 @@
-"""Recorded requests against other limits: `python -m ratelimit_service.simulate`.
+"""Replays recorded requests against other limits: `python -m ratelimit_service.simulate`.
 
-`logged` says what the log knows of a request, `replay` asks the limiter's own specification about it, `tally` sums up.
+`logged` is a record of the log, `replay` asks the limiter's executable specification about it, `tally` sums up.
 """

@@ -1,6 +1,6 @@
-"""`python -m ratelimit_service.simulate -c NEW.yaml --log FILE…`: what it finds, as JSON lines.
+"""`python -m ratelimit_service.simulate -c NEW.yaml --log FILE…`: prints its results as JSON lines.
 
-`{"progress": "…"}` now and then; with `--refusals` a `{"refused": {…}}` for each request that would be refused; at last
+`{"progress": "…"}` now and then; with `--refusals` a `{"refused": {…}}` for each request that would be refused; finally
 `{"result": {…}}`. Exit status 2: the configuration can't be used; 1: the logs can't be read.
 """
 
@@ -28,13 +28,13 @@ PROGRESS_S = 0.25
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Replay as the command line says; returns the exit status."""
+    """Run the replay; returns the exit status."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and not without what was put aside in files being removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that temporary files are removed
     try:
         config = load(options.config)
         keys = _key_limits(config, options.config)
-        with records_by_start(COLUMNS, options.log, _Progress("reading the logs: {:.0f} %").tell) as rows:
+        with records_by_start(COLUMNS, options.log, _Progress("reading the logs: {:.0f} %").show) as rows:
             asyncio.run(_replay(config, keys, rows, refusals=options.refusals))
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -55,7 +55,7 @@ async def _replay(
             tiers[verdict.record.tier] += 1
         if refusals and verdict.limit is not None:
             _say("refused", _refused(verdict))
-        progress.tell(tally.requests)
+        progress.show(tally.requests)
     _say("result", {**tally.fields(), "tiers_without_limits": dict(tiers), "skipped": dict(strays)})
 
 
@@ -68,7 +68,7 @@ def _records(rows: Iterable[tuple[Any, ...]], strays: "Counter[str]") -> Iterato
 
 
 def _key_limits(config: Config, file: Path) -> dict[str, KeyLimits]:
-    """Requests bring the limits of their keys with them, and the log does not have them: so the files say."""
+    """The limits of keys in files. Requests carry the limits of their keys, but the log does not record them."""
     records = (key.record for key in keys_in_files(config, file))
     return {record.key_id: KeyLimits(record.limits, record.family) for record in records if record.limits}
 
@@ -93,13 +93,13 @@ def _say(kind: str, what: Any) -> None:
 
 
 class _Progress:
-    """Says in `words` how far it is, not too often."""
+    """Prints progress as `words`, at most every `PROGRESS_S`."""
 
     def __init__(self, words: str) -> None:
         self._words = words
         self._next = 0.0
 
-    def tell(self, done: float) -> None:
+    def show(self, done: float) -> None:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + PROGRESS_S

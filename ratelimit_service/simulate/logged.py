@@ -1,4 +1,4 @@
-"""A request as its record tells of it, in the limiter's words."""
+"""A recorded request, in the limiter's terms."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -33,12 +33,12 @@ COLUMNS = {
     "prompt_bytes": "prompt_bytes",
     "images": "images",
 }
-"""What is read of a record, in the order of the fields of `Logged`: see `gatehouse.usage_report.sql.by_start`."""
+"""SQL columns of a record, in the order of the fields of `Logged`: see `gatehouse.usage_report.sql.by_start`."""
 
 
 class Logged(NamedTuple):
-    """One record. `prompt_tokens` and `completion_tokens` are None when nobody counted; `n` and what is beside it when
-    nobody read the body, or the log is of an older version."""
+    """One record. `prompt_tokens` and `completion_tokens` are None without a count; `max_tokens`, `n`, `prompt_bytes`
+    and `images` are None if the body was not read, or the log is of an older version."""
 
     start_ms: int
     duration_ms: int
@@ -66,35 +66,44 @@ class Logged(NamedTuple):
 
     @property
     def was_asked(self) -> bool:
-        """Whether the limiter had a say in it, and it had come in whole."""
+        """Whether the limiter was asked about it, and it had arrived completely."""
         return metering.asked(self) and (self.status > 0 or self.attempts > 0)
 
     @property
     def asks(self) -> Asks:
-        """What it asked for. Where the log does not say, its size is the prompt's."""
+        """What it asked for. If the log does not say, its whole body counts as prompt."""
         if self.n is None:
             return Asks(prompt_bytes=self.bytes_in)
         return Asks(self.max_tokens, self.n, self.prompt_bytes or 0, self.images or 0)
 
     def used(self, guess: Tokens) -> Tokens | None:
-        """What it used; None when that is not known, because nobody counted or because it was refused by a limit."""
-        if self.limited_by:
+        """The tokens it used; None when unknown: they were not counted, or a limit refused it."""
+        if self.limited_by is not None:
             return None
         if metering.counted(self):
             prompt = guess.input if metering.lacks_prompt(self) else self.prompt_tokens or 0
             return Tokens(prompt, self.completion_tokens or 0, self.cached_tokens)
         return uncounted(self.asks, guess, self.bytes_out) if metering.complete(self) else None
 
+    @property
+    def _lacks_prompt(self) -> bool:
+        return self.prompt_tokens is None and self.completion_tokens is not None
+
+    @property
+    def teaches(self) -> bool:
+        """Whether answer lengths can be learned from it."""
+        return self.limited_by is None and metering.complete(self) and self.completion_tokens is not None
+
 
 class KeyLimits(NamedTuple):
-    """The limits of a key itself, in JSON, and the key whose counters it goes on with."""
+    """The limits of a key itself, in JSON, and the key whose counters it continues."""
 
     limits: str
     family: str
 
 
 def caller(record: Logged, number: int, keys: Mapping[str, KeyLimits]) -> Caller:
-    """Who asked. `number` names the request, for an id may stand in a log twice."""
+    """The caller. `number` names the request, since an id may occur twice in a log."""
     key = keys.get(record.key_id)
     return Caller(
         user=record.user_id or "",

@@ -1,7 +1,7 @@
-"""Asks the limiter's executable specification (`store_memory`, `algorithms`) about requests of the past.
+"""Replays past requests against the limiter's executable specification (`store.memory`, `store.algorithms`).
 
-Requests come in the order in which they began. The future holds the ends of those that run, and the next tries of those
-that wait for another to end; so memory goes by what runs at one time.
+Requests come in the order in which they began. A heap of future events holds the ends of running requests and the next
+tries of waiting ones, so memory depends on how many run at one time.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -12,18 +12,18 @@ from gatehouse.contract import metering
 from ratelimit_service.answer import refusal
 from ratelimit_service.caller import Caller
 from ratelimit_service.plan import Plan, Plans
-from ratelimit_service.service import GHOST_STEP_S, LEASE_RELEASE_LAG_S
+from ratelimit_service.service import LEASE_RELEASE_LAG_S, LEASE_RETRY_STEP_S
 from ratelimit_service.simulate.logged import KeyLimits, Logged, caller
 from ratelimit_service.store.memory import MemoryStore
 from ratelimit_service.store.port import Decision
 
-_WAIT_MS, _STEP_MS = round(LEASE_RELEASE_LAG_S * 1000), round(GHOST_STEP_S * 1000)
+_WAIT_MS, _STEP_MS = round(LEASE_RELEASE_LAG_S * 1000), round(LEASE_RETRY_STEP_S * 1000)
 LEASE_TTL_MS = 10**11
-"""For the plans of a replay: a lease that its holder is sure to give back needs no signs of life."""
+"""Lease time for the plans of a replay: every lease is sure to be released, so it needs no renewals."""
 
 
 class Verdict(NamedTuple):
-    """What would have become of a request: `limit` would have refused it, or None; `shadows`, too, if they could."""
+    """The outcome of a request. `limit` would have refused it, or is None; `shadows` would have, were they enforced."""
 
     record: Logged
     limit: str | None
@@ -31,14 +31,14 @@ class Verdict(NamedTuple):
 
 
 class _Running(NamedTuple):
-    """A request that was admitted, at its end."""
+    """An admitted request, at its end."""
 
     record: Logged
     caller: Caller
 
 
 class _Waiting(NamedTuple):
-    """A request that only the number of those running keeps out, at its next try."""
+    """A request that only limits on concurrency refuse, at its next try."""
 
     record: Logged
     caller: Caller
@@ -72,7 +72,7 @@ class Replay:
             yield last
 
     async def _until(self, time_ms: int | None) -> AsyncIterator[Verdict]:
-        """Everything that happens up to `time_ms`, or ever."""
+        """Process all events up to `time_ms`, or all there are."""
         while self._future and (time_ms is None or self._future[0][0] <= time_ms):
             self._now, _, event = heappop(self._future)
             if isinstance(event, _Running):
@@ -102,7 +102,7 @@ class Replay:
         return Verdict(record, refusal(plan, decision, who).limited_by, _shadows(decision))
 
     def _duration_ms(self, record: Logged) -> int:
-        """How long it ran. One that never did gets the duration of the last request that its model answered."""
+        """How long it ran. A refused one gets the duration of the last request that its model answered."""
         if record.limited_by is not None:
             return self._latest_ms.get(record.model, record.duration_ms)
         if record.status < 400:

@@ -1,4 +1,4 @@
-"""What a replay comes to: in all, by limit, by user."""
+"""Sums up a replay: in all, by limit, by user."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from ratelimit_service.simulate.replay import Verdict
 
 @dataclass(slots=True)
 class Refusals:
-    """How many, and when the first and the last; times in milliseconds since the epoch."""
+    """Their number, and the times of the first and the last, in milliseconds since the epoch."""
 
     count: int = 0
     first_ms: int = 0
@@ -34,7 +34,7 @@ class _OfUser:
 
 @dataclass(slots=True)
 class Tally:
-    """`were_refused`: in reality. `no_more`: of those, the ones that would be admitted now; `newly`: the other way."""
+    """`were_refused`: in reality. `no_more`: of those, admitted in the replay; `newly`: refused in the replay only."""
 
     requests: int = 0
     were_refused: int = 0
@@ -61,7 +61,7 @@ class Tally:
                 refusals.add(record.start_ms)
 
     def fields(self) -> dict[str, Any]:
-        """Who and what was refused most comes first; who was not refused does not come."""
+        """Users and limits with the most refusals come first; users without any are left out."""
         users = [(name, user) for name, user in self.users.items() if user.refusals.count]
         users.sort(key=lambda entry: (-entry[1].refusals.count, entry[0]))
         return {
@@ -91,7 +91,7 @@ class Tally:
 
 
 def instant(milliseconds: int) -> str:
-    """As a record has it: ISO 8601, UTC."""
+    """A time as in records: ISO 8601, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 

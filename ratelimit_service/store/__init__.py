@@ -1,1 +1,1 @@
-"""Stores of counters: the port, the algorithms, memory, Redis, and what decides while Redis is away."""
+"""Stores of counters: the port, the algorithms, memory, Redis, and the fallback while Redis is unavailable."""

@@ -7,11 +7,11 @@ was ever charged". Every state answers the same six questions:
   (and so do waits, at 35 years).
 * `wait(limit, hits, now)`: how long until that many hits pass if nothing else happens: 0 if they pass now, None if they
   never can (`hits` above the limit's capacity). The wait is exact: one millisecond earlier they are still refused.
-  No hits ask whether one would pass: a check that charges nothing.
+  0 hits ask whether one would pass: a check that charges nothing.
 * `remaining(limit, now)`: the most hits that would pass now.
-* `reset_after(limit, now)`: how long until the limit is whole again (a fixed window: until it ends). From then on the
-  state says no more than `EMPTY` does, so a store may forget it.
-* `mark(limit, now)`: where a charge made now counts; a reservation keeps it.
+* `reset_after(limit, now)`: how long until nothing counts any more (a fixed window: until it ends). From then on the
+  state equals `EMPTY`, so a store may drop it.
+* `mark(limit, now)`: where a charge made now counts; a reservation stores it.
 * `amend(limit, mark, difference, now)`: the state after a charge made at `mark` turned out to be `difference` more or
   less. What no longer counts is not given back; what is missing then is charged now.
 
@@ -36,7 +36,7 @@ def _ceil_div(a: int, b: int) -> int:
 class FixedWindow:
     """Counts per window that starts at a multiple of the period since the epoch, as envoyproxy/ratelimit does.
 
-    Promise: at most `amount` hits pass in each such window; so up to twice that around a boundary.
+    Promise: at most `amount` hits pass in each such window, so up to twice that around a boundary.
     """
 
     index: int = 0
@@ -74,7 +74,7 @@ class FixedWindow:
 class Stretch:
     """`count` hits of one window, the first of them at `first` and the last at `last`.
 
-    The window forgets when the others came and takes them as spread evenly between these two.
+    The times of the others are not stored; they count as spread evenly between these two.
     """
 
     count: int = 0
@@ -114,8 +114,8 @@ class SlidingWindow:
     """Two counters, of this window and of the one before, whose hits fade as they become older than a period.
 
     The idea is Cloudflare's ("How we built rate limiting capable of scaling to millions of domains", 2017), which
-    spreads the previous count evenly over its whole window; keeping the times of the first and last hit as well makes
-    a burst leave when it truly does, and a limit of one hit exact.
+    spreads the previous count evenly over its whole window; the times of the first and last hit make a burst expire
+    when it should, and a limit of one hit exact.
 
     Promises, for hits charged as they were admitted:
 
@@ -216,7 +216,7 @@ class TokenBucket:
         return 0 if owed == 0 else self._time_to_drain(limit, owed, now)
 
     def mark(self, limit: Limit, now: int) -> int:
-        """When the newest hits will have drained, first in, first out, if none in front of them are given back."""
+        """When the newest hits will have drained, first in, first out, if none before them are refunded."""
         return now + self.reset_after(limit, now)
 
     def amend(self, limit: Limit, mark: int, difference: int, now: int) -> "TokenBucket":

@@ -1,4 +1,4 @@
-"""What the store has yet to hear of requests that ran while it was away."""
+"""Events that the store missed while it was unavailable, queued to be sent later."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -9,8 +9,8 @@ from ratelimit_service.store.port import Ask, Charge, Renewal, Settlement
 
 
 class Admission(NamedTuple):
-    """A request that was admitted without the store, to be charged there. `name` is its own, however often it is told;
-    `unsure`: it has been told before, and nobody knows whether the store has heard."""
+    """A request that was admitted without the store, to be charged there. `name` is unique, and the same at every
+    attempt; `unsure`: it was sent before, and whether the store got it is unknown."""
 
     name: str
     ask: Ask
@@ -18,7 +18,7 @@ class Admission(NamedTuple):
 
 
 class Refund(NamedTuple):
-    """Charges that the store holds for a request that was never let through."""
+    """Charges that the store holds for a request that was not admitted."""
 
     name: str
     charges: tuple[Charge, ...]
@@ -28,9 +28,9 @@ Event = Admission | Refund | Settlement | Renewal
 
 
 class Backlog:
-    """A queue of at most `most` events, each of them once; when it is full, the oldest makes room.
+    """A queue of at most `most` distinct events; when it is full, the oldest is dropped.
 
-    The oldest matters least: its windows end first, and its leases lapse by themselves. At about 1 KB an event the
+    The oldest matters least: its windows end first, and its leases expire by themselves. At about 1 KB an event the
     default is 32 MB.
     """
 
@@ -50,15 +50,15 @@ class Backlog:
         return dropped
 
     def oldest(self, most: int) -> list[Event]:
-        """The first events in the queue, which stay there."""
+        """The first events in the queue, without removing them."""
         return list(islice(self._events, most))
 
     def remove(self, event: Event) -> None:
         self._events.pop(event, None)
 
     def unsure(self, event: Event) -> None:
-        """The event was told, and nobody knows whether the store has heard. An admission stays as one that is unsure,
-        at the end of the queue."""
+        """The event was sent, and whether the store got it is unknown. An admission is kept, as unsure, at the end of
+        the queue."""
         if isinstance(event, Admission) and not event.unsure:
             self.remove(event)
             self.add([event._replace(unsure=True)])

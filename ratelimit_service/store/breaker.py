@@ -1,6 +1,6 @@
-"""A circuit breaker: after some failures a store is left alone, but for a probe now and then.
+"""A circuit breaker: after some failures a store is no longer called, except by probes.
 
-The pattern is Nygard's (Release It!, 2nd edition, chapter 5.2). Half-open is the time of a probe: nobody else asks
+The pattern is Nygard's (Release It!, 2nd edition, chapter 5.2). Half-open is the time of a probe: nothing else is sent
 meanwhile. Times are seconds of a monotonic clock.
 """
 
@@ -10,10 +10,10 @@ import math
 class Breaker:
     """Closed until `failures` calls in a row have failed, or one has failed hard; open until a probe succeeds.
 
-    Calls that overlap and fail tell one story, so they count once: a pause of the store opens the breaker after
-    `failures` times the longest call, however many requests wait for it. Probes are for the caller to make, each after
-    `wait_s` seconds: at first `first_wait_s`, then twice as long each time, up to `longest_wait_s`. A breaker that
-    opens again soon after it has closed waits longer: a store that flaps is asked no more often than one that is gone.
+    Overlapping calls that fail count as one failure: a pause of the store opens the breaker after `failures` times the
+    longest call, however many requests wait for it. The caller sends the probes, each after `wait_s` seconds: at first
+    `first_wait_s`, then twice as long each time, up to `longest_wait_s`. A breaker that opens again soon after it has
+    closed waits longer: a store that flaps is probed no more often than one that is down.
     """
 
     def __init__(self, failures: int = 3, first_wait_s: float = 0.25, longest_wait_s: float = 1.0) -> None:
@@ -32,13 +32,13 @@ class Breaker:
 
     @property
     def wait_s(self) -> float:
-        """How long to leave the store alone before the next probe."""
+        """How long to wait before the next probe."""
         return self._wait_s
 
     def succeeded(self, began: float, now: float) -> bool:
-        """Note a call that went well; True if that closed the breaker.
+        """Record a successful call; True if that closed the breaker.
 
-        One that began before the last failure says nothing about the store since, and is ignored.
+        A call that began before the last failure says nothing about the store since, and is ignored.
         """
         if began < self._failed_at:
             return False
@@ -49,7 +49,7 @@ class Breaker:
         return closes
 
     def failed(self, began: float, now: float, *, hard: bool = False) -> bool:
-        """Note a call that failed; True if that opened the breaker."""
+        """Record a failed call; True if that opened the breaker."""
         if began < self._failed_at:
             return False
         self._failed_at = now

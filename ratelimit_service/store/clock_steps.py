@@ -1,7 +1,7 @@
-"""A count whose clock has stepped back: it keeps what was used, and is whole again within a period.
+"""Corrects a count whose clock has stepped back: it keeps what was used, and recovers within a period.
 
 `algorithms` reads a clock that steps back as the latest time that a state has seen. That refills nothing, but after a
-step of an hour a limit of a minute would stay spent for an hour. `buckets.lua` has the same in Lua.
+step of an hour a limit of a minute would stay spent for an hour. `buckets.lua` does the same in Lua.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from ratelimit_service.store.algorithms import EMPTY, FixedWindow, SlidingWindow
 from ratelimit_service.store.limits import MAX_AMOUNT, Limit
 
 STEP_MS = 1_000
-"""Clocks of servers that take turns (a failover) differ by less. More is a step."""
+"""Clocks of servers that replace each other (a failover) differ by less. More is a step."""
 
 
 def healed(state: State, limit: Limit, now: int) -> State:

@@ -1,4 +1,4 @@
-"""Notices that a clock has stepped, by comparing it with one that never does."""
+"""Detects steps of a clock by comparing it with a monotonic one."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ class ClockWatch:
         self._ahead_s: float | None = None
 
     def step_s(self, clock_s: float, monotonic_s: float) -> float:
-        """How far the clock has stepped since it was last asked, in seconds, forward or (negative) back; 0 for none."""
+        """How far the clock has stepped since the last call, in seconds, forward or (negative) back; 0 for no step."""
         before, self._ahead_s = self._ahead_s, clock_s - monotonic_s
         step = 0.0 if before is None else self._ahead_s - before
         return step if abs(step) > STEP_S else 0.0

@@ -1,4 +1,4 @@
-"""How long to wait for a store: one that is late is waited for, one that is silent is given up."""
+"""Decides how long to wait for a store: while it is late, but not while it is silent."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,24 +6,24 @@ from functools import partial
 from typing import Any, TypeVar
 
 LOOKS = 5
-"""A time-out is so many looks in a row that saw no answer."""
+"""A time-out is this many checks in a row without an answer."""
 MOST_TIMEOUTS = 8
-"""Nobody waits longer than so many time-outs, though others are answered meanwhile."""
+"""The longest wait, in time-outs, even while other calls are answered."""
 _TURNS = 4
-"""Of the event loop, from an answer's arrival in the socket until somebody has read it."""
+"""Turns of the event loop from an answer's arrival in the socket until it has been read."""
 
 T = TypeVar("T")
 
 
 class Deadline:
-    """Waits for the answers of one store, all under one watch.
+    """Waits for the answers of one store, all with one timer.
 
-    A time-out is `timeout_s` in which answers were due and none came, to anybody. Only time counts in which this
-    process could have seen one: what has arrived is read before it is judged, and a look that is late because the
-    event loop was busy, or the process had no CPU, counts as one look. `on_timeout` is told of each, and how many there
-    have been in a row; `MOST_TIMEOUTS` also when somebody has waited for so many while others were answered.
+    A time-out is `timeout_s` in which answers were due and none came, to any call. Only time counts in which this
+    process could have seen one: what has arrived is read before each check, and a check that is late because the event
+    loop was busy, or the process had no CPU, counts once. `on_timeout` is called at each, with their number in a row;
+    also with `MOST_TIMEOUTS` when a call has waited for that many while others were answered.
 
-    `answers` counts what the store has said to anyone; without it, only the answers that were waited for here count.
+    `answers` counts all answers of the store; without it, only those that were waited for here count.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Deadline:
         self._waited_for = 0
         self._answers = answers or (lambda: self._waited_for)
         self._seen = 0
-        self._silent = 0  # looks
+        self._silent = 0  # checks in a row without an answer
         self._looks = 0
-        self._waiting: dict[asyncio.Future[None], int] = {}  # and at which look they came, oldest first
+        self._waiting: dict[asyncio.Future[None], int] = {}  # with the number of checks before each, oldest first
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait_for(self, answer: "asyncio.Future[T]") -> T:
-        """The answer. Raises `TimeoutError` after `give_up`, and what `answer` raises. Whoever waits no longer leaves
-        `answer` under way: what becomes of it is the caller's business."""
+        """The answer. Raises `TimeoutError` after `give_up`, and what `answer` raises. `answer` is not cancelled when
+        the wait ends: the caller has to deal with it."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         wake = partial(_wake, waiter)
@@ -59,7 +59,7 @@ class Deadline:
         return answer.result()
 
     def give_up(self) -> None:
-        """Everybody who waits gets a `TimeoutError`."""
+        """Raise `TimeoutError` in all waiting calls."""
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             if not waiter.done():

@@ -1,4 +1,4 @@
-"""A dictionary whose entries have an end."""
+"""A dictionary whose entries expire."""
 
 from typing import Generic, TypeVar
 
@@ -9,10 +9,10 @@ _SMALL = 1024
 
 
 class Expiring(Generic[K, V]):
-    """Entries that are gone at their end. Times are integers of any one unit.
+    """Entries expire at their end. Times are integers of any one unit.
 
     Memory is bounded by twice the live entries plus a constant: when the dictionary has doubled since the last sweep,
-    everything that has ended is dropped, so a sweep costs O(1) per entry put.
+    all expired entries are dropped, so a sweep costs O(1) per entry put.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Expiring(Generic[K, V]):
         self._sweep_at = _SMALL
 
     def __len__(self) -> int:
-        """How many entries are kept, ended ones that no sweep has met included."""
+        """The number of entries, including expired ones that are not swept yet."""
         return len(self._entries)
 
     def get(self, key: K, now: int) -> V | None:

@@ -1,4 +1,4 @@
-"""What decides while Redis is gone: this process's share of every limit, or nobody."""
+"""Decides while Redis is unavailable: by this process's share of every limit, or without limits."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,20 +16,20 @@ _MOST_IN_PLACE = 131_072  # twice what `Seen` remembers
 
 
 class Fallback(Store, Protocol):
-    """A store for the time in which another one is gone. Its methods never fail."""
+    """A store to use while another one is unavailable. Its methods never fail."""
 
     def back(self) -> None:
-        """The other store is back, and knows all that was admitted here."""
+        """The other store is back, and has counted all that was admitted here."""
         ...
 
 
 def fallback(
     on_failure: OnFailure, sharers: int, clock: Callable[[], int] = epoch_ms, seen: Seen | None = None
 ) -> Fallback | None:
-    """The store to use in Redis's place: a `Share`, `Unlimited`, or none when requests are to be denied.
+    """The store to use in Redis's place: a `Share`, `Unlimited`, or None to deny requests.
 
-    `sharers` is how many processes decide for the same callers: workers times replicas of the gateway. `seen` is what
-    Redis has last said.
+    `sharers` is the number of processes that decide for the same callers: workers times replicas of the gateway. `seen`
+    has Redis's latest outcomes.
     """
     match on_failure:
         case "local":
@@ -41,29 +41,30 @@ def fallback(
 
 
 class Share:
-    """`Store` in memory that enforces what was left of each limit divided by `sharers`, rounded up.
+    """`Store` in memory that enforces what was left of each limit, divided by `sharers` and rounded up.
 
-    What was left is what the shared store said when it last decided about a bucket; of a bucket that it never decided
-    about here, the whole limit is divided. All sharers together admit at most `sharers - 1` hits more than that, and
-    one share more if others have used the limit since. Leases are divided as a whole: who of those that held one is
-    still there, nobody tells.
+    What was left is in the shared store's last decision on a bucket; if it made none here, the whole limit is divided.
+    All sharers together admit at most `sharers - 1` hits more than that, and one share more if others have used the
+    limit since. Limits on leases are divided as a whole: which of their holders still run is unknown.
 
     Outcomes name the limits as asked; what remains is what this process will still admit. A charge that fits the limit
-    but not the share takes the whole share: it would otherwise be refused for as long as Redis is gone.
+    but not the share takes the whole share: otherwise it would be refused for as long as Redis is unavailable.
     """
 
     def __init__(self, sharers: int, clock: Callable[[], int] = epoch_ms, seen: Seen | None = None) -> None:
         if sharers < 1:
-            raise ValueError(f"a limit can't be shared by {sharers} processes; count this one too")
+            raise ValueError(
+                f"{sharers} processes can't share a limit: sharers must be 1 or more, and includes this process"
+            )
         self._sharers = sharers
         self._memory = MemoryStore(clock)
         self._seen = Seen(clock) if seen is None else seen
-        self._in_place: dict[Bucket, Sight] = {}  # what the counts in memory began with
-        self._admitted: set[str] = set()  # requests that may hold something here
+        self._in_place: dict[Bucket, Sight] = {}  # what the counts in memory started from
+        self._admitted: set[str] = set()  # requests that may have reservations or leases here
 
     def back(self) -> None:
-        """What was counted here counts on, until the shared store is next seen to answer for the bucket: its answer
-        then includes what was admitted here, and one from before does not."""
+        """Counts made here stay until the shared store's next answer for their bucket: that answer includes what was
+        admitted here, and earlier ones do not."""
         self._memory.forget_requests()
         self._admitted.clear()
 
@@ -79,8 +80,8 @@ class Share:
         return _as_asked(ask, await self._memory.peek(self._share_of(ask)))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Of requests that were admitted here. True counts are not divided: this process has used all of them. For any
-        other, the estimate is in what was left."""
+        """Settles requests that were admitted here. True counts are not divided: this process has used all of them. For
+        any other request, the estimate is included in what was left."""
         mine = [settlement for settlement in settlements if settlement.request_id in self._admitted]
         if mine:
             await self._memory.settle(
@@ -98,7 +99,7 @@ class Share:
         await self._memory.close()
 
     def _put_in_place(self, charges: Iterable[Charge]) -> None:
-        """Begin with what was last seen of each bucket, once."""
+        """Start each bucket from its last outcome in the shared store, once."""
         for charge in charges:
             sight = self._seen.get(charge.bucket)
             if sight is not None and self._in_place.get(charge.bucket) is not sight:
@@ -109,7 +110,7 @@ class Share:
             self._in_place = {bucket: s for bucket, s in self._in_place.items() if self._seen.get(bucket) is s}
 
     def _used(self, sight: Sight) -> int:
-        """So many hits of the share that what remains of it is the share of what was left."""
+        """The hits to charge to the share so that its remainder is the share of what was left."""
         limit = sight.outcome.charge.limit
         return max(0, _divided(limit, self._sharers).capacity - _ceil(sight.outcome.remaining, self._sharers))
 
@@ -153,16 +154,16 @@ class Unlimited:
         """Nothing to release."""
 
 
-@lru_cache(maxsize=4096)  # the limits of a configuration are few, and this is asked for every charge
+@lru_cache(maxsize=4096)  # a configuration has few limits, and every charge needs this
 def _divided(limit: Limit, by: int) -> Limit:
     burst = None if limit.burst is None else _ceil(limit.burst, by)
     return replace(limit, amount=_ceil(limit.amount, by), burst=burst)
 
 
 def _charged_at(sight: Sight) -> int:
-    """When the hits that were seen must have come so that they stop counting when the shared store says they do. A
-    token bucket drains from when it was seen. A fixed window is known best by its middle: by its beginning, a clock
-    that is a moment behind the store's would take it for the one before, and give the whole limit anew."""
+    """When to charge the hits that were seen, so that they stop counting when the shared store says they do. A token
+    bucket drains from when it was seen. A fixed window is charged in its middle: a clock slightly behind the store's
+    would take its beginning for the window before, and grant the whole limit anew."""
     limit, ends = sight.outcome.charge.limit, sight.at + sight.outcome.reset_after_ms
     match limit.algorithm:
         case Algorithm.TOKEN_BUCKET:

@@ -1,4 +1,4 @@
-"""What a limit is: an amount per period, and the algorithm that counts it."""
+"""A limit: an amount per period, and the algorithm that counts it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +15,7 @@ _MAX_PERIOD_S = PERIODS["year"]
 
 
 class Algorithm(StrEnum):
-    """How hits are counted; `algorithms` gives each one's promise."""
+    """How hits are counted; `algorithms` states what each promises."""
 
     SLIDING_WINDOW = "sliding_window"
     FIXED_WINDOW = "fixed_window"

@@ -1,4 +1,4 @@
-"""The store in one process's memory: the executable specification of `Store`, and the fallback when Redis is gone."""
+"""The store in one process's memory: the executable specification of `Store`, and the fallback for Redis."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ _Leases = dict[str, int]  # request id -> end
 
 
 class _Weighed(NamedTuple):
-    """An ask against the counts: what each charge and lease meets, and what is to be kept if it is admitted."""
+    """The result of checking an ask: of each charge and lease, and what to store if it is admitted."""
 
     waits: list[int | None]
     rooms: list[bool]
@@ -45,8 +45,9 @@ class _Weighed(NamedTuple):
 
 
 def _born_ns() -> int:
-    """When the clock that nobody sets was 0, by the machine's. Read between two looks at the first, and as often as it
-    takes to find both close together: a process that has to wait for a CPU in between would be late for ever."""
+    """The wall-clock time at which the monotonic clock was 0. The wall clock is read between two readings of the
+    monotonic one, and the closest of several such pairs is used: waiting for a CPU in between would be a lasting
+    error."""
     looks = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(16)]
     before, now, after = min(looks, key=lambda look: look[2] - look[0])
     return now - (before + after) // 2
@@ -56,8 +57,8 @@ _BORN_NS = _born_ns()
 
 
 def epoch_ms() -> int:
-    """Milliseconds since the epoch, as this process knew it when it began: a step of the machine's clock gives nobody
-    anything, and takes nothing from anybody."""
+    """Milliseconds since the epoch, by the wall clock at the start of this process and the monotonic clock since: later
+    steps of the machine's clock change no limit."""
     return (_BORN_NS + time.monotonic_ns()) // 1_000_000
 
 
@@ -74,7 +75,7 @@ class MemoryStore:
         self._leases: Expiring[str, _Leases] = Expiring()
 
     def __len__(self) -> int:
-        """How many buckets, requests and lease keys are in memory."""
+        """The number of buckets, requests and lease keys in memory."""
         return len(self._states) + len(self._reservations) + len(self._leases)
 
     async def decide(self, ask: Ask) -> Decision:
@@ -114,16 +115,16 @@ class MemoryStore:
         """Nothing to release."""
 
     def put_in_place(self, charge: Charge, at: int) -> None:
-        """Let the bucket of `charge` hold its hits and nothing else, as if they had come at the time `at`."""
+        """Set the bucket of `charge` to its hits, as if they had come at the time `at`."""
         state = EMPTY[charge.limit.algorithm].charge(charge.limit, charge.hits, at)
         self._put_state(charge, state, max(at, self._clock()))
 
     def forget_requests(self) -> None:
-        """Let go of all reservations and leases. What was charged stays charged."""
+        """Drop all reservations and leases. What was charged stays charged."""
         self._reservations, self._leases = Expiring(), Expiring()
 
     def _settled_already(self, ask: Ask, now: int) -> bool:
-        """A decision may come after its request: the caller gave up on it, went on, ended and was settled."""
+        """A decision may come late: its caller gave up waiting, and the request ran, ended and was settled."""
         reserves = any(charge.reserve for charge in ask.charges)
         return reserves and self._reservations.get(ask.request_id, now) == {}
 
@@ -191,15 +192,14 @@ class MemoryStore:
         return EMPTY[charge.limit.algorithm] if state is None else healed(state, charge.limit, now)
 
     def _heal(self, charges: Sequence[Charge], now: int) -> None:
-        """Keep what a step of the clock has made of a count: else it would be charged at each later `now` anew."""
+        """Store counts that a clock step has changed: otherwise they would be charged at each later `now` anew."""
         for charge in charges:
             before = self._states.get(charge.bucket, now)
             if before is not None and (state := healed(before, charge.limit, now)) is not before:
                 self._put_state(charge, state, now)
 
     def _heal_leases(self, ask: Ask, weighed: _Weighed, now: int) -> None:
-        """A lease that is in the way, and was taken before the clock stepped back, ends when it would if it had been
-        renewed just now."""
+        """A lease that blocks the request, and was taken before the clock stepped back, ends as if renewed just now."""
         for lease, room in zip(ask.leases, weighed.rooms, strict=True):
             latest = now + lease.ttl_ms
             if not room:

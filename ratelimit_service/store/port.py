@@ -3,7 +3,7 @@
 Times are integer milliseconds. A bucket is named by a charge's key, its limit's algorithm and its period, so changing
 the amount of a limit keeps the count, and changing how it counts starts afresh.
 
-What a request makes several of is a tuple: a frozen dataclass takes three times as long to make.
+Types that a request makes several of are tuples: a frozen dataclass takes three times as long to make.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from gatehouse.contract.failures import GatehouseError
 from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
 
 RESERVATION_TTL_MS = 25 * 3_600_000
-"""How long a reservation waits for its settlement: longer than any stream, and than the windows of a day, so that the
-two never end at one moment. Afterwards the charge simply stays."""
+"""How long a reservation waits for its settlement: longer than any stream and than a daily window, so that the two never
+end at the same moment. Afterwards the charge simply stays."""
 
 SETTLED_TTL_MS = 15 * 60_000
 """How long a settled request id is remembered, so that settling it again changes nothing."""
 
 GRACE_MS = 60_000
-"""How long a store keeps a count after its end, so that a clock that steps back does not revive a spent limit."""
+"""How long a store keeps a count after its end, so that a clock that steps back does not refill a spent limit."""
 
 FailureKind = Literal["timeout", "connection", "oom", "readonly", "loading", "noscript", "clusterdown", "other"]
 
 Bucket = tuple[str, Algorithm, int]
-"""Key, algorithm and period in seconds: what names a count."""
+"""Key, algorithm and period in seconds: the name of a count."""
 
 
 class StoreUnavailable(GatehouseError):  # noqa: N818 - it names a state of the store, and reads so where it is caught
@@ -85,7 +85,7 @@ class LeaseAsk:
 class Ask(NamedTuple):
     """Everything that one request must pass.
 
-    `request_id` names its reservations and leases, so the gateway makes it: two requests that share an id share these.
+    `request_id` names its reservations and leases, so the gateway generates it: requests that share an id share these.
     """
 
     request_id: str
@@ -115,7 +115,7 @@ class LeaseOutcome(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """`allowed` if every charge and lease that is not a shadow has room. Outcomes stand in the order of the ask.
+    """`allowed` if every charge and lease that is not a shadow has room. Outcomes are in the order of the ask.
 
     A `degraded` decision was made without the shared counts, because their store is unavailable; if nothing was counted
     at all, it has no outcomes.
@@ -128,14 +128,14 @@ class Decision(NamedTuple):
 
     @property
     def only_leases_refuse(self) -> bool:
-        """Whether nothing but the number of running requests is in the way, so that the end of one may let it pass."""
+        """Whether only leases refuse the request, so that it may pass when another one ends."""
         return not self.allowed and all(o.allowed or o.charge.limit.shadow for o in self.outcomes)
 
 
 class Settlement(NamedTuple):
-    """The true counts of a request that ended, in `charges[].hits`, and the keys of the leases it gives back.
+    """The true counts of a request that ended, in `charges[].hits`, and the keys of the leases to release.
 
-    `late`: it may have been settled before, longer ago than that is remembered.
+    `late`: it may have been settled before, longer ago than settlements are remembered.
     """
 
     request_id: str
@@ -145,7 +145,7 @@ class Settlement(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """A sign that the request still runs: its lease on `key` holds for `ttl_ms` from now."""
+    """The request still runs: its lease on `key` holds for `ttl_ms` from now."""
 
     request_id: str
     key: str
@@ -153,24 +153,24 @@ class Renewal(NamedTuple):
 
 
 class Store(Protocol):
-    """Where the counts live. Every method may raise `StoreUnavailable`; none retries."""
+    """Stores the counts. Every method may raise `StoreUnavailable`; none retries."""
 
     async def decide(self, ask: Ask) -> Decision:
         """Admit or refuse the request, in one atomic step over all its charges and leases.
 
-        An admitted request is charged everywhere and holds all its leases. A refused one consumes nothing, of shadow
-        limits neither; nor does one with reservations that was settled before it came to be decided. A request that
-        already holds a lease keeps it, renewed, and takes no second one. Several charges of one bucket see each other.
-        (On a Redis Cluster the step is atomic per `{tag}`: see `store_redis`.)
+        An admitted request is charged everywhere and holds all its leases. A refused one consumes nothing, not even of
+        shadow limits; nor does one with reservations that was settled before it was decided. A request that already
+        holds a lease keeps it, renewed, and takes no second one. Several charges of one bucket see each other. (On a
+        Redis Cluster the step is atomic per `{tag}`: see `store.redis.store`.)
         """
         ...
 
     async def peek(self, ask: Ask) -> Decision:
-        """What `decide` would answer now. Consumes nothing, so what remains is shown as it stands."""
+        """What `decide` would answer now. Consumes nothing, so what remains does not include this ask."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Put the true counts in the place of the reserved ones and give the leases back; few at a time in one step.
+        """Replace the reserved counts by the true ones and release the leases, a few settlements in one step.
 
         A difference goes to the window of the reservation while that still counts; later only what is missing is
         charged, to the current window. What was never reserved (the limiter was down at admission) is charged in full,
@@ -182,11 +182,11 @@ class Store(Protocol):
         ...
 
     async def refund(self, charges: Sequence[Charge]) -> None:
-        """Take the hits of `charges` back out of the windows that count now. No count falls below zero."""
+        """Subtract the hits of `charges` from the current windows. No count falls below zero."""
         ...
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """Prolong leases; False for one that is not held any more. A lapsed lease is not revived."""
+        """Renew leases; False for one that is no longer held. An expired lease is not revived."""
         ...
 
     async def close(self) -> None:

@@ -1,12 +1,12 @@
-"""The store with a life after its failure: patience, a circuit breaker, a fallback, and a backlog.
+"""Keeps deciding while a store fails: with time-outs, a circuit breaker, a fallback and a backlog.
 
 What happens to a request while the store fails:
 
-* It waits while the store is merely late. When the breaker opens, whoever waits is decided by the fallback.
-* The store may have decided it nevertheless: its answer is still heard. One that agrees with the fallback settles the
-  matter; what it has charged for a request that was refused is taken back.
+* It waits while the store is merely late. When the breaker opens, the fallback decides all waiting requests.
+* The store may have decided it nevertheless: its late answer is still read. If it agrees with the fallback, nothing is
+  left to do; what it has charged for a request that was refused is undone.
 * What the fallback has admitted and the store has not is charged there when it answers again, before it decides again:
-  so no decision of the store is blind to what was admitted in its absence.
+  so every decision of the store includes what was admitted in its absence.
 """
 
 import asyncio
@@ -39,17 +39,17 @@ from ratelimit_service.store.seen import Seen
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 0.25
-"""A silent store is given up after three of these, whoever asks, and adds nothing to a request from then on."""
+"""A silent store is given up after three of these, for all requests, and delays none from then on."""
 
 _TIMEOUTS = 3
-_PROBE_S = 1.0  # for what no request waits for
+_PROBE_S = 1.0  # for calls that no request waits for
 _CHUNK = 128  # events of the backlog in one round trip, so that decisions need not wait behind thousands
 
-_SAID_SO: frozenset[FailureKind] = frozenset({"oom", "readonly", "loading", "clusterdown", "connection"})
-"""Failures that Redis itself reports, about itself, or the network: one is enough to believe it."""
+_CONCLUSIVE: frozenset[FailureKind] = frozenset({"oom", "readonly", "loading", "clusterdown", "connection"})
+"""Failures that Redis reports about itself, or that the network reports: one opens the breaker."""
 
 _PROBE = Settlement("probe", leases=("probe",))
-"""Gives back a lease that nobody holds: changes nothing, and fails whenever Redis can't or won't write."""
+"""Releases a lease that nobody holds: changes nothing, and fails whenever Redis can't or won't write."""
 
 _RESTORED_S = 8.0
 
@@ -57,10 +57,10 @@ T = TypeVar("T")
 
 
 class Observer(Protocol):
-    """Who counts what goes wrong. Called in the event loop, so it must not block."""
+    """Counts failures. Called in the event loop, so it must not block."""
 
     def on_failure(self, kind: FailureKind) -> None:
-        """A call to the store has failed, a probe perhaps, or a time-out has passed in silence."""
+        """A call to the store (perhaps a probe) has failed, or a time-out has passed without an answer."""
         ...
 
     def on_degraded(self) -> None:
@@ -68,23 +68,23 @@ class Observer(Protocol):
         ...
 
     def on_lost(self, events: int) -> None:
-        """So many admissions, settlements and renewals never reached the store."""
+        """`events` admissions, settlements and renewals never reached the store."""
         ...
 
     def on_restored(self, limits: int) -> None:
-        """The store came back empty; so many limits that were used were charged there again."""
+        """The store came back empty; known usage of `limits` limits was charged there again."""
         ...
 
 
 class Marker(Protocol):
-    """Tells whether the store still knows what it was told. Every method may raise `StoreUnavailable`."""
+    """Tells whether the store has lost its data. Every method may raise `StoreUnavailable`."""
 
     async def forgotten(self) -> bool:
-        """Whether the store has come back empty since it was last looked at."""
+        """Whether the store has come back empty since it was last marked."""
         ...
 
     def restoring(self) -> "contextlib.AbstractAsyncContextManager[None]":
-        """One process at a time, of all that share the store; when the block has ended, the store is marked again."""
+        """A lock for all processes that share the store; when the block has ended, the store is marked again."""
         ...
 
 
@@ -99,15 +99,15 @@ class Resilient:
     """`Store` over one that may fail, without failing itself, unless `fallback` is None.
 
     `decide` and `peek` wait for `store` as `Deadline` says, and not at all while the breaker is open; then `fallback`
-    answers and the decision is marked degraded. Without a fallback they raise `StoreUnavailable`. A request that is
-    cancelled was not let through: what the store charges it is given back.
+    answers and the decision is marked degraded. Without a fallback they raise `StoreUnavailable`. A cancelled request
+    was not admitted: what the store charges it is refunded.
 
-    `settle` and `renew` never raise: what the store did not acknowledge is kept and told again when it answers, in
-    chunks between which decisions go on. Until then the fallback is told, and leases count as held.
+    `settle` and `renew` never raise: what the store did not acknowledge is queued and sent again when it answers, in
+    chunks between which decisions go on. Until then the fallback gets it, and leases count as held.
 
-    Failures are logged when the breaker opens and closes, and not in between. `answers` is for `Deadline`; `seen` is
-    told what `store` decides, and `remembered` says what else must have been counted, if the store has forgotten;
-    `clock` is monotonic, in seconds.
+    Failures are logged when the breaker opens and closes, and not in between. `answers` is for `Deadline`; `seen`
+    records what `store` decides, and `remembered` returns what else must have been counted, if the store has lost its
+    data; `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Resilient:
         self._fallback = fallback
         self._observer = observer
         self._breaker = Breaker() if breaker is None else breaker
-        self._admitted = Backlog(backlog)  # to be told before the store decides again
+        self._admitted = Backlog(backlog)  # to be charged before the store decides again
         self._backlog = Backlog(backlog)
         self._seen = Seen() if seen is None else seen
         self._marker = marker
@@ -153,7 +153,7 @@ class Resilient:
             self._failed(error, began)
             return await self._decide_without(ask)
         except asyncio.CancelledError:
-            self._hear(answer, ask, let_through=False)
+            self._follow_up(answer, ask, admitted=False)
             raise
         self._breaker.succeeded(began, self._clock())
         self._seen.note(decision)
@@ -174,27 +174,27 @@ class Resilient:
         try:
             await self._call(lambda store: store.settle(settlements))
         except StoreUnavailable:
-            self._tell_later(settlements)
+            self._queue(settlements)
 
     async def refund(self, charges: Sequence[Charge]) -> None:
-        """Raises `StoreUnavailable` when it was not done: a refund has no id by which it could be told again."""
+        """Raises `StoreUnavailable` when it failed: a refund has no id that would make it safe to retry."""
         await self._call(lambda store: store.refund(charges))
 
     async def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
         try:
             return await self._call(lambda store: store.renew(renewals))
         except StoreUnavailable:
-            self._tell_later(renewals)
+            self._queue(renewals)
             if self._fallback is not None:
                 await self._fallback.renew(renewals)
             return [True] * len(renewals)
 
     def forgot(self) -> None:
-        """Somebody has noticed that the store is empty: it decides again once it has been told what it knew."""
-        self._fail(StoreUnavailable("other", "it has forgotten what it counted"), hard=True)
+        """The store was found to be empty: it decides again once its counts are restored."""
+        self._fail(StoreUnavailable("other", "it has lost its counts"), hard=True)
 
     async def close(self) -> None:
-        """Count what is still to be told as lost, and close the stores."""
+        """Count what is still queued as lost, and close the stores."""
         if self._recovery is not None:
             self._recovery.cancel()
         self._deadline.close()
@@ -204,49 +204,49 @@ class Resilient:
             await self._fallback.close()
 
     async def _decide_without(self, ask: Ask, late: "asyncio.Future[Decision] | None" = None) -> Decision:
-        """The decision of the fallback; `late` is what the store may still say."""
+        """The decision of the fallback; `late` is the store's pending answer."""
         if self._fallback is None:
             if late is not None:
-                self._hear(late, ask, let_through=False)
-            raise StoreUnavailable(self._reason, "left alone until it answers a probe")
+                self._follow_up(late, ask, admitted=False)
+            raise StoreUnavailable(self._reason, "not called until a probe succeeds")
         decision = await self._fallback.decide(ask)
         self._observer.on_degraded()
         if late is not None:
-            self._hear(late, ask, let_through=decision.allowed)
+            self._follow_up(late, ask, admitted=decision.allowed)
         elif decision.allowed:
             self._charge_later(ask)
         return decision._replace(degraded=True)
 
-    def _hear(self, answer: "asyncio.Future[Decision]", ask: Ask, *, let_through: bool) -> None:
-        """Nobody waits for this answer of the store, but what it charges must be what was let through."""
+    def _follow_up(self, answer: "asyncio.Future[Decision]", ask: Ask, *, admitted: bool) -> None:
+        """Read an answer that no request waits for: the store must have charged exactly what was admitted."""
         self._late.add(answer)
-        answer.add_done_callback(partial(self._heard, ask, let_through))
+        answer.add_done_callback(partial(self._late_answer, ask, admitted))
 
-    def _heard(self, ask: Ask, let_through: bool, answer: "asyncio.Future[Decision]") -> None:
+    def _late_answer(self, ask: Ask, admitted: bool, answer: "asyncio.Future[Decision]") -> None:
         self._late.discard(answer)
         charged = _charged(answer)
-        if let_through and not charged:
+        if admitted and not charged:
             self._charge_later(ask)
-        elif charged and not let_through and answer.exception() is None:
-            self._give_back(ask)
+        elif charged and not admitted and answer.exception() is None:
+            self._undo(ask)
 
     def _charge_later(self, ask: Ask) -> None:
         self._lost(self._admitted.add([Admission(next(self._names), ask)]))
         self._recover_soon()
 
-    def _give_back(self, ask: Ask) -> None:
+    def _undo(self, ask: Ask) -> None:
         plain = tuple(charge for charge in ask.charges if not charge.reserve)
         nothing = tuple(charge._replace(hits=0) for charge in ask.charges if charge.reserve)
         leases = tuple(lease.key for lease in ask.leases)
         if plain:
-            self._tell_later([Refund(next(self._names), plain)])
+            self._queue([Refund(next(self._names), plain)])
         if nothing or leases:
-            self._tell_later([Settlement(ask.request_id, nothing, leases)])
+            self._queue([Settlement(ask.request_id, nothing, leases)])
 
     async def _call(self, question: Callable[[Store], Awaitable[T]]) -> T:
-        """Ask, unless the breaker is open. Giving up leaves other questions of a batch alone."""
+        """Call the store, unless the breaker is open. Giving up a call does not affect others in its batch."""
         if not self._breaker.closed:
-            raise StoreUnavailable(self._reason, "left alone until it answers a probe")
+            raise StoreUnavailable(self._reason, "not called until a probe succeeds")
         began, answer = self._clock(), asyncio.ensure_future(question(self._store))
         try:
             found = await self._deadline.wait_for(answer)
@@ -270,18 +270,18 @@ class Resilient:
 
     def _failed(self, error: StoreUnavailable, began: float) -> None:
         if self._breaker.closed:
-            self._fail(error, hard=error.kind in _SAID_SO, began=began)
+            self._fail(error, hard=error.kind in _CONCLUSIVE, began=began)
 
     def _fail(self, error: StoreUnavailable, *, hard: bool, began: float | None = None) -> None:
         now = self._clock()
         self._observer.on_failure(error.kind)
         self._reason = error.kind
         if self._breaker.failed(now if began is None else began, now, hard=hard):
-            log.error("Redis does not decide on limits until it answers again: %s", error)
+            log.error("limits are decided without Redis until it answers again: %s", error)
             self._deadline.give_up()
             self._recover_soon()
 
-    def _tell_later(self, events: Iterable[Event]) -> None:
+    def _queue(self, events: Iterable[Event]) -> None:
         self._lost(self._backlog.add(events))
         self._recover_soon()
 
@@ -294,21 +294,21 @@ class Resilient:
             self._recovery = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
-        """Probe until the store answers, then tell it what it has missed."""
+        """Probe until the store answers, then send it what it has missed."""
         while self._admitted or self._backlog or not self._breaker.closed:
             await asyncio.sleep(self._breaker.wait_s)
             began = self._clock()
             try:
                 await self._catch_up(began)
-                await self._tell_all(self._backlog)
+                await self._send_all(self._backlog)
             except StoreUnavailable as error:
-                self._fail(error, hard=error.kind in _SAID_SO, began=began)
-            except Exception as error:  # this is the only way back
-                log.exception("telling Redis what it has missed has failed; it is tried again")
+                self._fail(error, hard=error.kind in _CONCLUSIVE, began=began)
+            except Exception as error:  # nothing else would recover
+                log.exception("sending Redis what it has missed failed; it is retried")
                 self._fail(StoreUnavailable("other", repr(error)), hard=True, began=began)
 
     async def _catch_up(self, began: float) -> None:
-        """The store answers, remembers, and knows what was admitted: then it decides again."""
+        """Let the store decide again, once it answers, has its counts, and has charged all that was admitted."""
         await _within(self._store.settle([_PROBE]))
         if self._marker is not None and not self._breaker.closed and await self._marker.forgotten():
             await self._restore(self._marker)
@@ -316,53 +316,53 @@ class Resilient:
             if self._late:
                 await asyncio.wait(self._late, timeout=_PROBE_S)
             if self._late:
-                raise StoreUnavailable("timeout", "it still owes answers")
-            await self._tell_all(self._admitted)
+                raise StoreUnavailable("timeout", "earlier calls are still unanswered")
+            await self._send_all(self._admitted)
         if not self._breaker.closed:
             self._breaker.succeeded(began, self._clock())
             if self._fallback is not None:
                 self._fallback.back()
-            log.warning("Redis answers again: it decides on limits")
+            log.warning("Redis answers again and decides on limits")
 
-    async def _tell_all(self, backlog: Backlog) -> None:
+    async def _send_all(self, backlog: Backlog) -> None:
         while events := backlog.oldest(_CHUNK):
-            await asyncio.gather(*(self._tell(backlog, event) for event in events))
+            await asyncio.gather(*(self._send(backlog, event) for event in events))
 
-    async def _tell(self, backlog: Backlog, event: Event) -> None:
-        """Called for many at once: the store sends them in one round trip. Raises what calls for another time."""
+    async def _send(self, backlog: Backlog, event: Event) -> None:
+        """Called for many events at once: the store sends them in one round trip. Raises if a retry is needed."""
         try:
-            await _within(_told(self._store, event))
+            await _within(_apply(self._store, event))
         except StoreUnavailable as error:
-            if error.kind != "other" and not isinstance(event, Refund):  # which might be taken back twice
+            if error.kind != "other" and not isinstance(event, Refund):  # might be refunded twice
                 backlog.unsure(event)
                 raise
             self._observer.on_failure(error.kind)
-            self._lost(1)  # Redis answers, and will not have this one
+            self._lost(1)  # Redis answers, but rejects this one
         backlog.remove(event)
 
     async def _restore(self, marker: Marker) -> None:
-        """Charge again what the store had counted, as far as this process knows; others may have been here before."""
+        """Charge again what the store had counted, as far as this process knows; others may have done so already."""
         async with marker.restoring():
             used = [*self._seen.used(), *await self._remembered()]
             await _within(raise_to(self._store, used), _RESTORED_S)
         self._observer.on_restored(len(used))
-        log.error("Redis came back empty: %d limits were charged again with what is known to be used", len(used))
+        log.error("Redis came back empty: known usage of %d limits was charged again", len(used))
 
 
 def _drop(answer: "asyncio.Future[T]") -> None:
-    """What it was asked for is asked for again, or nobody wants it any more."""
+    """Abandon a call that is repeated later, or no longer needed."""
     answer.cancel()
     answer.add_done_callback(_retrieved)
 
 
 def _retrieved(answer: "asyncio.Future[T]") -> None:
-    """Its failure is not for asyncio to report."""
+    """Keeps asyncio from reporting the failure."""
     if not answer.cancelled():
         answer.exception()
 
 
 async def _within(answer: Awaitable[T], most_s: float = _PROBE_S) -> T:
-    """For what no request waits for."""
+    """Wait for a call that no request waits for."""
     try:
         async with asyncio.timeout(most_s):
             return await answer
@@ -371,8 +371,8 @@ async def _within(answer: Awaitable[T], most_s: float = _PROBE_S) -> T:
 
 
 def _charged(answer: "asyncio.Future[Decision]") -> bool:
-    """Whether the store holds what it was asked for. If it had the question and never answered while its connection
-    lived, it is taken to have acted, or to be about to."""
+    """Whether the store has charged the ask. If it got the call and never answered while its connection lived, it is
+    assumed to have done so, or to be about to."""
     if answer.cancelled():
         return False
     error = answer.exception()
@@ -381,7 +381,7 @@ def _charged(answer: "asyncio.Future[Decision]") -> bool:
     return isinstance(error, StoreUnavailable) and error.kind == "timeout"
 
 
-async def _told(store: Store, event: Event) -> None:
+async def _apply(store: Store, event: Event) -> None:
     match event:
         case Settlement():
             await store.settle([event])
@@ -394,9 +394,9 @@ async def _told(store: Store, event: Event) -> None:
 
 
 async def _charge(store: Store, admission: Admission) -> None:
-    """Charge a request that is through. It may be told again: what asks for no reservation is settled under a name of
-    its own, a lease is held once, and estimates that may have been reserved are left to the settlement, which charges
-    in full what never was."""
+    """Charge an admitted request. It may be sent again: charges without reservation are settled under a name of their
+    own, a lease is held once, and estimates that may have been reserved are left to the settlement, which charges in
+    full what never was."""
     ask = admission.ask
     plain = tuple(charge for charge in ask.charges if not charge.reserve and charge.hits)
     reserved = tuple(unrefusing(c) for c in ask.charges if c.reserve and not admission.unsure)

@@ -1,4 +1,4 @@
-"""Charges that are to stand in a store, and may stand there already."""
+"""Restores charges in a store that may already have them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from dataclasses import replace
 from ratelimit_service.store.port import Ask, Charge, LeaseAsk, Store
 
 AT_ONCE = 128
-_NOBODY = "restored"  # whose requests these were, nobody knows
+_NOBODY = "restored"  # the requests' own ids are unknown
 
 
 async def raise_to(store: Store, used: Sequence[Charge]) -> None:
-    """Let each bucket have counted at least the hits of its charge. Who does so at the same time may charge twice."""
+    """Raise the count of each bucket to the hits of its charge. Concurrent calls may charge twice."""
     for first in range(0, len(used), AT_ONCE):
         await asyncio.gather(*(_raise_to(store, charge) for charge in used[first : first + AT_ONCE]))
 
@@ -24,10 +24,10 @@ async def _raise_to(store: Store, used: Charge) -> None:
 
 
 def unrefusing(charge: Charge) -> Charge:
-    """The same charge, which nothing refuses."""
+    """The same charge, against a shadow limit so that it is never refused."""
     return charge._replace(limit=replace(charge.limit, shadow=True))
 
 
 def unrefusing_lease(lease: LeaseAsk) -> LeaseAsk:
-    """The same lease, which nothing refuses."""
+    """The same lease, as a shadow so that it is never refused."""
     return replace(lease, shadow=True)

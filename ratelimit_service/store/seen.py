@@ -1,4 +1,4 @@
-"""What was left of each limit when the shared store last answered for it."""
+"""What was left of each limit when the shared store last decided on it."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -8,16 +8,16 @@ from ratelimit_service.store.port import Bucket, Charge, Decision, Outcome
 
 
 class Sight(NamedTuple):
-    """What was left at the time `at`, in milliseconds."""
+    """An outcome, and the time `at` which it was seen, in milliseconds."""
 
     outcome: Outcome
     at: int
 
 
 class Seen:
-    """The last sight of the buckets that were asked for most lately, `most` of them at least and twice as many at most.
+    """The last outcome of each of the most recently used buckets, at least `most` and at most twice as many.
 
-    Two dictionaries, of which the older is dropped when the younger is full, forget in constant time.
+    Two dictionaries, the older of which is dropped when the younger is full, evict in constant time.
     """
 
     def __init__(self, clock: Callable[[], int] = epoch_ms, most: int = 32_768) -> None:
@@ -37,7 +37,7 @@ class Seen:
         return self._young.get(bucket) or self._old.get(bucket)
 
     def used(self) -> Iterator[Charge]:
-        """What the store had counted, as far as that still counts: of each bucket one charge with all of its hits."""
+        """What the store had counted and still counts: for each bucket one charge with all of its hits."""
         now = self._clock()
         for outcome, at in {**self._old, **self._young}.values():
             charge = outcome.charge

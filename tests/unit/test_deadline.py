@@ -15,7 +15,7 @@ FOREVER_S = 30
 TIMEOUT_S = 0.02
 
 
-class Impatient:
+class Caller:
     """Gives up after so many time-outs in a row."""
 
     def __init__(self, after: int = 3, answers: Callable[[], int] | None = None, timeout_s: float = TIMEOUT_S) -> None:
@@ -33,15 +33,15 @@ class Impatient:
 
 
 async def test_an_answer_in_time_is_given() -> None:
-    assert await Impatient().wait_for(asyncio.sleep(0.001, "found")) == "found"
+    assert await Caller().wait_for(asyncio.sleep(0.001, "found")) == "found"
 
 
 async def test_silence_is_given_up_after_three_timeouts_in_a_row() -> None:
-    impatient = Impatient()
+    caller = Caller()
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        await impatient.wait_for(asyncio.sleep(FOREVER_S))
-    assert impatient.timeouts == [1, 2, 3]
+        await caller.wait_for(asyncio.sleep(FOREVER_S))
+    assert caller.timeouts == [1, 2, 3]
     assert time.monotonic() - began >= 3 * TIMEOUT_S * 0.9
 
 
@@ -50,19 +50,19 @@ async def test_what_the_answer_raises_is_raised() -> None:
         raise ValueError("theirs")
 
     with pytest.raises(ValueError, match="theirs"):
-        await Impatient().wait_for(fails())
+        await Caller().wait_for(fails())
 
 
 async def test_a_late_answer_is_waited_for() -> None:
-    impatient = Impatient()
-    assert await impatient.wait_for(asyncio.sleep(2.2 * TIMEOUT_S, "found")) == "found"
+    caller = Caller()
+    assert await caller.wait_for(asyncio.sleep(2.2 * TIMEOUT_S, "found")) == "found"
 
 
 async def test_lateness_does_not_add_up_while_answers_come() -> None:
-    impatient = Impatient()
+    caller = Caller()
     for _ in range(5):
-        assert await impatient.wait_for(asyncio.sleep(1.5 * TIMEOUT_S, "found")) == "found"
-    assert set(impatient.timeouts) <= {1, 2}
+        assert await caller.wait_for(asyncio.sleep(1.5 * TIMEOUT_S, "found")) == "found"
+    assert set(caller.timeouts) <= {1, 2}
 
 
 async def test_a_busy_event_loop_is_no_silent_store() -> None:
@@ -77,16 +77,16 @@ async def test_a_busy_event_loop_is_no_silent_store() -> None:
             answer.set_result("found")
 
     asyncio.get_running_loop().call_soon(hog, 5)
-    impatient = Impatient()
-    assert await impatient.wait_for(answer) == "found"
-    assert impatient.timeouts in ([], [1], [1, 2])
+    caller = Caller()
+    assert await caller.wait_for(answer) == "found"
+    assert caller.timeouts in ([], [1], [1, 2])
 
 
 async def test_a_process_that_had_no_cpu_counts_one_look() -> None:
-    impatient = Impatient(after=1)
+    caller = Caller(after=1)
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(9.3 * TIMEOUT_S, answer.set_result, "found")
-    waiting = asyncio.create_task(impatient.wait_for(answer))
+    waiting = asyncio.create_task(caller.wait_for(answer))
     await asyncio.sleep(0)
     time.sleep(9 * TIMEOUT_S)  # noqa: ASYNC251 - the event loop is to stand still
     assert await waiting == "found"
@@ -102,17 +102,17 @@ async def test_an_answer_that_somebody_else_got_is_a_sign_of_life() -> None:
             answers += 1
 
     living = asyncio.create_task(store())
-    impatient = Impatient(after=1, answers=lambda: answers)
-    assert await impatient.wait_for(asyncio.sleep(4 * TIMEOUT_S, "found")) == "found"
+    caller = Caller(after=1, answers=lambda: answers)
+    assert await caller.wait_for(asyncio.sleep(4 * TIMEOUT_S, "found")) == "found"
     await living
 
 
 async def test_nobody_waits_for_ever_while_others_are_answered() -> None:
     answers = iter(range(10**9))
-    impatient = Impatient(answers=lambda: next(answers), timeout_s=0.005)
+    caller = Caller(answers=lambda: next(answers), timeout_s=0.005)
     with pytest.raises(TimeoutError):
-        await impatient.wait_for(asyncio.sleep(FOREVER_S))
-    assert impatient.timeouts == [MOST_TIMEOUTS]
+        await caller.wait_for(asyncio.sleep(FOREVER_S))
+    assert caller.timeouts == [MOST_TIMEOUTS]
 
 
 async def test_what_has_come_but_was_not_read_yet_is_waited_for() -> None:
@@ -121,13 +121,13 @@ async def test_what_has_come_but_was_not_read_yet_is_waited_for() -> None:
     loop = asyncio.get_running_loop()
     came = loop.time() + TIMEOUT_S
     loop.call_at(came, lambda: loop.call_soon(loop.call_soon, answer.set_result, "found"))
-    impatient = Impatient(after=1, answers=lambda: int(loop.time() >= came))
-    assert await impatient.wait_for(answer) == "found"
+    caller = Caller(after=1, answers=lambda: int(loop.time() >= came))
+    assert await caller.wait_for(answer) == "found"
 
 
 async def test_a_caller_that_leaves_leaves_the_answer_under_way() -> None:
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(Impatient().deadline.wait_for(answer))
+    waiting = asyncio.create_task(Caller().deadline.wait_for(answer))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -136,7 +136,7 @@ async def test_a_caller_that_leaves_leaves_the_answer_under_way() -> None:
 
 
 async def test_the_watch_rests_while_nobody_waits() -> None:
-    impatient = Impatient()
-    await impatient.wait_for(asyncio.sleep(0.001, "found"))
+    caller = Caller()
+    await caller.wait_for(asyncio.sleep(0.001, "found"))
     await asyncio.sleep(4 * TIMEOUT_S)
-    assert impatient.timeouts == []
+    assert caller.timeouts == []

@@ -113,7 +113,7 @@ async def test_limits_that_the_tally_can_not_tell_of_are_named(
     tally(tmp_path, used=used)
     await restored(plans(tokens_per_day=5, tokens_per_minute=5), tmp_path, lambda: told.append(1), at_noon)
     assert told == [1] * used
-    assert ("begin whole: model_tokens_per_day" in caplog.text) == used
+    assert ("start at zero: model_tokens_per_day" in caplog.text) == used
 
 
 def at_noon() -> int:

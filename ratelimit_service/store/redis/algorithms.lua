@@ -8,7 +8,7 @@
 -- pack(state) closes it. Times are packed as offsets from their window's start, which keeps a window below 45 bytes.
 --
 -- Redis runs a script from its first line at every call, and making a function costs 0.1 µs: so each algorithm is made
--- where it is first asked for, and most calls ask for one.
+-- on first use, and most calls use one.
 
 local floor, max, min = math.floor, math.max, math.min
 local pack, unpack_state = cmsgpack.pack, cmsgpack.unpack
@@ -18,7 +18,7 @@ local EXACT = 2 ^ 53
 local DIGIT = 2 ^ 10
 
 -- floor(a * b / c) and the remainder, for a, b, c up to 2^40: where the product is too large, long division with the
--- digits of a in base 2^10, so that none exceeds 2^51. A quotient above 2^53 comes out rounded; whoever asks clamps it.
+-- digits of a in base 2^10, so that none exceeds 2^51. A quotient above 2^53 is rounded; callers clamp it.
 local function muldiv(a, b, c)
   local product = a * b
   if product <= EXACT then

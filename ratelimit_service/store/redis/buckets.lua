@@ -1,7 +1,7 @@
--- What the scripts share: the clock, charges with their buckets, and leases.
+-- Shared by the scripts: the clock, charges with their buckets, and leases.
 --
--- A charge comes as one packed argument: algorithm letter, amount, period, capacity, hits, shadow, reserve. The table
--- that is made of it is a limit as well.
+-- A charge is one packed argument: algorithm letter, amount, period, capacity, hits, shadow, reserve. The table made
+-- from it is a limit as well.
 
 -- Milliseconds. An empty argument means Redis's own clock, which all replicas of the service share.
 local function clock(given)
@@ -12,7 +12,7 @@ local function clock(given)
   return time[1] * 1000 + floor(time[2] / 1000)
 end
 
--- What stands under each of KEYS; false where there is nothing, or the leases' sorted set.
+-- The value of each of KEYS; false if there is none, or if it is the leases' sorted set.
 local function read_values()
   return #KEYS > 0 and redis.call('MGET', unpack(KEYS)) or {}
 end
@@ -38,8 +38,8 @@ local function read_charges(values, first_key, count, first_argument)
 end
 
 -- The twin of clock_steps.py: a state that has seen a time well after `now` (the clock has stepped back) keeps its hits,
--- charged at `now`, so that it is whole again within a period. Whoever may write is to save it: else it would be charged
--- at each later `now` anew.
+-- charged at `now`, so that it recovers within a period. A script that may write must save it: otherwise it would be
+-- charged at each later `now` anew.
 local function healed(state, charge, now)
   local latest = state.at or max(state.index * charge.period, state.current and state.current.last or 0)
   if latest - now <= STEP_MS then
@@ -59,7 +59,7 @@ local function open(charge, now)
   return charge.packed and healed(state, charge, now) or state
 end
 
--- What is saved is not changed any more: how long it says anything is kept with the charge.
+-- A saved state does not change any more: the time until it expires is stored with the charge.
 local function save(charge, state)
   local ends_in = charge.algorithm.reset_after(state, charge)
   charge.ends_in = ends_in
@@ -70,7 +70,7 @@ local function save(charge, state)
   end
 end
 
--- Hold the lease for `ttl` from now, or longer if it already is held for longer.
+-- Hold the lease for `ttl` from now, or longer if it is already held for longer.
 local function hold_lease(key, request_id, now, ttl)
   redis.call('ZADD', key, 'GT', now + ttl, request_id)
   redis.call('PEXPIRE', key, max(ttl + GRACE_MS, redis.call('PTTL', key)))

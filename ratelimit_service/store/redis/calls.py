@@ -1,4 +1,4 @@
-"""Script calls on one Redis or on a cluster's, and the one place where redis-py's errors become ours."""
+"""Calls scripts on one Redis or on a cluster, and translates redis-py's errors into `StoreUnavailable`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -27,14 +27,14 @@ _DEFAULT_PATIENCE_S = 1.0
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
-    """What an error of redis-py means to us. MISCONF is Redis refusing writes because its disk fails."""
+    """Translates an error of redis-py. MISCONF means that Redis refuses writes because its disk fails."""
     kind: FailureKind = "readonly" if str(error).startswith("MISCONF") else "other"
     kind = next((kind for types, kind in _FAILURES if isinstance(error, types)), kind)
     return StoreUnavailable(kind, f"{type(error).__name__}: {error}")
 
 
 class Calls:
-    """Runs scripts through one pipe a server. It closes the client, whose settings and knowledge of servers it uses."""
+    """Runs scripts through one pipe per server. Uses the client's settings and its list of servers, and closes it."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -42,7 +42,7 @@ class Calls:
 
     @property
     def answers(self) -> int:
-        """How many replies have come."""
+        """The number of replies received."""
         return sum(pipe.answers for pipe in self._pipes.values())
 
     async def run(self, command: Command) -> Reply:
@@ -59,7 +59,7 @@ class Calls:
             raise unavailable(error) from None
 
     async def run_all(self, commands: Iterable[Command]) -> list[Reply]:
-        """The replies of many, which share a round trip. Raises `StoreUnavailable` if one fails, when all are done."""
+        """The replies to `commands`, in one round trip. Raises `StoreUnavailable` if one fails, when all are done."""
         replies = await asyncio.gather(*map(self.run, commands), return_exceptions=True)
         failures = [reply for reply in replies if isinstance(reply, BaseException)]
         if failures:
@@ -79,8 +79,8 @@ class Calls:
         return self._pipe("", pool.connection_class, pool.connection_kwargs).call(*words)
 
     async def _send_in_cluster(self, cluster: RedisCluster, command: Command, words: tuple[Any, ...]) -> Reply:
-        """To the node that has the keys. Where the cluster says it is another, or its nodes aren't known, redis-py asks
-        around; it then knows better for the next time."""
+        """Send to the node that has the keys. If the cluster says it is another, or its nodes aren't known, redis-py
+        finds it, and remembers it for the next call."""
         try:
             await cluster.initialize()
             node = cluster.get_node_from_key(command.keys[0])
@@ -90,13 +90,13 @@ class Calls:
         except (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError):
             return await cluster.execute_command(*words)
         except (exceptions.ConnectionError, OSError, exceptions.ClusterDownError):
-            await cluster.aclose()  # a node is gone: the next call asks the others who has its slots
+            await cluster.aclose()  # a node is down: the next call asks the others which one has its slots
             raise
 
     def _pipe(self, name: str, kind: Callable[..., AbstractConnection], settings: dict[str, Any]) -> Pipe:
         pipe = self._pipes.get(name)
         if pipe is None:
             patience_s = settings.get("socket_timeout") or _DEFAULT_PATIENCE_S
-            untimed = {**settings, "socket_timeout": None}  # the pipe itself watches, once for all calls
+            untimed = {**settings, "socket_timeout": None}  # the pipe has one time-out for all calls
             pipe = self._pipes[name] = Pipe(lambda: kind(**untimed), patience_s)
         return pipe

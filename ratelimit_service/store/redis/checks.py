@@ -1,4 +1,4 @@
-"""Is this Redis fit to keep counters? Asked when the service starts."""
+"""Checks whether a Redis is fit to keep counters, when the service starts."""
 
 from redis import exceptions
 
@@ -11,7 +11,7 @@ __all__ = ["Finding", "check"]
 
 
 async def check(client: Client) -> list[Finding]:
-    """What is wrong with the Redis behind `client`, each primary of a cluster included; empty when all is well.
+    """Problems of the Redis behind `client`, of every primary in a cluster; empty if there are none.
 
     Raises `StoreUnavailable` when it does not answer.
     """

@@ -66,8 +66,8 @@ local function keep_leases()
   end
 end
 
--- No lease that was taken or renewed by now ends later than its time to live from now: one that does was taken before the
--- clock stepped back. If it is in the way, it ends when it would if it had been renewed just now.
+-- A lease that ends later than its time to live from now was taken before the clock stepped back. If it blocks the
+-- request, it ends as if renewed just now.
 local function heal_leases()
   for _, lease in ipairs(leases) do
     local latest = now + lease.ttl
@@ -96,7 +96,7 @@ local function answer(allowed, consumed)
   return reply
 end
 
--- A decision may come after its request: the caller gave up on it, went on, ended and was settled.
+-- A decision may come late: its caller gave up waiting, and the request ran, ended and was settled.
 local function settled_already()
   return reserved_before == ''
 end

@@ -1,6 +1,6 @@
-"""A connection that redis-py has made, taken over: commands out and replies in, as they come, without a task between.
+"""Takes over a connection made by redis-py, to write commands and read replies as they come, without a task in between.
 
-What is asked one by one through redis-py costs more in tasks and wake-ups than in talking to Redis.
+Sent one by one through redis-py, commands cost more in tasks and wake-ups than in talking to Redis.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ from redis.asyncio.connection import AbstractConnection, DefaultParser
 
 Reply = Any
 
-_ELSEWHERE = (exceptions.ReadOnlyError, exceptions.ConnectionError)
-"""This server does not decide now: it is a replica, or loading. Who does may be another, and a sentinel, asked when the
-next connection is made, knows by then."""
+_CANT_DECIDE = (exceptions.ReadOnlyError, exceptions.ConnectionError)
+"""This server can't decide now: it is a replica, or loading. Another one may: for the next connection a sentinel, if
+there is one, is asked again."""
 
 
 class Line(asyncio.Protocol):
-    """`replied` is called with each reply (RESP2) in turn, an error that Redis reports being an exception of redis-py.
+    """`replied` is called with each reply (RESP2) in turn; an error reported by Redis is an exception of redis-py.
 
-    `lost` is set, once, to what ended the line. `connection` is connected and nothing is due on it; closing it is still
-    its owner's business.
+    `lost` is set, once, to what ended the line. `connection` must be connected, with no reply due; its owner still has
+    to close it.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class Line(asyncio.Protocol):
         return self._lost.done()
 
     def send(self, commands: Iterable[tuple[Any, ...]]) -> None:
-        """All of them in one write. Nothing holds it back: whoever sends bounds what is under way."""
+        """Send all of them in one write. There is no flow control: the caller bounds what is in flight."""
         self._transport.write(b"".join([pack_command(words) for words in commands]))
 
     def data_received(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:  # False: the next one is not whole yet
+            while (reply := self._reader.gets()) is not False:  # False: the next one is incomplete
                 self._replied(reply)
-                if isinstance(reply, _ELSEWHERE):
+                if isinstance(reply, _CANT_DECIDE):
                     self._end(reply)
-        except Exception as error:  # this is no Redis, or it answers what nobody has asked
+        except Exception as error:  # not a Redis, or a reply without a command
             self._end(error)
 
     def eof_received(self) -> None:

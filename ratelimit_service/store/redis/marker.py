@@ -1,5 +1,5 @@
-"""A key that stands in Redis for as long as Redis remembers: FLUSHALL, a restart without a file, or a failover to an
-empty replica take it away with the counts."""
+"""A key in Redis that is lost together with the counts: by FLUSHALL, a restart without a file, or a failover to an
+empty replica."""
 
 import asyncio
 import secrets
@@ -17,7 +17,7 @@ _STEP_S = 0.02
 
 
 class RedisMarker:
-    """`resilient.Marker`. On a cluster it tells of the one node that has its slot."""
+    """`resilient.Marker`. On a cluster it covers only the node that has its slot."""
 
     def __init__(self, client: Client, prefix: str = "gh:") -> None:
         self._client = client
@@ -26,7 +26,7 @@ class RedisMarker:
         self._known: str | None = None
 
     async def forgotten(self) -> bool:
-        """Whether there is no key, or another than this process has known. The first that it meets it takes note of."""
+        """Whether the key is missing, or differs from the one this process remembers: the first that it read."""
         value = await self._value()
         if value is None:
             return True
@@ -34,11 +34,11 @@ class RedisMarker:
         return value != self._known
 
     async def missing(self) -> bool:
-        """Whether there is no key: Redis knows nothing, and never did, or has forgotten."""
+        """Whether there is no key: Redis is new, or has lost its data."""
         return await self._value() is None
 
     async def renew(self) -> bool:
-        """Take note of the key, and set it if there is none; True if this process has set it."""
+        """Remember the key, and set it if there is none; True if this process has set it."""
         mark = secrets.token_hex(8)
         is_new = await self._ask("SET", self._key, mark, "NX") is not None
         self._known = mark if is_new else await self._value()

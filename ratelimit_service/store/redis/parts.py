@@ -1,4 +1,4 @@
-"""What Redis Cluster cannot decide in one step, cut at the `{tag}`s of its keys and put together again."""
+"""Splits what Redis Cluster can't decide in one step by the `{tag}`s of its keys, and joins the results."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def join(ask: Ask, parts: Sequence[Part], decisions: Sequence[Decision]) -> Deci
 
 
 def split_settlements(settlements: Iterable[Settlement]) -> list[list[Settlement]]:
-    """The parts of each tag, of all of them, in their order."""
+    """For each tag, its parts of all settlements, in their order."""
     by_tag: dict[str, list[Settlement]] = {}
     for settlement in settlements:
         charge_tags = [tag_of(charge.key) for charge in settlement.charges]

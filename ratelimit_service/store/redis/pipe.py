@@ -1,7 +1,7 @@
 """One connection to one Redis server, on which commands follow each other without waiting for replies (pipelining).
 
 Redis answers in the order it was asked, so the oldest command that was sent gets the next reply. Connecting, TLS,
-authentication and the finding of a sentinel's master are redis-py's business.
+authentication and finding a sentinel's master are left to redis-py.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from redis.asyncio.connection import AbstractConnection
 from ratelimit_service.store.redis.line import Line, Reply
 
 IN_FLIGHT = 24
-"""Commands sent and not yet answered. Redis answers once it has done all that it has read, so what is sent at once is
-also answered at once: with many, the first answer is late. What waits behind them can still be taken back."""
+"""Commands sent and not yet answered. Redis answers after it has executed all that it has read, so commands sent
+together are answered together: with many, the first answer is late. Commands that wait here can still be cancelled."""
 _MOST_IN_FLIGHT = 1024
 _WIDEN_S = 0.01
-"""Where the network is what is slow, or Redis has not read anything yet, waiting to send helps nobody: after so long
+"""If the network is slow, or Redis has not read anything yet, holding commands back gains nothing: after this long
 without an answer, twice as many may be in flight."""
 
 _MOST_UNUSED = 2
-"""Connections in a row that were closed before anything was sent."""
+"""After this many connections in a row that were closed before anything was sent, all calls fail."""
 
 _Waiting = tuple[tuple[Any, ...], "asyncio.Future[Reply]"]
 
@@ -32,12 +32,12 @@ _Waiting = tuple[tuple[Any, ...], "asyncio.Future[Reply]"]
 class Pipe:
     """Connects at the first call, and again when it has lost the connection and there are calls to make.
 
-    A failure is an exception of redis-py. It fails the calls that were sent: whether Redis took them is unknown; where
-    no connection can be had, it fails all. That no reply comes for `patience_s` while some are due is a failure too.
+    A failure is an exception of redis-py. It fails the calls that were sent: whether Redis executed them is unknown. If
+    no connection can be made, it fails all calls. No reply for `patience_s` while some are due is a failure, too.
     """
 
     def __init__(self, make: Callable[[], AbstractConnection], patience_s: float) -> None:
-        self.answers = 0  # replies that have come, to whomever
+        self.answers = 0  # replies received
         self._make = make
         self._patience_s = patience_s
         self._unsent: deque[_Waiting] = deque()
@@ -51,7 +51,7 @@ class Pipe:
         self._loop = asyncio.get_running_loop()
 
     def call(self, *words: Any) -> "asyncio.Future[Reply]":
-        """The reply to come: what Redis says, or an exception of redis-py. A call that is cancelled is not sent."""
+        """The future reply of Redis, or an exception of redis-py. A call cancelled while it waits is not sent."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._unsent.append((words, future))
         if self._task is None:
@@ -68,7 +68,7 @@ class Pipe:
             await asyncio.wait({self._task})
 
     async def _run(self) -> None:
-        """As long as there are calls to make, one connection after the other."""
+        """Use one connection after the other, as long as there are calls to make."""
         unused = 0
         try:
             while unused < _MOST_UNUSED:
@@ -92,12 +92,12 @@ class Pipe:
     async def _connect(self, connection: AbstractConnection) -> None:
         try:
             async with asyncio.timeout(self._patience_s):
-                await connection.connect()  # type: ignore[no-untyped-call] # as redis-py has it
+                await connection.connect()  # type: ignore[no-untyped-call] # untyped in redis-py
         except TimeoutError:
             raise exceptions.TimeoutError("Redis did not answer in time") from None
 
     async def _use(self, connection: AbstractConnection) -> None:
-        """Until it fails; then what was sent has failed."""
+        """Use the connection until it fails, then fail what was sent."""
         self._used = False
         lost: asyncio.Future[Exception] = self._loop.create_future()
         self._line = Line(connection, self._replied, lost)
@@ -109,7 +109,7 @@ class Pipe:
             self._line = None
 
     async def _failure(self, lost: "asyncio.Future[Exception]") -> Exception:
-        """The end of a connection; that replies are due and none comes is one."""
+        """Why the connection ended, or that replies are due and none come."""
         while not lost.done():
             due, answers = len(self._sent), self.answers
             await asyncio.wait({lost}, timeout=self._patience_s)
@@ -118,8 +118,8 @@ class Pipe:
         return lost.result()
 
     def _flush_soon(self) -> None:
-        """With what else comes in this tick. A connection on which nothing is due may have been closed meanwhile, so
-        that what is sent on it were lost: then the event loop is given time to notice."""
+        """Send together with other calls of this tick. A connection on which nothing is due may have been closed
+        meanwhile, and what is sent on it would be lost: so the event loop gets time to notice."""
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush if self._sent else partial(self._loop.call_soon, self._flush))
@@ -127,7 +127,7 @@ class Pipe:
     def _flush(self) -> None:
         self._flushing = False
         if self._line is None or self._line.over:
-            return  # it is sent once there is a connection
+            return  # sent once there is a connection
         commands = []
         while self._unsent and len(self._sent) < self._room:
             words, future = self._unsent.popleft()
@@ -153,7 +153,7 @@ class Pipe:
         if len(self._sent) < IN_FLIGHT:
             self._room = IN_FLIGHT
         if self._unsent:
-            self._flush_soon()  # there is room for what waits
+            self._flush_soon()  # there is room for waiting calls
         if future.done():
             return
         if isinstance(reply, Exception):

@@ -1,4 +1,4 @@
--- Prolong the lease of one request; a lapsed one is not revived.
+-- Renew the lease of one request; an expired one is not revived.
 --
 -- KEYS   the lease's sorted set
 -- ARGV   now, request id, ttl

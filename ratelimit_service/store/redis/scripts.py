@@ -1,7 +1,7 @@
-"""The Lua scripts, put together from their parts, with their SHA-1 digests.
+"""The Lua scripts, assembled from their parts, with their SHA-1 digests.
 
-Each is `#!lua`: Redis (7.0 and newer) then refuses a script that may write as a whole when it is out of memory or a
-read-only replica, before it has written anything.
+Each begins with `#!lua`: Redis (7.0 and newer) that is out of memory or a read-only replica then refuses a script that
+may write as a whole, before it has written anything.
 """
 
 import hashlib

@@ -1,10 +1,10 @@
--- Put the true counts of requests in the place of their reserved ones, and give their leases back. Everything is read and
--- worked out before anything is written, and a bucket that many requests were charged to is written once.
+-- Replace the reserved counts of requests by the true ones, and release their leases. Everything is read and computed
+-- before anything is written, and a bucket that many requests were charged to is written once.
 --
 -- KEYS  for each settlement: the buckets of its charges, its leases' sorted sets, and, if there is a charge, its
 --       request's reservations
--- ARGV  now; for each settlement: request id, number of charges, number of leases, whether it is late (1: what has no
---       reservations any more is left as it is), the charges, with the true count as their hits
+-- ARGV  now; for each settlement: request id, number of charges, number of leases, whether it is late (1: without
+--       reservations nothing is charged), the charges, with the true count as their hits
 --
 -- The reservations are {bucket key: {hits, mark}}; a settled request keeps an empty string in their place.
 

@@ -1,8 +1,8 @@
 """The store in Redis (7.0 or newer), shared by all replicas of the service.
 
 One script call decides a request. On a Redis Cluster that step is atomic for the buckets and leases of one `{tag}`: an
-ask that spans several is decided per tag, and if one part is refused the admitted parts are taken back. In between, for
-a round trip, other requests see their charge: they may be refused too early, but never admitted too much.
+ask that spans several is decided per tag, and if one part is refused the admitted parts are undone. In between, for a
+round trip, other requests see their charge: they may be refused too early, but never admitted too much.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from ratelimit_service.store.redis.scripts import DECIDE, PEEK, Script
 from ratelimit_service.store.redis.wire import Wire, decision
 
 SETTLED_AT_ONCE = 32
-"""Redis does nothing else meanwhile: some 0.3 ms."""
+"""Settlements in one script call, which blocks Redis for some 0.3 ms."""
 
 
 class RedisStore:
     """`Store` on a client from `redis_client.connect`, which it closes.
 
-    `clock`, in milliseconds, takes the place of Redis's own clock in tests.
+    `clock`, in milliseconds, replaces Redis's own clock in tests.
     """
 
     def __init__(self, client: Client, *, prefix: str = "gh:", clock: Callable[[], int] | None = None) -> None:
@@ -36,7 +36,7 @@ class RedisStore:
 
     @property
     def answers(self) -> int:
-        """How often Redis has answered: a sign of life, whoever had asked."""
+        """The number of replies received, to any call: Redis is alive while it grows."""
         return self._calls.answers
 
     async def decide(self, ask: Ask) -> Decision:

@@ -1,4 +1,4 @@
--- Take back what an admitted part of a request consumed, because another part of it was refused; or refund charges.
+-- Undo what an admitted part of a request consumed, because another part of it was refused; or refund charges.
 --
 -- KEYS  as for decide
 -- ARGV  now, request id, number of charges, number of leases; the charges; the mark of each charge, if it is known

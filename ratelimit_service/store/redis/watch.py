@@ -1,4 +1,4 @@
-"""Looks at Redis once a second: has its clock stepped, or ours; does it still know what it was told?"""
+"""Checks once a second whether Redis's clock, or ours, has stepped, and whether Redis has lost its data."""
 
 import asyncio
 import logging
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
 _SURE_S = 0.5
-"""An answer that took longer says too little about when Redis read its clock."""
+"""A slower answer says too little about when Redis read its clock."""
 
 
 class RedisWatch:
-    """Calls `forgot` when Redis has come back empty, `stepped` when a clock has. Outages are the breaker's."""
+    """Calls `forgot` when Redis has come back empty, and `stepped` when a clock has. The breaker handles outages."""
 
     def __init__(
         self, client: Client, marker: RedisMarker, forgot: Callable[[], None], stepped: Callable[[Clock], None]
@@ -33,7 +33,7 @@ class RedisWatch:
         self._clocks: dict[Clock, ClockWatch] = {"redis": ClockWatch(), "machine": ClockWatch()}
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(PERIOD_S)
             self._note("machine", time.time(), time.monotonic())
@@ -59,7 +59,9 @@ class RedisWatch:
     def _note(self, clock: Clock, clock_s: float, monotonic_s: float) -> None:
         step = self._clocks[clock].step_s(clock_s, monotonic_s)
         if step:
-            log.warning("the clock of %s has stepped by %.0f s: limits heal within their periods", _WHOSE[clock], step)
+            log.warning(
+                "the clock of %s has stepped by %.0f s: limits recover within their periods", _WHOSE[clock], step
+            )
             self._stepped(clock)
 
 

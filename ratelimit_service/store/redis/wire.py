@@ -1,6 +1,6 @@
-"""How the scripts are spoken to: asks become KEYS and ARGV, replies become decisions.
+"""The scripts' protocol: turns asks into KEYS and ARGV, and replies into decisions.
 
-What stands in Redis, after the prefix:
+Keys in Redis, after the prefix:
 
 * `KEY:s60`, `KEY:f60`, `KEY:t60`: a bucket of 60 s: sliding window, fixed window, token bucket (MessagePack)
 * `KEY:l`: the leases of a key: a sorted set of request ids by the end of their leases
@@ -19,7 +19,7 @@ Argument = str | bytes | int
 
 _CHARGE = struct.Struct("<cddddBB")  # algorithm, amount, period, capacity, hits, shadow, reserve
 _LEASE = struct.Struct("<ddB")  # limit, ttl, shadow
-_OUTCOME = 4  # integers a charge takes in a reply: wait, remaining, reset_after, mark
+_OUTCOME = 4  # integers per charge in a reply: wait, remaining, reset_after, mark
 _NEVER = -1
 
 
@@ -43,7 +43,7 @@ class Wire:
 
     `now` is the time in milliseconds, or empty for Redis's own clock. With `tagged` all keys of a command have the same
     `{tag}`, as Redis Cluster demands, if those of its charges and leases do: a key without braces is a tag as a whole,
-    and reservations lie beside the charges.
+    and reservations have the tag of the charges.
     """
 
     prefix: str
@@ -59,18 +59,18 @@ class Wire:
         return Command(script, keys, arguments)
 
     def undo(self, ask: Ask, reply: Sequence[int]) -> Command:
-        """Take back an ask that `reply` admitted."""
+        """Undo an ask that `reply` admitted."""
         marks = reply[_OUTCOME : 1 + _OUTCOME * len(ask.charges) : _OUTCOME]
         command = self.decide(UNDO, ask)
         arguments = self._arguments(ask.request_id, ask.charges, len(ask.leases))
         return command._replace(arguments=[*arguments, *marks])
 
     def refund(self, charge: Charge) -> Command:
-        """Take a charge back out of the window that counts now."""
+        """Subtract a charge from the current window."""
         return Command(UNDO, self._keys([charge], ()), self._arguments("", [charge], 0))
 
     def settle(self, settlements: Iterable[Settlement]) -> Command:
-        """Many at once, in one step."""
+        """Many settlements in one step."""
         keys: list[str] = []
         arguments: list[Argument] = [self.now]
         for settlement in settlements:
@@ -103,11 +103,11 @@ class Wire:
 
 
 def decision(ask: Ask, reply: Sequence[int]) -> Decision:
-    """What decide.lua answered."""
-    said = iter(reply)
-    allowed = next(said) == 1
-    outcomes = [_outcome(charge, next(said), next(said), next(said), next(said)) for charge in ask.charges]
-    leases = [LeaseOutcome(lease, next(said) == 1, next(said)) for lease in ask.leases]
+    """The decision in a reply of decide.lua."""
+    numbers = iter(reply)
+    allowed = next(numbers) == 1
+    outcomes = [_outcome(charge, next(numbers), next(numbers), next(numbers), next(numbers)) for charge in ask.charges]
+    leases = [LeaseOutcome(lease, next(numbers) == 1, next(numbers)) for lease in ask.leases]
     return Decision(allowed, tuple(outcomes), tuple(leases))
 
 
