@@ -14,7 +14,7 @@ from gatehouse.contract.failures import GatehouseError
 from ratelimit_service.store.limits import MAX_AMOUNT, Algorithm, Limit
 
 RESERVATION_TTL_MS = 25 * 3_600_000
-"""How long a reservation waits for its settlement: longer than any stream and than a daily window, so that the two never
+"""How long a reservation waits for its settlement: longer than any stream and than a daily window, so that both never
 end at the same moment. Afterwards the charge simply stays."""
 
 SETTLED_TTL_MS = 15 * 60_000
