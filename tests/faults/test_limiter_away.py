@@ -78,8 +78,12 @@ def test_f05_while_the_limiter_is_dead_the_policy_decides(tmp_path: Path, on_fai
                 assert marked >= 10, "the others met a worker that had just been started again"
                 assert gateway.metric("api_rate_limit_bypassed_total") == marked
             else:
-                assert {(a.status_code, a.json()["error"]["code"]) for a in answers} == {(503, "limits_unavailable")}
-                assert all(answer.headers["retry-after"] == "1" for answer in answers)
+                refused = [answer for answer in answers if answer.status_code == 503]
+                assert {answer.json()["error"]["code"] for answer in refused} == {"limits_unavailable"}
+                assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+                passed = [answer for answer in answers if answer not in refused]
+                assert len(passed) <= 10, "these met a worker that had just been started again"
+                assert all("x-ratelimit-remaining-requests" in answer.headers for answer in passed), "and were counted"
             answer = until(lambda: counted(gateway), 10, "the limiter, which is back,")
             assert int(answer.headers["x-ratelimit-remaining-requests"]) >= 900
 
