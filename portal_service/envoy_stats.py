@@ -42,10 +42,10 @@ _BY_MODEL = (
     ),
     Stat("upstream_rq_retry", "api_backend_retries", "Requests sent to a second replica.", CounterMetricFamily),
     Stat("upstream_cx_connect_fail", "api_backend_connect_failures", "Connections refused.", CounterMetricFamily),
-    Stat("ratelimit.error", "api_rate_limit_unanswered", "Requests nobody decided on in time.", CounterMetricFamily),
+    Stat("ratelimit.error", "api_rate_limit_unanswered", "Requests without a decision in time.", CounterMetricFamily),
 )
 _OF_GATEWAY = (
-    Stat("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
+    Stat("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests left unchecked.", CounterMetricFamily),
     Stat(PATCHES, "api_envoy_patches_behind", "Patches that the running Envoy is known to lack.", GaugeMetricFamily),
     Stat("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
     Stat(

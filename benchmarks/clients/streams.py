@@ -44,7 +44,7 @@ class Streams:
 
 
 def streams(contender: Running, count: int, events: int, interval_ms: int) -> Streams:
-    """Open `count` streams of so many events, and see them to their end."""
+    """Open `count` streams of `events` events, and read them to the end."""
     done = subprocess.run(
         _command(contender, count, events, interval_ms),
         capture_output=True,

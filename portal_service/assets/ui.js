@@ -75,7 +75,7 @@ function users(found) {
     [number(user.requests), "n"],
     [number(user.tokens), "n"],
     [dollars(user.cost_usd), "n"],
-  ]), "nobody yet");
+  ]), "no users yet");
 }
 
 function named(name, share) {

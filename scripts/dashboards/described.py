@@ -217,7 +217,7 @@ HEALTH = Dashboard(
         "Answers without token counts, last 24 h", "sum(increase(api_uncounted_answers_total[24h]))", "short", warn=1
     ),
     Lines(
-        "Requests whose keys nobody could check",
+        "Requests without an identity check",
         {"{{instance}}": f"sum by (instance) (rate(api_auth_unavailable_total{RATE}))"},
         "reqps",
     ),

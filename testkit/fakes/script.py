@@ -22,9 +22,9 @@ class Script:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     event_delay_s: float = 0.0
-    stall_after: int | None = None  # after so many events, send nothing for `stall_for_s`
+    stall_after: int | None = None  # after this many events, send nothing for `stall_for_s`
     stall_for_s: float = FOREVER
-    die_after: int | None = None  # after so many events, close the connection as a killed process does
+    die_after: int | None = None  # after this many events, close the connection as a killed process does
     pieces: int = 1  # the writes an event is split into
     crlf: bool = False  # end lines with CRLF
     big_event: int = 0  # bytes added to the event at index `big_event_at`
