@@ -29,7 +29,7 @@ MEASURES: dict[str, Callable[[Field, Effort], Iterator[Row]]] = {
 
 
 class _TimeIsUp(BaseException):
-    """Nothing may catch this on its way but the one who reports."""
+    """Only the report may catch this."""
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _measured(name: str, field: Field, effort: Effort) -> Iterator[Row]:
-    """What a measure finds until something breaks: the others are worth having all the same."""
+    """A measure's rows up to its first error; the other measures still run."""
     try:
         yield from MEASURES[name](field, effort)
     except Exception as error:
@@ -74,7 +74,7 @@ def _be_done_in(seconds: int) -> None:
 
 
 def _note(rows: Sequence[Row], absent: dict[str, str], folder: Path) -> None:
-    """Every row so far: whatever happens next, they are kept."""
+    """Write every row so far, so that a later error loses none."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {"machine": report.machine(), "absent": absent, "rows": [asdict(row) for row in rows]}
     (folder / "results.json").write_text(json.dumps(found, indent=1))

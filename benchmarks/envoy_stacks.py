@@ -127,7 +127,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--floor", action="store_true", help="of Envoy with the same filters, and nobody to ask")
+    parser.add_argument("--floor", action="store_true", help="of Envoy with the same filters, but no services")
     options = parser.parse_args()
     for tool in ("perf", "c++filt", "h2load"):
         if shutil.which(tool) is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from grpc import aio
 
 CONNECTIONS, STREAMS = 2, 16
-"""As two worker threads of Envoy would call: one connection each, and so many calls at a time on it."""
+"""As two worker threads of Envoy would call: one connection each, and this many calls at a time on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def generator() -> str:
 
 
 def load(socket: Path, method: str, message: bytes, seconds: int, cpu: int) -> Load:
-    """Call `/package.Service/Method` for so many seconds, from CPU number `cpu`, as often as it answers.
+    """Call `/package.Service/Method` for `seconds`, from CPU number `cpu`, as often as it answers.
 
     Raises `RuntimeError` when a call is not answered, or the generator fails.
     """

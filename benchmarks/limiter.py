@@ -88,7 +88,7 @@ def measure(server: Server, store: int, seconds: int) -> Round:
     left, server_s, store_s = server.remaining(), _cpu_s(server.pid), _cpu_s(store)
     seen = load(server.socket, METHOD, server.message, seconds, OTHER_CPU)
     server_s, store_s = _cpu_s(server.pid) - server_s, _cpu_s(store) - store_s
-    time.sleep(0.5)  # what was under way when the load ended
+    time.sleep(0.5)  # for calls in flight when the load ended
     counted = (left - server.remaining() - 1) / seen.calls
     return Round(seen, counted, server_s / seen.calls * 1e6, store_s / seen.calls * 1e6)
 
@@ -137,7 +137,7 @@ def peer(binary: Path, folder: Path) -> Iterator[Server]:
 
 
 def peer_binary() -> Path | None:
-    """The peer; None, with a word why, where it can't be had."""
+    """The peer; None, with the reason printed, if it is not available."""
     try:
         return built("service_cmd")
     except NotBuiltError as error:

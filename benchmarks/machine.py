@@ -22,12 +22,12 @@ LOAD_CPUS = CPUS[2:] or CPUS
 START_TIMEOUT_S = 180
 _LOOK_S = 0.2
 _QUIET = 0.5
-"""Of all CPUs: eight gateways that do nothing still look at their health, and whoever has a backlog uses all."""
+"""Of all CPUs: eight idle gateways still run health checks, and one with a backlog uses every CPU."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class NotInstalledError(Exception):
-    """Something cannot be had on this machine; the message says what."""
+    """Something is not available on this machine; the message says what."""
 
 
 def free_port() -> int:
@@ -123,9 +123,9 @@ def cpu_s(pid: int) -> float:
 
 
 def calm(within_s: float = 30.0) -> bool:
-    """Wait until nobody uses the machine; whether that came to be.
+    """Wait until the machine is idle; whether it became so.
 
-    Who was asked too much goes on answering clients that are long gone, at the cost of who is measured next.
+    An overloaded contender keeps answering disconnected clients, at the cost of the next one measured.
     """
     end = time.monotonic() + within_s
     while time.monotonic() < end:

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.runner import Row
 
 _SHOWN = 3
-"""Bars are shown up to so many times Gatehouse's."""
+"""Bars are cut off at this multiple of Gatehouse's."""
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from gatehouse.pb.external_auth_pb2 import CheckRequest
 from gatehouse.rpc.service import Context
 
 KEYS = 1000
-"""Of each kind: so many that what is remembered of the last one helps none of them."""
+"""Keys of each kind: enough that caches of the last one help none of them."""
 
 CONFIG = Config.model_validate(
     {"vllm": {"base_url": "http://127.0.0.1:1/v1"}, "users": {"gone": {"disabled": True}}, "rate_limits": {"free": {}}}

@@ -14,7 +14,7 @@ from benchmarks.machine import LOAD_CPUS, NotInstalledError, free_port, running,
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure-taking: what was measured, of whom, at which setting, in which round."""
+    """One measurement: metric, contender, setting and round."""
 
     measure: str
     contender: str
@@ -45,7 +45,7 @@ FULL = Effort(rounds=5, seconds=3.0, streams=(1, 100, 300, 1000), open_streams=(
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who runs, and who does not and why. `folder` is gone afterwards."""
+    """The running contenders, and the missing ones with reasons. `folder` is deleted afterwards."""
 
     folder: Path
     upstream: str

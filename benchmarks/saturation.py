@@ -56,7 +56,7 @@ CASES = (
 
 
 class Model:
-    """`SLOTS` at a time; who waits goes in by (priority, arrival), or by arrival alone."""
+    """`SLOTS` requests at a time; the others queue by (priority, arrival), or by arrival alone."""
 
     def __init__(self, by_priority: bool) -> None:
         self._by_priority = by_priority
@@ -105,7 +105,7 @@ def model_server(by_priority: bool) -> Iterator[int]:
 
 
 class Told:
-    """What the clients of one tier met with."""
+    """The results of one tier's clients."""
 
     def __init__(self) -> None:
         self.ms: list[float] = []
@@ -124,7 +124,7 @@ class Told:
 
 
 async def client(url: str, key: str, told: Told, pause_s: float, until: float) -> None:
-    """One caller, on a connection of its own; who gets a 503 waits as long as it says."""
+    """One caller, on its own connection; after a 503 it waits for the given time."""
     body = {"model": "m", "messages": []}
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session:
         while (began := time.monotonic()) < until:

@@ -1,4 +1,4 @@
-"""What Gatehouse promises of its speed, and what came of it."""
+"""Gatehouse's promises about speed, and the results."""
 
 import statistics
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
     python -m benchmarks.upstream --port 9000
 
 A JSON answer is always the same. A stream has `max_tokens` events, one each `seed` milliseconds, and every event says
-when it was sent (CLOCK_MONOTONIC, which all processes of a machine share), so that a client can tell how long it was
-under way. As vLLM does, it sends its counts when it is asked for them. One process does 20,000 requests a second.
+when it was sent (CLOCK_MONOTONIC, which all processes of a machine share), so that a client can compute its
+transit time. As vLLM does, it sends usage when asked. One process does 20,000 requests a second.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from testkit.request_logs import record
 ROOT = Path(__file__).parents[1]
 DAYS = 28
 DIFFERENT = 100_000
-"""Lines that are made one by one; a day repeats them with its own date."""
+"""Lines generated one by one; each day repeats them with its own date."""
 LIMITS = "{requests_per_minute: 20, tokens_per_day: 2_000_000, concurrent_requests: 4}"
 QUESTIONS = ("day", "user,model", "user,key,endpoint,status,hour")
 

@@ -11,7 +11,7 @@ from demo_model_server.wire import Json
 
 
 class ChatRequest(SampledRequest):
-    """A request for the next message of a conversation; the last message is said back."""
+    """A request for the next message of a conversation; the last message is echoed."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: int | None = None

@@ -1,4 +1,4 @@
-"""What is said in answer to a prompt, and what it costs in tokens."""
+"""The answer to a prompt, and its cost in tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Answer:
 
 
 def echo(prompt: str, said: str, limit: int | None, *, endless: bool = False) -> Answer:
-    """Say `said` back, in at most `limit` tokens; an `endless` answer repeats itself until the limit.
+    """Echo `said`, in at most `limit` tokens; an `endless` answer repeats itself until the limit.
 
     `prompt` is all that the model would have read: its tokens are counted.
     """

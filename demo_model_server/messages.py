@@ -13,7 +13,7 @@ STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 
 
 class MessagesRequest(TextRequest):
-    """A request for the next message of a conversation; the last message is said back."""
+    """A request for the next message of a conversation; the last message is echoed."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: int

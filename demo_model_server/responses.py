@@ -8,7 +8,7 @@ from demo_model_server.wire import Json, typed_event
 
 
 class ResponsesRequest(TextRequest):
-    """A request whose input is a text or a list of items; the last item is said back."""
+    """A request whose input is a text or a list of items; the last item is echoed."""
 
     input: str | list[Message]
     instructions: str | None = None

@@ -12,8 +12,8 @@
 - `teams`        who is in which team
 - `overview`     what `/ui` shows, as JSON
 - `static_files` the pages `/ui` and `/usage`, which are files in `assets`
-- `hosts`        by which names the operator's port is asked
-- `backends`     questions to the model servers
-- `cached`       one answer for everyone who asks at the same time
-- `tally`        what the request log adds up to
+- `hosts`        host names that the operators' port accepts
+- `backends`     requests to the model servers
+- `cached`       one call shared by concurrent callers
+- `tally`        sums of the request log
 """

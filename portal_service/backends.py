@@ -1,4 +1,4 @@
-"""Questions to the model servers: are you alive, which models do you serve."""
+"""Requests to the model servers: health and list of models."""
 
 from functools import cache
 from ssl import SSLContext, create_default_context
@@ -29,7 +29,7 @@ def trusting(ca_file: str | None) -> SSLContext | bool:
 
 
 async def alive(session: ClientSession, backend: Backend) -> bool:
-    """Whether `backend` answers. Any answer below 500 will do: servers without `/health` say 404."""
+    """Whether `backend` answers. Any status below 500 counts: servers without `/health` send 404."""
     try:
         url, trust = f"{root(backend.url)}/health", trusting(backend.ca_file)
         async with session.get(url, timeout=HEALTH_TIMEOUT, allow_redirects=False, ssl=trust) as response:
@@ -39,7 +39,7 @@ async def alive(session: ClientSession, backend: Backend) -> bool:
 
 
 async def models(session: ClientSession, url: str) -> list[dict[str, Any]]:
-    """The entries of the server's own `/v1/models`, as they are. Raises `UnreachableError`."""
+    """The entries of the server's own `/v1/models`, unchanged. Raises `UnreachableError`."""
     try:
         async with session.get(f"{root(url)}/v1/models", timeout=MODELS_TIMEOUT, allow_redirects=False) as response:
             response.raise_for_status()

@@ -1,4 +1,4 @@
-"""One answer for everyone who asks at the same time, so that asking more often costs nothing more."""
+"""A short-lived cache that shares one call among concurrent callers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """Calls `fetch` at most once at a time and keeps its result for `seconds` from its end. Exceptions are not kept."""
+    """Calls `fetch` at most once at a time; caches its result, but no exception, for `seconds` from its end."""
 
     def __init__(self, fetch: Callable[[], Awaitable[T]], seconds: float) -> None:
         self._fetch = fetch
@@ -17,13 +17,13 @@ class Cached(Generic[T]):
         self._until = 0.0
 
     async def get(self) -> T:
-        """The kept result, or that of the call now running, or of a new one. Raises what `fetch` raises."""
+        """The cached result, or that of the running call, or of a new one. Raises what `fetch` raises."""
         if self._task is None or (self._task.done() and self._stale(self._task)):
             self._task = asyncio.create_task(self._timed())
         return await asyncio.shield(self._task)
 
     def forget(self) -> None:
-        """The next who asks gets a new answer, even if one is under way."""
+        """The next caller gets a fresh result, even if a call is running."""
         self._task = None
 
     def _stale(self, task: asyncio.Task[T]) -> bool:

@@ -9,7 +9,7 @@ from gatehouse.contract.errors import MODEL_NOT_ALLOWED, MODEL_NOT_FOUND, Client
 from gatehouse.contract.model_patterns import EVERYTHING
 
 Entry = dict[str, Any]
-"""One model: `{"id", "object": "model", "created", "owned_by"}`, and whatever else a model server says of it."""
+"""One model: `{"id", "object": "model", "created", "owned_by"}`, and any other fields of the model server."""
 
 Usable = Callable[[str], bool]
 
@@ -22,7 +22,7 @@ def entries(names: Iterable[str], created: int) -> list[Entry]:
 def usable(models: str | None, expressions: str | None) -> Usable:
     """Whether a caller may use a model, as Envoy decides it (`gatehouse.envoy.model_access`) from the same two lists.
 
-    They come as JSON. One that is not there, or can't be read, allows nothing.
+    The lists are JSON. A missing or malformed list allows nothing.
     """
     names = frozenset(_texts(models))
     if EVERYTHING in names:
@@ -35,7 +35,7 @@ def usable(models: str | None, expressions: str | None) -> Usable:
 
 
 def find(catalogue: Iterable[Entry], name: str, may_use: Usable) -> Entry | ClientError:
-    """The entry called `name`, or the error of one who asks for what is not there, or not for them."""
+    """The entry called `name`, or an error if it does not exist or the caller may not use it."""
     found = next((entry for entry in catalogue if entry["id"] == name), None)
     if found is None:
         return MODEL_NOT_FOUND

@@ -1,4 +1,4 @@
-"""What Envoy counts and we do not: read from its admin interface at the moment of the scrape, under our names."""
+"""Metrics that only Envoy counts: read from its admin interface at each scrape and renamed."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from gatehouse.metrics import text
 
 TIMEOUT = ClientTimeout(total=1.0)
 PATCHES = "envoy.patches_behind"
-"""A statistic that we make of Envoy's version."""
+"""A statistic built from Envoy's version."""
 
 Stats = Mapping[str, float]
 """Envoy's statistics by name."""
@@ -24,7 +24,7 @@ Stats = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One of our metrics, and the statistic it is made of."""
+    """One of our metrics, and its source statistic."""
 
     stat: str
     name: str
@@ -42,10 +42,10 @@ _BY_MODEL = (
     ),
     Stat("upstream_rq_retry", "api_backend_retries", "Requests sent to a second replica.", CounterMetricFamily),
     Stat("upstream_cx_connect_fail", "api_backend_connect_failures", "Connections refused.", CounterMetricFamily),
-    Stat("ratelimit.error", "api_rate_limit_unanswered", "Requests nobody decided on in time.", CounterMetricFamily),
+    Stat("ratelimit.error", "api_rate_limit_unanswered", "Requests without a decision in time.", CounterMetricFamily),
 )
 _OF_GATEWAY = (
-    Stat("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests nobody could check.", CounterMetricFamily),
+    Stat("http.gatehouse.ext_authz.error", "api_auth_unavailable", "Requests left unchecked.", CounterMetricFamily),
     Stat(PATCHES, "api_envoy_patches_behind", "Patches that the running Envoy is known to lack.", GaugeMetricFamily),
     Stat("http.gatehouse.downstream_cx_active", "api_connections", "Connections of clients now.", GaugeMetricFamily),
     Stat(
@@ -54,7 +54,7 @@ _OF_GATEWAY = (
         "When the certificate that clients are shown ends (Unix time).",
         GaugeMetricFamily,
     ),
-    # What is sent and not in `api_access_log_entries_total` is on its way or, after a moment, lost.
+    # Entries sent but missing from `api_access_log_entries_total` are in flight or, after a moment, lost.
     Stat(f"{_LOG}.logs_written", "api_access_log_sent", "Entries of its log that Envoy has sent.", CounterMetricFamily),
     Stat(f"{_LOG}.logs_dropped", "api_access_log_dropped", "Entries that Envoy has dropped.", CounterMetricFamily),
 )
@@ -66,7 +66,7 @@ QUERY = {"filter": f"^({_FILTER})$", "format": "json"}
 
 
 def parsed(answer: bytes) -> Stats:
-    """Envoy's answer to `/stats?format=json`. One that can't be read says nothing."""
+    """Parse Envoy's answer to `/stats?format=json`. A malformed answer gives no statistics."""
     try:
         return {str(stat["name"]): float(stat["value"]) for stat in json.loads(answer)["stats"]}
     except (ValueError, KeyError, TypeError):
@@ -76,8 +76,8 @@ def parsed(answer: bytes) -> Stats:
 def by_model(stats: Stats, stat: str, models: Iterable[str]) -> dict[str, float]:
     """The values of `stat` by model.
 
-    The clusters are called `model:<name>`. Envoy writes `_` for `:` in the names of statistics, so a name is given its
-    colons back by way of `models`, the names that the configuration knows.
+    The clusters are called `model:<name>`. Envoy replaces `:` by `_` in the names of statistics; `models`,
+    the configured names, restore the colons.
     """
     written = {name.replace(":", "_"): name for name in models}
     name_of = re.compile(rf"cluster\.model_(.*)\.{re.escape(stat)}")
@@ -86,13 +86,13 @@ def by_model(stats: Stats, stat: str, models: Iterable[str]) -> dict[str, float]
 
 
 def patches_behind(answer: bytes) -> Stats:
-    """Of Envoy's answer to `/server_info`; nothing, if that says no version."""
+    """Parse Envoy's answer to `/server_info`; empty if it has no version."""
     found = VERSION.search(answer.decode("utf-8", "replace"))
     return {PATCHES: envoy_binary.patches_behind(found[1])} if found else {}
 
 
 async def read(admin_socket: Path) -> Stats:
-    """Ask the Envoy behind `admin_socket`; where there is none, there are no statistics."""
+    """Query the Envoy behind `admin_socket`; without one there are no statistics."""
     try:
         async with ClientSession(connector=UnixConnector(str(admin_socket)), timeout=TIMEOUT) as session:
             async with session.get("http://envoy/stats", params=QUERY) as response:
@@ -104,12 +104,12 @@ async def read(admin_socket: Path) -> Stats:
 
 
 def exposition(stats: Stats, models: Iterable[str]) -> bytes:
-    """In Prometheus' text format; nothing at all for no statistics."""
+    """Prometheus' text format; empty without statistics."""
     return text([*_families(stats, tuple(models)), *_gateway(stats)])
 
 
 def _families(stats: Stats, models: tuple[str, ...]) -> Iterable[Metric]:
-    """Envoy makes some statistics when they first count: until then they are 0 for every model there is."""
+    """Envoy creates some statistics at their first count: until then they are 0 for every model."""
     there = by_model(stats, IN_FLIGHT, models)
     for told in _BY_MODEL if there else ():
         family = told.family(told.name, told.text, labels=["model"])

@@ -9,12 +9,12 @@ from gatehouse.config.run_dir import Service
 
 
 def backends(config: Config) -> dict[str, tuple[Backend, ...]]:
-    """The model servers, by model. The short form has one model, whatever it is called."""
+    """The model servers, by model. The short form has one model, of any name."""
     return {name: model.backends for name, model in served(config).items()}
 
 
 Place = tuple[str, str | None]
-"""Where a model server is, and who vouches for it."""
+"""A model server's URL, and the file of the authorities that verify its certificate."""
 
 
 def place(backend: Backend) -> Place:
@@ -22,8 +22,8 @@ def place(backend: Backend) -> Place:
 
 
 def report(config: Config, alive: Mapping[Place, bool], services: Mapping[Service, bool]) -> dict[str, Any]:
-    """The body of `/health`. `alive` tells of each place whether a model server answered there, `services` of each
-    service whether a worker did: requests are answered, or refused, without them, so the status is not theirs."""
+    """The body of `/health`. `alive`: whether each model server answered; `services`: whether a worker of each
+    service did. Services don't affect the status: without them requests still get an answer or a refusal."""
     healthy = any(alive.values())
     return {
         "status": "healthy" if healthy else "unhealthy",
@@ -36,7 +36,7 @@ def report(config: Config, alive: Mapping[Place, bool], services: Mapping[Servic
 
 
 def without_urls(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report that does not say where model servers are; they stand in the order of the configuration."""
+    """The report without the model servers' addresses, in the order of the configuration."""
     models = {
         name: {**model, "backends": [{"status": backend["status"]} for backend in model["backends"]]}
         for name, model in report["models"].items()

@@ -1,7 +1,7 @@
-"""Who the operators' port answers: whoever asks for it by an address, as localhost, or by a name that is configured.
+"""Host names that the operators' port accepts: IP addresses, localhost and configured names.
 
-A page of another site can have its own name lead to this machine, and its script would then read what the port shows,
-for a browser takes both for one site (DNS rebinding). The name it asked for gives it away.
+DNS rebinding: a foreign site can point its own name at this machine, and the browser then lets its script read the
+port as the same origin. The Host header still carries the foreign name.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ _HOST = re.compile(r"(?P<host>\[[^]]*\]|[^:\[\]]+)(:\d+)?")
 
 
 def is_ours(host: str | None, server: Server) -> bool:
-    """Whether `host`, of a request's Host header, names the port of `server`. Without one it is no browser."""
+    """Whether `host`, of a request's Host header, names the port of `server`. Browsers always send one."""
     if host is None:
         return True
     found = _HOST.fullmatch(host.strip())

@@ -14,11 +14,11 @@ TIMEOUT_S = 1.0
 
 
 class LimiterUnavailableError(GatehouseError):
-    """No worker of ratelimit_service gave an answer."""
+    """No worker of ratelimit_service answered."""
 
 
 class LimitsLeft:
-    """What is left, as plain data. `sockets` are those of the ratelimit workers; the first that answers will do."""
+    """What is left, as plain data. `sockets` belong to the ratelimit workers; the first to answer is used."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:
         self._sockets = sockets

@@ -1,4 +1,4 @@
-"""Whose limits are nearly used up, of those who made requests lately."""
+"""Limits of recently active users that are nearly used up."""
 
 import asyncio
 import sqlite3
@@ -27,7 +27,7 @@ LONGEST_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """A limit of which `used` of `limit` is gone. `holder` is the user, or the team or key whose limit it is."""
+    """A limit with `used` of `limit` consumed. `holder` is the user, team or key that it belongs to."""
 
     holder: str
     scope: str
@@ -55,7 +55,7 @@ class NearLimits:
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def now(self) -> list[Near]:
-        """Limits that are at least half used, the nearest to their end first. Empty while nobody can tell."""
+        """Limits that are at least half used, the fullest first. Empty while tally or limiter is unavailable."""
         return await self._kept.get()
 
     async def _ask(self) -> list[Near]:
@@ -98,7 +98,7 @@ class NearLimits:
 
 
 def exposition(near: Iterable[Near]) -> bytes:
-    """`api_limit_used_ratio{limit,scope,holder}` in Prometheus' text format; nothing for nobody."""
+    """`api_limit_used_ratio{limit,scope,holder}` in Prometheus' text format; empty without limits."""
     told = "Share of a limit that is used, where it is at least half, of the most active users."
     family = GaugeMetricFamily("api_limit_used_ratio", told, labels=["limit", "scope", "holder"])
     for each in near:

@@ -1,4 +1,4 @@
-"""The services beside this one: is any of their workers well?"""
+"""Health of the other services: is any of their workers serving?"""
 
 import asyncio
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from portal_service.cached import Cached
 
 KEPT_S = 1.0
 TIMEOUT_S = 0.4
-"""Load balancers ask `/health`, and give up after a second or so: a service that hangs must not hold up the answer."""
+"""Load balancers time out `/health` after about a second: a service that hangs must not delay the answer."""
 
 
 class Neighbours:
-    """Asked at most once a second, whoever wants to know."""
+    """Polled at most once a second, however many callers there are."""
 
     def __init__(self, config: Config, run_dir: RunDir) -> None:
         """How many workers there are is fixed at the start of a gateway."""
@@ -25,7 +25,7 @@ class Neighbours:
         self._cached = Cached(self._ask, KEPT_S)
 
     async def now(self) -> Mapping[Service, bool]:
-        """Whether a worker of each service says that it serves."""
+        """Whether a worker of each service reports SERVING."""
         return await self._cached.get()
 
     async def _ask(self) -> dict[Service, bool]:

@@ -1,4 +1,4 @@
-"""`/ui/data`: what the operator's page shows, as JSON. Whoever asks, and however many do, it is made once a second."""
+"""`/ui/data`: the data of the operator's page, as JSON. Built at most once a second, however many viewers there are."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ Health = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 class Overview:
-    """The state of the gateway. What can't be read at the moment is empty, and `behind` says so."""
+    """The state of the gateway. Parts that can't be read now are empty, and `behind` is set."""
 
     def __init__(self, config: Config, run_dir: RunDir, db: UsageDb, health: Health, near: NearLimits) -> None:
         self._config = config
@@ -38,7 +38,7 @@ class Overview:
         self._kept = Cached(self._made, KEPT_S)
 
     def adopt(self, config: Config) -> None:
-        """Show what `config` names from now on."""
+        """Use `config` from now on."""
         self._config = config
         self._kept.forget()
 
@@ -84,7 +84,7 @@ class Overview:
 def _models(
     served: Mapping[str, Any], in_flight: Mapping[str, float], seen: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Models that are configured, and names besides under which requests came."""
+    """Configured models, and other names that requests used."""
     nothing = {"requests": 0, "failed": 0, "tokens_per_s": 0.0, "ttft_ms": None}
     return [
         {

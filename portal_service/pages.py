@@ -1,4 +1,4 @@
-"""What the gateway's own pages answer."""
+"""Handlers of the gateway's own pages."""
 
 import asyncio
 import logging
@@ -45,7 +45,7 @@ OPENMETRICS_TEXT = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Pages:
-    """Handlers of requests. `session` is what they ask the model servers with."""
+    """Request handlers. `session` is the HTTP client for the model servers."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Pages:
         return self._config.server
 
     def adopt(self, config: Config) -> None:
-        """Answer by `config` from now on."""
+        """Use `config` from now on."""
         self._config = config
         self._health.forget()
         self._served.forget()
@@ -92,7 +92,7 @@ class Pages:
         return json_response({"name": "gatehouse", "version": __version__, "links": links})
 
     async def public_health(self, _request: Request) -> Response:
-        """For anyone: where model servers are, is for operators."""
+        """Public: without the model servers' addresses, which are for operators."""
         return self._of_health(health.without_urls(await self.health_report()))
 
     async def health(self, _request: Request) -> Response:
@@ -110,7 +110,7 @@ class Pages:
         return await self._health.get()
 
     async def public_metrics(self, request: Request) -> Response:
-        """The metrics, for those who come through Envoy, where they may see them."""
+        """The metrics, through Envoy, if the configuration allows it."""
         return await self.metrics(request) if self._config.public_metrics else refused(NOT_FOUND)
 
     async def metrics(self, request: Request) -> Response:
@@ -128,7 +128,7 @@ class Pages:
         return refused(found) if isinstance(found, ClientError) else json_response(found)
 
     async def usage(self, request: Request) -> Response:
-        """The caller's own limits, and what it used. Envoy has set who the caller is."""
+        """The caller's limits and usage. Envoy has set the caller's identity."""
         who = {field: request.headers.get(header, "") for field, header in IDENTITY_HEADERS.items()}
         limits, family = (_said(request, field) for field in ("key_limits", "key_family"))
         model, asks = (request.query.get(name, "") for name in ("model", "asks"))
@@ -141,7 +141,7 @@ class Pages:
         return json_response({"object": "usage", **identity, **left, **used})
 
     def _used(self, user: str, key: str) -> dict[str, Any]:
-        """By day; nulls while the tally can't be read: limits are worth an answer of their own."""
+        """Usage by day; nulls while the tally can't be read, as limits are useful without it."""
         try:
             return usage(self._db, user, key, datetime.now(UTC).date())
         except sqlite3.Error as error:
@@ -149,7 +149,7 @@ class Pages:
             return dict.fromkeys(("today", "month", "days", "key"))
 
     async def _probe(self) -> dict[str, Any]:
-        config = self._config  # another may be adopted while the model servers are asked
+        config = self._config  # a reload may replace it during the requests to the model servers
         each = {health.place(backend): backend for group in health.backends(config).values() for backend in group}
         asked = asyncio.gather(*(backends.alive(self._session, backend) for backend in each.values()))
         answers, services = await asyncio.gather(asked, self._neighbours.now())
@@ -165,7 +165,7 @@ class Pages:
         return await asyncio.to_thread(teams.exposition, self._db, datetime.now(UTC).date())
 
     async def _catalogue(self) -> list[catalogue.Entry]:
-        """The short form serves what its model server says it serves; while that can't be asked, the default model."""
+        """In the short form, the model server's own list; while it is unreachable, the default model."""
         if self._config.vllm:
             try:
                 return await self._served.get()
@@ -174,13 +174,13 @@ class Pages:
         return catalogue.entries(self._config.known_models(), self._started)
 
     async def _ask_for_models(self) -> list[dict[str, Any]]:
-        if self._config.vllm is None:  # another configuration has been adopted since this was asked for
+        if self._config.vllm is None:  # the configuration was reloaded during the request
             raise backends.UnreachableError("there is no one model server")
         return await backends.models(self._session, self._config.vllm.base_url)
 
 
 def _said(request: Request, field: str) -> str:
-    """What Envoy, after authorization, has put into a header about the caller; empty when there is nothing to say."""
+    """A header about the caller that Envoy sets after authorization; empty if missing."""
     said = request.headers.get(_CALLER_HEADER[field], "")
     return "" if said == "-" else said
 
@@ -190,6 +190,6 @@ def _usable(request: Request) -> catalogue.Usable:
 
 
 def refused(error: ClientError, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer that tells a client of `error`."""
+    """The response that reports `error` to a client."""
     retry = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     return json_response(body=error.json(), status=error.status, headers={**retry, **(headers or {})})

@@ -37,17 +37,17 @@ log = logging.getLogger(__name__)
 Adopt = Callable[[Config], None]
 LOOK_S = 0.5
 GRACE_S = 1.0
-"""How long an answer that has begun may take once this process is to end: until then the standby waits."""
+"""How long a running response may take after SIGTERM; the standby waits meanwhile."""
 
 LONGEST_HEADER = 4 * 1024 * 1024
-"""On the socket that Envoy alone reaches: it says there which models a caller may use, and that may be thousands."""
+"""On the socket that only Envoy reaches: its header lists the models a caller may use, possibly thousands."""
 
 
 @asynccontextmanager
 async def serving(config: Config, run_dir: RunDir, db: UsageDb) -> AsyncIterator[Adopt]:
-    """Answer HTTP while the block runs. It is given a function to call when the configuration has changed.
+    """Serve HTTP while the block runs. Yields a function to call when the configuration has changed.
 
-    Raises `OSError` when the unix socket can't be had. The operator's port is tried again until it can.
+    Raises `OSError` when the unix socket can't be bound. The operator's port is retried.
     """
     async with ClientSession() as session:
         sockets = [run_dir.socket("ratelimit", worker) for worker in range(workers(config, "ratelimit"))]
@@ -73,8 +73,8 @@ async def serving(config: Config, run_dir: RunDir, db: UsageDb) -> AsyncIterator
 
 
 async def _operate(operator: AppRunner, server: Server, run_dir: RunDir) -> "asyncio.Task[None]":
-    """Listen on the operator's port, at once or as soon as that is possible, until another gateway has taken over: two
-    generations of a gateway on one port would answer Prometheus by turns, each with counts of its own."""
+    """Listen on the operator's port, as soon as it is free, until another gateway has taken over: two generations on
+    one port would answer Prometheus in turn, each with its own counts."""
     await operator.setup()
     open_ = not server.metrics_port or await _listens(operator, server, logging.ERROR)
 
@@ -100,7 +100,7 @@ async def _listens(operator: AppRunner, server: Server, level: int) -> bool:
 
 
 def public_app(pages: Pages) -> Application:
-    """What clients reach through Envoy, which has authorized whoever asks for `/v1/*`."""
+    """Routes for clients, through Envoy, which authorizes `/v1/*`."""
     app = _app(pages)
     app.router.add_get("/health", pages.public_health)
     app.router.add_get("/metrics", pages.public_metrics)
@@ -112,7 +112,7 @@ def public_app(pages: Pages) -> Application:
 
 
 def operator_app(pages: Pages, overview: Overview) -> Application:
-    """What operators and Prometheus reach without a key."""
+    """Routes for operators and Prometheus, without a key."""
 
     @middleware
     async def asked_by_its_name(request: Request, handler: Handler) -> StreamResponse:
@@ -149,7 +149,7 @@ async def _errors_in_openai_shape(request: Request, handler: Handler) -> StreamR
 
 
 async def _be_careful(_request: Request, response: StreamResponse) -> None:
-    """Name no server software; let no browser make of an answer what it is not, or another site of it what it says."""
+    """Hide the server software, and forbid browsers to sniff content types or show responses to other sites."""
     response.headers["Server"] = "gatehouse"
     for name, value in static_files.HEADERS.items():
         response.headers.setdefault(name, value)

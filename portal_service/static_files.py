@@ -1,4 +1,4 @@
-"""The pages for people: files in `assets`, that need no build, and load nothing from anywhere else."""
+"""The HTML pages: files in `assets` that need no build step and load nothing from other hosts."""
 
 from importlib.resources import files
 
@@ -17,7 +17,7 @@ _SHARED = ("page.css", "icon.svg", "format.js")
 
 
 def add(app: Application, page: str) -> None:
-    """Serve the page called `page` at `/<page>`, and what it loads below that."""
+    """Serve the page called `page` at `/<page>`, and its files below that path."""
     _serve(app, f"/{page}", f"{page}.html")
     for name in (f"{page}.js", *_SHARED):
         _serve(app, f"/{page}/{name}", name)

@@ -1,4 +1,4 @@
-"""`api_user_info{user,team}`: who is in which team, for queries that add up what users did by team."""
+"""`api_user_info{user,team}`: who is in which team, for queries that sum users' metrics by team."""
 
 import sqlite3
 from datetime import date, timedelta
@@ -13,7 +13,7 @@ TEXT = "1 for each user of the last two days who has a team."
 
 
 def exposition(db: UsageDb, today: date) -> bytes:
-    """In Prometheus' text format; nothing for nobody, or while the tally can't be read."""
+    """Prometheus' text format; empty without users, or while the tally can't be read."""
     try:
         with db.reading() as rows:
             found = live.teams(rows, (today - timedelta(days=1)).isoformat())

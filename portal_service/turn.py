@@ -1,8 +1,8 @@
-"""Whose turn it is: of the two processes of the portal one works and the other stands by.
+"""Active and standby: of the portal's two processes one works and the other stands by.
 
-The one that works holds the lock on a file in the run directory, which the kernel releases when it ends, and counts up
-in that file while its event loop runs. One that holds the lock and counts no further hangs, or was stopped: the standby
-kills it and takes its turn.
+The active process locks a file in the run directory (the kernel releases the lock when the process ends) and
+increments a counter in it while its event loop runs. If the counter stops, the process hangs or was stopped: the
+standby kills it and takes over.
 
 Nothing but small modules of the standard library is imported here: while it waits, a process is as small as an
 interpreter can be.
@@ -21,22 +21,22 @@ from gatehouse.contract.names import RUN_DIR
 FILE = "portal.turn"
 LOOK_S = 0.1
 HUNG_S = 1.5
-"""A process whose event loop stood still for so long is not coming back soon enough for whoever waits for a page."""
+"""A process whose event loop is blocked for this long counts as hung."""
 STARTING_S = 30.0
-"""How long one may take before it counts for the first time: it has modules and a configuration to load."""
+"""Time until the first count: the process loads modules and the configuration first."""
 FIRST_S = 5.0
-"""For so long, the standby leaves a lock that nobody has taken yet to the other: that one is a copy of a process that
-shares its memory, where the standby would have to load everything anew."""
+"""The standby leaves a free lock to the other process for this long: that one is forked and shares memory with its
+parent, while the standby would have to load everything anew."""
 
 _FIELDS = struct.Struct("=QQ")
-"""The process id of who works, and its count: 0 until its event loop runs."""
+"""The active process's id and its counter: 0 until its event loop runs."""
 
 
 class Turn:
     """The turn of one process. The lock is held until the process ends."""
 
     def __init__(self, directory: str, *, first: bool) -> None:
-        """`first`: it takes a lock that is free at once."""
+        """`first`: take a free lock at once."""
         os.makedirs(directory, mode=0o750, exist_ok=True)
         self._file = os.open(os.path.join(directory, FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.posix_fallocate(self._file, 0, _FIELDS.size)
@@ -66,7 +66,7 @@ class Turn:
         self._page[:] = _FIELDS.pack(os.getpid(), self._count)
 
     def _leave_to_first(self) -> None:
-        """Until another process works, or none does for too long."""
+        """Wait until another process works, or none has for too long."""
         before = self._seen()
         for _ in range(round(FIRST_S / LOOK_S)):
             if self._seen() != before:
@@ -86,18 +86,18 @@ class Turn:
         return pid, count
 
     def _kill(self) -> None:
-        """Who has the lock lives, so the pid is no other's."""
+        """The lock's holder is alive, so the pid has not been reused."""
         pid, _ = self._seen()
         try:
             if not self._locked():
                 os.kill(pid, signal.SIGKILL)
                 self.killed = pid
         except ProcessLookupError:
-            return  # it has ended by itself
+            return  # it has already ended
 
 
 class _Looks:
-    """Looks at one who works. They are counted, not timed: where both were frozen, no time has passed for either."""
+    """Watches the active process. It counts looks instead of time: if both processes were frozen, neither is late."""
 
     def __init__(self) -> None:
         self._seen = (0, 0)
@@ -111,7 +111,7 @@ class _Looks:
 
 
 def bide() -> None:
-    """Pass over signals that would end a process that waits: it has nothing yet to read again (`process.signals`)."""
+    """Ignore signals that would end a waiting process, which has nothing to reload yet (`process.signals`)."""
     more = (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR)
     for number in (signal.SIGHUP, signal.SIGUSR1, *more):
         signal.signal(number, lambda *_: None)

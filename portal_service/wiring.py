@@ -30,7 +30,7 @@ def run(turn: Turn | None) -> int:
 
 
 async def main(turn: Turn | None, worker: Worker) -> None:
-    """Answer, and keep the tally, until told to stop; then all that is in the request log is in the tally."""
+    """Serve and update the tally until stopped; on return the tally covers the whole request log."""
     config = worker.config
     logs = Path(config.logging.dir)
     db = UsageDb(logs / tally_file.NAME)
@@ -53,7 +53,7 @@ async def main(turn: Turn | None, worker: Worker) -> None:
 
 @asynccontextmanager
 async def alive(turn: Turn) -> AsyncIterator[None]:
-    """While the block runs and the event loop does, the standby is told that it is not its turn."""
+    """While the block and the event loop run, keep the standby from taking over."""
 
     async def tell() -> None:
         while True:
@@ -68,7 +68,7 @@ async def alive(turn: Turn) -> AsyncIterator[None]:
 
 
 def taken_over(turn: Turn | None, registry: CollectorRegistry = REGISTRY) -> None:
-    """Count and log that this process takes the place of another, if it does."""
+    """Count and log a takeover from another process, if there was one."""
     counter = Counter(
         "api_portal_takeovers_total",
         "Times the standby of portal_service took over, from a process that ended or hung.",

@@ -1,7 +1,7 @@
 """`python -m scripts.audit`: known vulnerabilities in what the image is made of, and in the oldest dependencies that
 pyproject.toml allows, as PyPI and OSV tell them to pip-audit. Exit status 1: there are some.
 
-Where neither can be reached it says so and exits 0, or 3 with `--strict`: "nothing found" would be no truth there.
+If neither can be reached it says so and exits 0, or 3 with `--strict`: "nothing found" would be untrue.
 """
 
 import json
@@ -20,7 +20,7 @@ UNKNOWN = 3
 
 
 def floors(project: Mapping[str, Any]) -> str:
-    """The oldest version of each dependency that would do, as requirements."""
+    """The oldest allowed version of each dependency, as requirements."""
     found = (
         re.match(r"([a-zA-Z0-9._-]+)(?:\[[^]]*\])?(?:>=|==)([0-9.]+?)(?:\.\*)?(?:,<.*)?$", each)
         for each in project["dependencies"]
@@ -36,7 +36,7 @@ def verdict(reports: Iterable[Mapping[str, Any]], *, strict: bool) -> tuple[int,
         return UNKNOWN if strict else 0, ["no database of vulnerabilities can be reached: nothing was audited"]
     bad = sorted(
         {
-            f"{e['name']} {e['version']}: {v['id']}, mended in {', '.join(v['fix_versions']) or 'nothing yet'}"
+            f"{e['name']} {e['version']}: {v['id']}, fixed in {', '.join(v['fix_versions']) or 'nothing yet'}"
             for e in looked_at
             for v in e["vulns"]
         }

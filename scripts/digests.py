@@ -2,8 +2,8 @@
 are not pinned so, and exit 1.
 
 `NAME:TAG` becomes `NAME:TAG@sha256:…`, of the manifest of all platforms. A job runs it once a week
-(.github/workflows/supply-chain.yaml) and proposes what has changed. Where no registry can be reached, nothing is
-changed, and it says so.
+(.github/workflows/supply-chain.yaml) and proposes what has changed. If no registry can be reached, it
+says so and changes nothing.
 """
 
 import json
@@ -84,7 +84,7 @@ def main(check: bool) -> int:
     try:
         new = {path: pinned(path.read_text(), of_registry) for path in files}
     except OSError as error:
-        print(f"no registry can be asked, so nothing was changed: {error}", file=sys.stderr)
+        print(f"no registry can be reached, so nothing was changed: {error}", file=sys.stderr)
         return 1
     for path, text in new.items():
         path.write_text(text)

@@ -52,9 +52,9 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 _KINDS = {"string": "text", "integer": "number", "boolean": "flag"}
 _ANY_NUMBER = 10**9
-"""A bound from here on is one in name only."""
-_SPOKEN_DEFAULT = re.compile(r" Default: ([^.]*)\.")
-"""A default that is no plain value, in the text of a field."""
+"""Bounds from here on are effectively unlimited."""
+_STATED_DEFAULT = re.compile(r" Default: ([^.]*)\.")
+"""A computed default, stated in the text of a field."""
 
 
 def page() -> str:
@@ -72,7 +72,7 @@ def _section(heading: str, part: dict[str, Any], at: tuple[str, ...], described:
     left_out = model.Limits.model_fields if cls is model.Tier else {}
     rows = [
         f"| `{field}`{_restart((*at, field))} | {_type(spec)} | {_default(cls, field, spec, texts[field])} "
-        f"| {_SPOKEN_DEFAULT.sub('', texts[field])} |"
+        f"| {_STATED_DEFAULT.sub('', texts[field])} |"
         for field, spec in part["properties"].items()
         if field not in left_out
     ]
@@ -125,8 +125,8 @@ def _number(value: float) -> str:
 
 
 def _default(cls: type[Any], field: str, spec: dict[str, Any], text: str) -> str:
-    if spoken := _SPOKEN_DEFAULT.search(text):
-        return spoken[1]
+    if stated := _STATED_DEFAULT.search(text):
+        return stated[1]
     if cls.model_fields[field].is_required():
         return "required"
     value = spec.get("default")

@@ -1,8 +1,8 @@
-"""`python -m scripts.rounds 20 [TESTS]`: run the same tests so many times in a row, each round in processes of its own,
-and say of every test how often it held. Without TESTS those that say that limits are exact under load.
+"""`python -m scripts.rounds 20 [TESTS]`: run the same tests that many times, each round in processes of its own,
+and report how often each test passed. Without TESTS, those for exact limits under load.
 
-For promises about time and chance, of which one good run says little. Exit status 1: a test has failed in some round.
-Ctrl-C ends it with what there is so far.
+For promises about time and chance, where one passing run proves little. Exit status 1: a test has failed in some round.
+Ctrl-C ends it with the results so far.
 """
 
 import argparse
@@ -17,7 +17,7 @@ EXACT = ("tests/faults/test_limits_under_load.py", "tests/faults/test_gateway_un
 _RESULT = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 
 Results = Mapping[str, Counter[str]]
-"""How often each test ended how."""
+"""Each test's outcomes, counted."""
 
 
 def once(tests: Sequence[str]) -> dict[str, str]:

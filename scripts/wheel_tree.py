@@ -1,5 +1,5 @@
-"""The tests as somebody meets them who has installed the wheel: `build/wheel-env` with the wheel in it, built from this
-checkout, and `build/tree` with everything but the packages, so that nothing is imported that the wheel has not.
+"""Set up the tests for an installed wheel: `build/wheel-env` has the wheel, built from this checkout, and `build/tree`
+everything but the packages, so that imports can only come from the wheel.
 
     python scripts/wheel_tree.py && cd build/tree && ../wheel-env/bin/python -m pytest
 """

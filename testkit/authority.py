@@ -14,7 +14,7 @@ LOOPBACK = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 
 
 class Authority:
-    """Signs what it is asked to, into `folder`; `certificate` is its own."""
+    """Issues certificates into `folder`; `certificate` is its own."""
 
     def __init__(self, folder: Path, name: str = "CA") -> None:
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Configurations that can't be used, each with what is said of it."""
+"""Invalid configurations, each with part of its error message."""
 
 START = "vllm: {base_url: 'http://localhost:8100/v1'}\n"
 

@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, spoken to by its DevTools protocol.
+"""A real browser for tests: headless Chromium, controlled over its DevTools protocol.
 
 async with browser() as page:
     await page.open(url)
@@ -31,7 +31,7 @@ START_S = 30.0
 
 
 class Page:
-    """One tab. `complaints` are what it wrote to its console as errors and warnings; `requests` what it asked for."""
+    """One tab. `complaints` are the errors and warnings on its console; `requests` its requests."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.complaints: list[str] = []
@@ -75,11 +75,11 @@ class Page:
             raise AssertionError(f"never true: {condition}\n{await self.text()}\n{self.complaints}") from None
 
     async def text(self) -> str:
-        """What a reader sees."""
+        """The visible text."""
         return str(await self.run("document.body.innerText"))
 
     async def type(self, selector: str, text: str) -> None:
-        """Type over what a field holds, as a person does."""
+        """Replace a field's text by typing."""
         await self.run(f"(e => {{ e.focus(); e.select(); }})(document.querySelector({json.dumps(selector)}))")
         await self.send("Input.insertText", text=text)
 
@@ -130,7 +130,7 @@ class Page:
 
 @asynccontextmanager
 async def browser() -> AsyncIterator[Page]:
-    """A page of a Chromium that knows nothing from before, and is gone in the end."""
+    """A page of a Chromium with a fresh profile, deleted at the end."""
     assert CHROMIUM
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(

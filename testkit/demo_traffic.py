@@ -1,4 +1,4 @@
-"""A gateway in everyday use, watched by a real Prometheus: what pages, dashboards and pictures are shown with.
+"""A gateway in everyday use, watched by a real Prometheus: the data behind pages, dashboards and pictures.
 
 Two model servers answer (demo ones), one replica is down and one model is gone; people and programs of three teams
 call, some of them too often, one with a wrong key.
@@ -40,7 +40,7 @@ TEXT = "Tell me how the tide follows the moon and why there are two of them a da
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who makes a call about every `pause_s` seconds."""
+    """A client that makes a call about every `pause_s` seconds."""
 
     user: str
     team: str | None
@@ -78,7 +78,7 @@ CALLERS = (
 
 @dataclass
 class Scene:
-    """Everything runs; `prometheus` is the address of the one that watches."""
+    """Run everything; `prometheus` is Prometheus' address."""
 
     gateway: RunningGateway
     prometheus: str
@@ -182,7 +182,7 @@ def _running(command: list[str]) -> Iterator[None]:
 
 
 async def load(url: str, seconds: float) -> int:
-    """Let everybody call for `seconds`; returns how many calls were made."""
+    """Run all callers for `seconds`; returns the number of calls."""
     async with aiohttp.ClientSession(url) as session:
         end = asyncio.get_running_loop().time() + seconds
         return sum(await asyncio.gather(*(_calls(session, caller, end) for caller in CALLERS)))

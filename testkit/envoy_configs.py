@@ -159,4 +159,4 @@ valid_configs: st.SearchStrategy[Config] = st.builds(
     _TIERS,
     _OTHERS,
 )
-"""Any valid configuration, as far as what Envoy is given depends on it."""
+"""Any valid configuration, varied in the fields that Envoy's configuration depends on."""

@@ -1,4 +1,4 @@
-"""Which route Envoy takes, worked out from what it is given: the matcher first, then the routes that it leads to."""
+"""The route that Envoy takes, computed from its configuration: first the matcher, then the routes it selects."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ def virtual_host(config: Config) -> Node:
 
 
 def routes(config: Config) -> list[Route]:
-    """All there are, wherever the matcher keeps them."""
+    """All routes, at any depth of the matcher."""
     return [route for found in _lists(virtual_host(config)["matcher"]) for route in found]
 
 
 def routes_of_pages(config: Config) -> list[Route]:
-    """Those for everything that is not a question to a model."""
+    """The routes for everything but model requests."""
     found: list[Route] = _routes(virtual_host(config)["matcher"]["on_no_match"])
     return found
 
@@ -111,7 +111,7 @@ def path_matches(match: Node, path: str) -> bool:
 
 
 def header_matches(wanted: Node, value: str | None) -> bool:
-    if wanted.get("invert_match"):  # a header that is not there matches nothing
+    if wanted.get("invert_match"):  # a missing header matches nothing
         return value is not None and not text_matches(wanted, value)
     if value is None or "string_match" in wanted or wanted.get("present_match"):
         return text_matches(wanted, value)

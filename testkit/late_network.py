@@ -1,4 +1,4 @@
-"""A network that is late: a TCP proxy in a thread of its own, which holds back what comes from the server."""
+"""A slow network: a TCP proxy in its own thread, which delays data from the server."""
 
 import asyncio
 import random

@@ -80,7 +80,7 @@ BOTH = ("include_usage", "continuous_usage_stats")
 
 @dataclass(frozen=True)
 class Asked:
-    """What the reader says of a request it can read, and the body it passes on. `changed` counts rewritten chunks."""
+    """The reader's result for a valid request, and the body it passes on. `changed` counts rewritten chunks."""
 
     model: str
     stream: bool
@@ -102,7 +102,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What the client has seen after each piece, and what became known of the stream."""
+    """The client's output after each piece, and what the script learned of the stream."""
 
     seen: list[bytes]
     told: dict[str, Any] = field(default_factory=dict)

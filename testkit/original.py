@@ -23,7 +23,7 @@ def original(command: str) -> Path:
 
 @contextmanager
 def running_original(environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    """The service, with its own defaults but for what `environment` says; that it is up is for the caller to see."""
+    """The service, with its own defaults but for `environment`; the caller waits until it is up."""
     bare = {"PATH": os.environ["PATH"], "USE_STATSD": "false", "LOG_LEVEL": "error", "RUNTIME_WATCH_ROOT": "false"}
     with log.open("wb") as written:
         process = subprocess.Popen([original("service_cmd")], env=bare | dict(environment), stderr=written)
@@ -35,6 +35,6 @@ def running_original(environment: Mapping[str, str], log: Path) -> Iterator[None
 
 
 def accepts(folder: Path) -> bool:
-    """Whether its check of configuration files takes what is in the folder."""
+    """Whether its configuration check accepts the files in the folder."""
     command: list[str | Path] = [original("config_check_cmd"), "-config_dir", str(folder)]
     return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 MODULE = "github.com/envoyproxy/ratelimit"
 VERSION = "v1.4.1-0.20260122083618-3fb702589d36"
 BUILD_S = 300
-"""It takes 45 s of one core, and what it needs is downloaded first."""
+"""It takes 45 s of one core, after its dependencies are downloaded."""
 
 
 class NotBuiltError(Exception):
@@ -18,7 +18,7 @@ class NotBuiltError(Exception):
 def built(command: str) -> Path:
     """One of its programs (`service_cmd`, `config_check_cmd`), built by the Go toolchain at first use.
 
-    Raises `NotBuiltError` where that can't be.
+    Raises `NotBuiltError` without a Go toolchain, or if the build fails.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatehouse-bench"
     binary = cache / VERSION / command

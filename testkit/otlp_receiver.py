@@ -64,7 +64,7 @@ class OtlpReceiver:
             return [point for points in self._points.values() for point in points]
 
     def trace(self, trace_id: str, spans: int, timeout_s: float = 10) -> list[Span]:
-        """The spans of a trace, once there are so many."""
+        """The spans of a trace, once it has that many."""
 
         def names() -> list[str]:
             return [span.name for span in _of(self.spans, trace_id)]

@@ -1,4 +1,4 @@
-"""Ports for programs that have to be told theirs before they listen on it."""
+"""Ports for programs that need a port number before they listen."""
 
 import os
 import secrets
@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from itertools import cycle
 
 _BELOW_THE_KERNELS = range(20_000, 32_000)
-"""The kernel picks from 32768 on, for port 0 and for whoever connects: one of those could be gone before the program
-that was told of it listens."""
+"""Below the kernel's ephemeral range (32768 and up): one of those could be taken before the program listens."""
 _SHARES = 8
 
 
 def free_port() -> int:
-    """A port of this process's share that nobody listens on now; another one every time."""
+    """A free port of this process's share; a different one each time."""
     return next(port for port in _ports if _is_free(port))
 
 
 def _share() -> Iterator[int]:
-    """Test processes that run beside each other never meet; others hardly, as each begins anywhere."""
+    """Parallel test processes never share a port; other processes rarely do, as each starts at a random port."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     mine = _BELOW_THE_KERNELS[worker % _SHARES :: _SHARES]
     start = secrets.randbelow(len(mine))

@@ -1,4 +1,4 @@
-"""Clients that do not keep to HTTP: bytes to a gateway, and whatever comes back."""
+"""Clients that violate HTTP: raw bytes to a gateway, and its answers."""
 
 import socket
 import time
@@ -86,7 +86,7 @@ def http2(url: str, headers: list[tuple[str, str]], body: bytes = b"", patience_
             try:
                 if _told(outcome, client.receive_data(data)):
                     return outcome
-            except h2.exceptions.ProtocolError:  # frames on a connection that this client holds for closed
+            except h2.exceptions.ProtocolError:  # frames on a connection that this client considers closed
                 outcome.closed = True
                 return outcome
             with suppress(OSError):
@@ -95,7 +95,7 @@ def http2(url: str, headers: list[tuple[str, str]], body: bytes = b"", patience_
 
 
 def _told(outcome: Outcome, events: list[h2.events.Event]) -> bool:
-    """Whether the events end the stream, which `outcome` is told about."""
+    """Record the events in `outcome`; whether they end the stream."""
     for event in events:
         if isinstance(event, h2.events.ResponseReceived):
             outcome.headers = {str(name): str(value) for name, value in event.headers}

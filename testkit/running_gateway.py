@@ -25,7 +25,7 @@ START_TIMEOUT_S = 60
 
 @dataclass
 class RunningGateway:
-    """A gateway that answers, and what it writes."""
+    """A running gateway, its logs and its metrics."""
 
     process: "subprocess.Popen[bytes]"
     url: str
@@ -69,12 +69,12 @@ class RunningGateway:
         found = {}
         for entry in Path("/proc").iterdir():
             ours = entry.name.isdigit() and _parent(entry) == self.process.pid
-            if ours and (command := _command(entry)):  # one that has ended has none
+            if ours and (command := _command(entry)):  # an ended process has none
                 found[_name(command)] = int(entry.name)
         return found
 
     def run_dir(self) -> RunDir:
-        """Where the processes of this gateway find each other."""
+        """The run directory of this gateway's processes."""
         command = _command(Path(f"/proc/{self.children()['authz-0']}"))
         return RunDir(Path(command[command.index("--run-dir") + 1]))
 

@@ -1,4 +1,4 @@
-"""Processes that stand still for a while (SIGSTOP), and go on (SIGCONT)."""
+"""Pauses processes for a while (SIGSTOP), then resumes them (SIGCONT)."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from testkit.redis_server import RedisServer
 
 @contextmanager
 def stopped(pids: Sequence[int]) -> Iterator[None]:
-    """They stand still while the block runs."""
+    """They are paused while the block runs."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

@@ -1,4 +1,4 @@
-"""A storm of calls on real ratelimit workers, without Envoy: 200 gRPC clients, and what they heard."""
+"""A storm of calls on real ratelimit workers, without Envoy: 200 gRPC clients, and the answers they got."""
 
 import asyncio
 import shutil
@@ -66,7 +66,7 @@ async def limiter(config: Mapping[str, Any]) -> AsyncIterator[list[Any]]:
 
 @dataclass
 class Heard:
-    """What the clients of one user heard: the places left after each admission, refusals, and errors."""
+    """The answers to one user's clients: the places left after each admission, refusals, and errors."""
 
     left: list[int] = field(default_factory=list)
     refused: int = 0
@@ -144,7 +144,7 @@ async def clear_of_the_end_of_an_hour() -> None:
 
 @contextmanager
 def cpu_hogs(count: int = 2) -> Iterator[None]:
-    """So many processes that do nothing but compute."""
+    """`count` processes that each keep a CPU busy."""
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Waiting for what another process, thread or task brings about: one rule, and the one place for it.
+"""Waits for conditions that another process, thread or task fulfils: one rule, in one place.
 
 A condition that raises does not hold yet. What comes and goes refuses connections meanwhile, and gives answers without
 what is looked for. When time is up, the failure tells what was seen last, and what was raised last is its cause.
@@ -29,7 +29,7 @@ async def until_async(look: Callable[[], T], within_s: float = 10.0, what: str =
 
 
 class _Watch(Generic[T]):
-    """Looks, as often as it is asked, and once more when time is up."""
+    """Polls the condition, and once more when time is up."""
 
     seen: T
 

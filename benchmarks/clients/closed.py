@@ -14,7 +14,7 @@ from benchmarks.contenders.contender import Running
 from benchmarks.machine import LOAD_CPUS, NotInstalledError
 
 _AFTERWARDS_S = 30
-"""What is under way at the end may take so long."""
+"""Time for open requests to finish at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def h2load() -> str:
 
 
 def load(contender: Running, connections: int, seconds: float, body: bytes = BODY) -> Load:
-    """So many connections for so long. Raises `RuntimeError` when nothing at all is answered, or no end is found."""
+    """Run the load. Raises `RuntimeError` when nothing is answered, or connections stay busy after the end."""
     with tempfile.TemporaryDirectory(prefix="gh-load-") as folder:
         data, log = Path(folder) / "body", Path(folder) / "log"
         data.write_bytes(body)

@@ -1,4 +1,4 @@
-"""The request that everybody is sent."""
+"""The request sent to every contender."""
 
 import json
 

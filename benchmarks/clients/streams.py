@@ -1,7 +1,7 @@
 """Many streams at a time, and how late each of their events is.
 
-Events say when the upstream sent them, so the client knows for each how long it was under way; of the first it also
-knows when it asked. A program of its own: `python -m benchmarks.clients.streams URL --streams 100 …`.
+Events carry their time of sending, so the client knows how long each was in transit, and the first one's time since
+the request. A program of its own: `python -m benchmarks.clients.streams URL --streams 100 …`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _OPENING_PER_S = 400
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Times in milliseconds. `ttft` is from asking to the first event, `transit` how long the others were under way."""
+    """Times in milliseconds. `ttft` is from request to first event, `transit` the delay of the others."""
 
     asked: int
     opened: int
@@ -44,7 +44,7 @@ class Streams:
 
 
 def streams(contender: Running, count: int, events: int, interval_ms: int) -> Streams:
-    """Open `count` streams of so many events, and see them to their end."""
+    """Open `count` streams of `events` events, and read them to the end."""
     done = subprocess.run(
         _command(contender, count, events, interval_ms),
         capture_output=True,

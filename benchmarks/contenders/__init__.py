@@ -1,7 +1,7 @@
 """What is compared: each contender in a file of its own, that says how it is installed, started and told apart.
 
 `ALL` is in the order of the tables. The first two are the yardsticks: Envoy that only passes on, and Envoy with
-Gatehouse's own filters but nobody to ask.
+Gatehouse's own filters but no services.
 """
 
 from benchmarks.contenders import envoy, fastapi, gatehouse, litellm, portkey, routers

@@ -1,7 +1,7 @@
-"""Two yardsticks: Envoy that passes on what comes, and Envoy with all of Gatehouse's filters but nobody to ask.
+"""Two yardsticks: Envoy that only proxies, and Envoy with all of Gatehouse's filters but no services.
 
 The second is the floor of what Gatehouse can cost: it reads bodies and counts, decides on the model, writes its log;
-identity, which authz_service would have told, stands in its configuration.
+identity, which authz_service would send, is in its configuration.
 """
 
 from collections.abc import Iterator

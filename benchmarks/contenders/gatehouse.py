@@ -24,7 +24,7 @@ _LIMITS = ("requests_per_minute", "requests_per_hour", "tokens_per_minute", "tok
 def start(
     folder: Path, upstream: str, *, keys: int = 10, models: int = 1, name: str = "Gatehouse"
 ) -> Iterator[Running]:
-    """A gateway with so many keys and models."""
+    """A gateway with `keys` keys and `models` models."""
     with redis(folder) as store:
         port = free_port()
         file = folder / "gatehouse.yaml"

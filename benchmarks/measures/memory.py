@@ -15,7 +15,7 @@ def measure(field: Field, effort: Effort) -> Iterator[Row]:
         yield Row(MEASURE, contender.name, "idle", 0, _mib(contender.pss_mib()))
     for count in effort.open_streams:
         if count * _FILES_A_STREAM > allow_many_files():
-            say(f"{MEASURE}: no {count} streams, so many files may not be open")
+            say(f"{MEASURE}: skipped {count} streams: the limit on open files is too low")
             continue
         say(f"{MEASURE}: {count} open streams")
         for contender in field.contenders:

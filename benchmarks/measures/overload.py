@@ -1,4 +1,4 @@
-"""Far more than a gateway can do: what it still answers, what it says to the rest, and how it is afterwards."""
+"""Far more than a gateway can do: the requests it still answers, the status of the rest, and its recovery."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Latency at a usual load: so many requests a second, by the clock."""
+"""Latency at a usual load: a fixed rate of requests."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Requests a second, latency and CPU, at so many connections that ask as fast as they are answered."""
+"""Requests a second, latency and CPU, with connections that each send as soon as they are answered."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ def measure(field: Field, effort: Effort) -> Iterator[Row]:
 
 
 def rounds(measure: str, contenders: Sequence[Running], effort: Effort, connections: Sequence[int]) -> Iterator[Row]:
-    """In each round everybody takes a turn at each number of connections: a busy minute of the machine hits all."""
+    """Each round measures every contender at each number of connections: a busy minute of the machine hits all."""
     for number in range(effort.rounds):
         say(f"{measure}: round {number + 1} of {effort.rounds}")
         for count in connections:

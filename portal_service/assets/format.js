@@ -1,4 +1,4 @@
-// What both pages share: numbers for people, elements, bars. Text from outside is only ever set as text.
+// Shared by both pages: number formats, elements, bars. Foreign text is only ever set as text, never as HTML.
 
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -12,7 +12,7 @@ export function dollars(value) {
   return "$" + new Intl.NumberFormat("en", { minimumFractionDigits: value % 1 && value < 1 ? 0 : 2, ...digits }).format(value);
 }
 
-/** An amount of what a limit counts: dollars of a budget, else a number. */
+/** An amount in a limit's unit: dollars for a budget, else a plain number. */
 export const amount = (limit, value) => (limit.includes("budget_usd") ? dollars : number)(value);
 
 /** 27 → "27 s", 5400 → "1.5 h". */
@@ -33,7 +33,7 @@ export function element(tag, attributes, ...children) {
   return made;
 }
 
-/** Rows of a table: each cell is [content, class]. Says `nothing` where there are none. */
+/** Rows of a table: each cell is [content, class]. Shows the text `nothing` if there are none. */
 export function fill(body, rows, nothing) {
   const made = rows.map((cells) =>
     element("tr", {}, ...cells.map(([content, kind]) => element("td", kind ? { class: kind } : {}, content))));

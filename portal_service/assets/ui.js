@@ -1,4 +1,4 @@
-// The operator's page: asks /ui/data every two seconds while somebody looks.
+// The operator's page: polls /ui/data every two seconds while it is visible.
 import { amount, bar, dollars, duration, element, fill, number, stack, words } from "./format.js";
 
 const PERIOD_MS = 2000;
@@ -13,7 +13,7 @@ async function refresh() {
     if (!answer.ok) throw new Error(`the gateway answered ${answer.status}`);
     show(await answer.json());
   } catch (error) {
-    at("updated").textContent = `no news: ${error.message}; trying again`;
+    at("updated").textContent = `update failed: ${error.message}; retrying`;
   }
 }
 
@@ -46,7 +46,7 @@ function traffic(steps, inFlight) {
   at("tokens-most").textContent = most(stack(at("tokens-chart"), tokens, ["first"]));
 }
 
-const most = (value) => (value < 0.01 ? "nothing yet" : `at most ${number(value)}`);
+const most = (value) => (value < 0.01 ? "no data yet" : `peak ${number(value)}`);
 
 function models(found) {
   fill(at("models"), found.map((model) => [
@@ -57,7 +57,7 @@ function models(found) {
     [number(model.failed), model.failed ? "n wide bad" : "n wide"],
     [number(model.tokens_per_s), "n wide"],
     [model.ttft_ms === null ? "–" : `${number(model.ttft_ms)} ms`, "n wide"],
-  ]), "no model is configured");
+  ]), "no models configured");
 }
 
 function servers(backends) {
@@ -75,7 +75,7 @@ function users(found) {
     [number(user.requests), "n"],
     [number(user.tokens), "n"],
     [dollars(user.cost_usd), "n"],
-  ]), "nobody yet");
+  ]), "no users yet");
 }
 
 function named(name, share) {
@@ -91,14 +91,14 @@ function limits(found) {
       element("span", { class: "quiet" }, `${amount(each.name, each.used)} of ${amount(each.name, each.limit)}`)),
     bar(each.share),
     element("span", { class: "quiet" }, rest(each))));
-  const none = element("p", { class: "quiet" }, "none is more than half used");
+  const none = element("p", { class: "quiet" }, "no limit is more than half used");
   at("limits").className = shown.length ? "limits" : "";
   at("limits").replaceChildren(...(shown.length ? shown : [none]));
 }
 
 function rest(limit) {
-  const when = limit.reset_s === null ? "" : `, full again in ${duration(limit.reset_s)}`;
-  return `${Math.round(limit.share * 100)} % used${when}${limit.shadow ? ", refuses nothing (shadow)" : ""}`;
+  const when = limit.reset_s === null ? "" : `, resets in ${duration(limit.reset_s)}`;
+  return `${Math.round(limit.share * 100)} % used${when}${limit.shadow ? " (shadow: not enforced)" : ""}`;
 }
 
 function errors(found) {
@@ -112,7 +112,7 @@ function errors(found) {
   ]), "none");
 }
 
-const why = (each) => [each.code || "the model server's own", each.limited_by && `(${words(each.limited_by)})`].filter(Boolean).join(" ");
+const why = (each) => [each.code || "from the model server", each.limited_by && `(${words(each.limited_by)})`].filter(Boolean).join(" ");
 
 async function keepOn() {
   if (!document.hidden) await refresh();

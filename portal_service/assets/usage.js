@@ -1,4 +1,4 @@
-// A caller's own page. The key lives in the variable below and nowhere else: in no address, storage or log.
+// A caller's own page. Only the variable below holds the key: no URL, storage or log does.
 import { amount, bar, dollars, duration, element, fill, number, stack, words } from "./format.js";
 
 const PERIOD_MS = 30000;
@@ -33,9 +33,9 @@ function again() {
   timer = setTimeout(refresh, PERIOD_MS);
 }
 
-/** What the gateway says of the holder of `asked`. Throws what to tell a person. */
+/** Fetch the usage of the key `asked`. Throws an `Error` whose message the page shows. */
 async function usage(asked) {
-  if (!/^[\x21-\x7e]+$/.test(asked)) throw new Error("This is no key: keys have visible ASCII characters only.");
+  if (!/^[\x21-\x7e]+$/.test(asked)) throw new Error("This is not a valid key: keys consist of visible ASCII characters.");
   const headers = { Authorization: `Bearer ${asked}` };
   const answer = await fetch("/v1/usage", { headers, cache: "no-store", credentials: "omit", redirect: "error" })
     .catch(() => { throw new Error("The gateway does not answer. Try again in a moment."); });
@@ -85,7 +85,7 @@ function show(told) {
 
 function refuseNumbers() {
   for (const id of ["tokens-today", "cost-today", "tokens-month", "cost-month"]) at(id).textContent = "–";
-  fill(at("numbers"), [], "what was used can't be looked up right now");
+  fill(at("numbers"), [], "usage is not available right now");
 }
 
 function limits(found) {
@@ -93,11 +93,11 @@ function limits(found) {
     element("div", { class: "row" }, element("span", {}, words(each.name)), element("span", { class: "quiet" }, `${amount(each.name, each.used)} of ${amount(each.name, each.limit)}`)),
     bar(each.limit ? each.used / each.limit : 1),
     element("span", { class: "quiet" }, left(each))));
-  at("limits").replaceChildren(...(shown.length ? shown : [element("span", { class: "quiet" }, "none: use what you need")]));
+  at("limits").replaceChildren(...(shown.length ? shown : [element("span", { class: "quiet" }, "no limits")]));
 }
 
 function left(limit) {
-  const when = limit.used && limit.reset_s !== undefined ? `, all of it in ${duration(limit.reset_s)}` : "";
+  const when = limit.used && limit.reset_s !== undefined ? `, resets in ${duration(limit.reset_s)}` : "";
   return `${amount(limit.name, limit.remaining)} left${when}${limit.shadow ? " (counted, not enforced)" : ""}`;
 }
 
@@ -113,7 +113,7 @@ function used(told) {
     values: [day.prompt_tokens, day.completion_tokens],
   }));
   const most = stack(at("chart"), columns, ["first", "second"]);
-  at("most").textContent = most >= 1 ? `at most ${number(most)}` : "nothing yet";
+  at("most").textContent = most >= 1 ? `peak ${number(most)}` : "no data yet";
   at("oldest").textContent = told.days[0].date;
   fill(at("numbers"), [
     row("today", told.today), row("this month", told.month),

@@ -1,11 +1,11 @@
-"""The tally: what the request log adds up to, kept in a small SQLite file beside it.
+"""The tally: sums of the request log, in a small SQLite file beside it.
 
-Nothing is added on the path of a record. The tally reads the request log itself, and remembers in one transaction what
-it has added and how far it has read: so it is what the log says, whoever wrote the log, and whoever died when.
+It costs nothing when a record is written. The tally reads the request log itself, and commits sums and read positions
+in one transaction: so it matches the log after any crash, whichever gateway wrote it.
 
 - `counting`  lines of the request log -> sums: pure
 - `usage_db`  the SQLite file: sums, and how far each log file is read
-- `follow`    keeps it up with the log
+- `follow`    reads new lines of the log
 - `usage`     a caller's sums by day
-- `live`      what operators look at: traffic, models, users, errors
+- `live`      data for operators: traffic, models, users, errors
 """

@@ -11,7 +11,7 @@ from gatehouse.contract.errors import UPSTREAM_ERROR
 from gatehouse.contract.names import ENDPOINTS
 
 STEP_S = 5
-"""Traffic is kept in steps of so many seconds."""
+"""Length of a step of traffic, in seconds."""
 
 _ENDPOINTS = frozenset(ENDPOINTS)
 
@@ -22,8 +22,8 @@ ModelLabel = Callable[[str | None, bool], str]
 
 @dataclass(slots=True)
 class Day:
-    """What one key of a user did on one day, and who they were. Costs are in billionths of a US dollar, so that they
-    add up; None where no price is known. `admitted` are the requests that limits let through."""
+    """One user's usage with one key on one day. Costs are in billionths of a US dollar, so that sums are exact;
+    None where no price is known. `admitted` counts the requests that limits admitted."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -47,7 +47,7 @@ class Day:
 
 @dataclass(slots=True)
 class Step:
-    """What one model did in one step of time, by when requests ended."""
+    """One model's traffic in one step, by the end of requests."""
 
     requests: int = 0
     failed: int = 0
@@ -68,7 +68,7 @@ class Step:
 
 @dataclass(slots=True)
 class ErrorGroup:
-    """Errors that are alike: when the first and the last was, and how many."""
+    """A group of equal errors: times of the first and the last, and their number."""
 
     first: float
     last: float
@@ -81,7 +81,7 @@ class ErrorGroup:
 @dataclass(slots=True)
 class Counted:
     """Sums of lines: `days` by (day, user, key), `steps` by (start, model), `mistakes` by (status, code, model, user,
-    limit). `unread` lines were none of the request log's."""
+    limit). `unread` counts lines that are not records."""
 
     days: dict[tuple[str, str, str], Day] = field(default_factory=lambda: defaultdict(Day))
     steps: dict[tuple[int, str], Step] = field(default_factory=lambda: defaultdict(Step))

@@ -1,9 +1,9 @@
-"""Keeps the tally up with the request log: reads what is new in every file of it, from where it was read up to.
+"""Follows the request log: reads new lines of each file from its last position.
 
-Where two gateways write to one directory, both do, and who comes first reads for both. A file is known by its first
-line. Another file of the same name, or a shorter one, that begins as the old one did is the same file, edited: it is
-counted anew. One that begins otherwise was begun when the old one was moved or cut to nothing: what was counted stays,
-and what was not is read in the copy.
+Two gateways with one directory both follow it; the first to commit counts for both. A file is identified by its first
+line. If a replaced or shorter file of the same name begins with the same line, it is the same file, edited, and is
+counted again. If it begins with another line, the old file was rotated or truncated: its sums stay, and its unread
+rest is read in the copy.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ CHUNK_BYTES = 512 * 1024
 """About 800 lines, counted in some 5 ms."""
 HEAD_BYTES = 1024
 BREATH_S = 0.02
-"""Between chunks, when there is much to read: pages go first."""
+"""Pause between chunks of a backlog: pages go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Follower:
         self._failing = False
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until `stop` is set, and read once more then. What fails is logged once, and tried again."""
+        """Follow until `stop` is set, then read once more. Failures are logged once and retried."""
         while not stop.is_set():
             more = await asyncio.to_thread(self._attempt)
             with suppress(TimeoutError):
@@ -64,7 +64,7 @@ class Follower:
             pass
 
     def read_on(self) -> bool:
-        """Read on in each file; whether a chunk was full, so that there is more.
+        """Read the next chunk of each file; whether one was full, so that there may be more.
 
         Raises `sqlite3.Error` and `OSError`.
         """
@@ -101,7 +101,7 @@ class Follower:
         if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
             return False  # another gateway reads
         if isinstance(error, FileNotFoundError):
-            return False  # a log file was forgotten just now
+            return False  # a log file was just deleted
         if not self._failing:
             log.error("the tally can't be kept, /v1/usage and /ui fall behind until it can: %s", error)
         self._failing, self._opened = True, False
@@ -115,7 +115,7 @@ class Follower:
             try:
                 status = path.stat()
             except FileNotFoundError:
-                continue  # it was moved or forgotten just now
+                continue  # it was just renamed or deleted
             inode, position = known.get(path.name, (status.st_ino, 0))
             replaced = inode != status.st_ino or status.st_size < position
             if replaced or status.st_size > position:
@@ -144,11 +144,11 @@ class Follower:
             db.execute("DELETE FROM days WHERE file = ?", (name,))
             return
         self._read_copy(db, unread.path, known[0], known[1], now)
-        done = f"{name}#{time.time_ns()}"  # the sums of a file that is no more
+        done = f"{name}#{time.time_ns()}"  # the sums of a file that was replaced
         db.execute("UPDATE days SET file = ? WHERE file = ?", (done, name))
 
     def _read_copy(self, db: sqlite3.Connection, path: Path, head: bytes, position: int, now: float) -> None:
-        """What has come into the old file after it was last read, where that is still beside the new one."""
+        """Read the old file's unread rest, if it is still beside the new one."""
         for copy in copies(path):
             with opened(copy) as file:
                 if head and file.read(len(head)) == head:
@@ -158,7 +158,7 @@ class Follower:
                     return
 
     def _count(self, db: sqlite3.Connection, name: str, file: BinaryIO, now: float) -> tuple[int, bool]:
-        """The bytes of whole lines that were read, and whether there may be more."""
+        """Count whole lines; returns their size in bytes, and whether there may be more."""
         start = file.tell()
         chunk = file.read(CHUNK_BYTES)
         full = len(chunk) == CHUNK_BYTES

@@ -1,4 +1,4 @@
-"""What operators look at, from the tally: the traffic of the last minutes, models, users and errors."""
+"""Data for operators, from the tally: recent traffic, models, users and errors."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ TOP_MODELS = 50
 TOP_USERS = 20
 SHOWN_MISTAKES = 30
 LATE_S = 2
-"""Requests are in the tally this long after their end; a step that is younger is not complete."""
+"""Requests reach the tally within this time; a younger step is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """A user who made requests lately, as seen in the latest of them."""
+    """A recently active user, as in the latest request."""
 
     user: str
     team: str
@@ -56,7 +56,7 @@ def models(db: sqlite3.Connection, now: float) -> dict[str, dict[str, Any]]:
 
 
 def users(db: sqlite3.Connection, today: str) -> list[dict[str, Any]]:
-    """Who used most tokens today."""
+    """The users with the most tokens today."""
     query = """
     SELECT user, max(team), sum(requests), sum(prompt_tokens + completion_tokens) AS tokens, sum(cost_nano_usd)
     FROM days WHERE day = ? GROUP BY 1 ORDER BY tokens DESC, 3 DESC LIMIT ?
@@ -74,7 +74,7 @@ def teams(db: sqlite3.Connection, since: str) -> dict[str, str]:
 
 
 def active(db: sqlite3.Connection, today: str, now: float) -> list[Active]:
-    """Who made requests in the last ten minutes; those with most of them today come first."""
+    """Users active in the last ten minutes, by requests today, most first."""
     query = """
     SELECT user, team, tier, key, max(seen) FROM days WHERE day = ? AND seen > ?
     GROUP BY user ORDER BY sum(requests) DESC LIMIT ?
@@ -83,7 +83,7 @@ def active(db: sqlite3.Connection, today: str, now: float) -> list[Active]:
 
 
 def mistakes(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Errors of the last hour, alike ones together, the latest first."""
+    """Errors of the last hour, grouped, the latest first."""
     fields = ("status", "code", "model", "user", "limited_by", "first", "last", "times")
     rows = db.execute("SELECT * FROM mistakes ORDER BY last DESC LIMIT ?", (SHOWN_MISTAKES,))
     return [dict(zip(fields, row, strict=True)) for row in rows]

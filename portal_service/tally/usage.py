@@ -1,4 +1,4 @@
-"""What a caller used, by day: today, this month (UTC, as a calendar has it), and the last days."""
+"""A caller's usage: today, this calendar month (UTC), and by day."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -41,7 +41,7 @@ class Used:
 
 
 def usage(db: UsageDb, user: str, key: str, today: date) -> dict[str, Any]:
-    """`today`, `month` and `days` of `user`, and of that what `key` used. Raises `sqlite3.Error`."""
+    """`today`, `month` and `days` of `user`, and the part that `key` used. Raises `sqlite3.Error`."""
     first = min(today.replace(day=1), today - timedelta(days=DAYS - 1))
     of_key: dict[str, Used] = {}
     of_user: dict[str, Used] = {}

@@ -1,6 +1,6 @@
 """The tally's SQLite file. Sums and the position they were read up to change in one transaction.
 
-The file can be thrown away: it is made again from the request logs that are left.
+The file may be deleted: it is rebuilt from the remaining request logs.
 """
 
 import logging
@@ -18,7 +18,7 @@ from portal_service.tally.counting import Counted, Day, ErrorGroup, Step
 log = logging.getLogger(__name__)
 
 KEPT_DAYS = 62
-"""Two months, however long the request log itself is kept."""
+"""Two months, independent of the request log's retention."""
 KEPT_LIVE_S = 600
 KEPT_MISTAKES_S = 3600
 MAX_MISTAKES = 200
@@ -78,11 +78,11 @@ class UsageDb:
 
     @property
     def there(self) -> bool:
-        """Whether it is open, and its name still leads to the file that is. Raises `OSError`."""
+        """Whether it is open and its path still names the open file. Raises `OSError`."""
         return self._writer is not None and self._path.exists() and self._path.stat().st_ino == self._inode
 
     def open(self) -> None:
-        """Make the file if there is none, readable for owner and group (it names people), and anew if it is damaged."""
+        """Create the file, readable by owner and group only (it names people), or recreate it if it is damaged."""
         self.close()
         try:
             self._writer = self._opened()
@@ -101,17 +101,17 @@ class UsageDb:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """The tally as it is at one moment. Nobody who writes has to wait."""
+        """A consistent snapshot of the tally. It does not block writers."""
         with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
             db.execute("BEGIN")
             yield db
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Changes that happen all or not at all, by one thread at a time, once the tally is open.
+        """One atomic transaction, by one thread at a time, once the tally is open.
 
         Raises `sqlite3.OperationalError` at once while another process writes. A crash of the machine may undo the
-        last changes, sums and positions alike: what they said is then read again.
+        last changes, sums and positions alike: those lines are then read again.
         """
         assert self._writer
         self._writer.execute("BEGIN IMMEDIATE")
@@ -138,7 +138,7 @@ class UsageDb:
 
 
 def _bring_up_to_date(db: sqlite3.Connection) -> None:
-    """Of a tally that an older version made, the days before have no number of admitted requests."""
+    """Days counted by an older version have no number of admitted requests."""
     if not any(column[1] == "admitted" for column in db.execute("PRAGMA table_info(days)")):
         db.execute("ALTER TABLE days ADD COLUMN admitted INTEGER")
 
@@ -151,9 +151,9 @@ def add(db: sqlite3.Connection, file: str, sums: Counted) -> None:
 
 
 def forget(db: sqlite3.Connection, now: float) -> None:
-    """Drop what is too old to be shown. Which files were read is never forgotten: they would be read again.
+    """Delete expired sums. Read positions never expire, or the files would be counted again.
 
-    Days go only when the clock here and the one of the records, which is Envoy's, agree that it is time.
+    Days expire only by both clocks: this host's, and the records', which is Envoy's.
     """
     (seen,) = db.execute("SELECT max(seen) FROM days").fetchone()
     agreed = min(now, seen or 0.0)

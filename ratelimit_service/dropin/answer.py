@@ -1,4 +1,4 @@
-"""What goes with a verdict: response headers and dynamic metadata. Pure."""
+"""Response headers and dynamic metadata for a verdict. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Matched limits -> one ask of the store, and its decision -> a verdict on each descriptor. Pure.
+"""Matched limits -> one request to the store, and its decision -> a verdict on each descriptor. Pure.
 
 What differs from envoyproxy/ratelimit, where every request is counted: a refused request consumes nothing. Three kinds
 of limits are counted all the same, and `shadow` to the store: those in shadow mode; several in quota mode, as it takes
@@ -24,7 +24,7 @@ class Code(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """What the whole service does: `shadow` refuses nothing, `quota` puts every limit in quota mode."""
+    """Modes of the whole service: `shadow` refuses nothing, `quota` puts every limit in quota mode."""
 
     shadow: bool = False
     quota: bool = False

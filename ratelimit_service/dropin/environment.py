@@ -1,4 +1,4 @@
-"""Reading envoyproxy/ratelimit's environment: Go's way to write values, and variables that mean nothing here."""
+"""Reading envoyproxy/ratelimit's environment: Go's value formats, and variables without effect here."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class SettingsError(GatehouseError):
-    """Variables that can't be used, one a line. Values are not repeated: some are secrets."""
+    """Invalid variables, one a line, without their values: some are secrets."""
 
 
 def seconds(text: object) -> object:
@@ -56,13 +56,13 @@ def read(model: type[M], environment: Mapping[str, str], prefix: str = "") -> M:
         raise SettingsError("\n".join(faults)) from None
 
 
-_PROMETHEUS = "statsd is not spoken here: set USE_PROMETHEUS=true and scrape PROMETHEUS_ADDR"
+_PROMETHEUS = "statsd is not supported: set USE_PROMETHEUS=true and scrape PROMETHEUS_ADDR"
 _IGNORED = (
     (r"USE_STATSD|STATSD_HOST|STATSD_PORT|USE_DOG_STATSD.*|DOG_STATSD_MOGRIFIER.*|STATS_FLUSH_INTERVAL", _PROMETHEUS),
     (r"EXTRA_TAGS|PROMETHEUS_MAPPER_YAML|PROMETHEUS_RESPONSE_TIME_AS_MILLISECONDS|DISABLE_STATS", "has no effect here"),
-    (r"MEMCACHE_.*", "Memcached is not a backend here"),
-    (r"CONFIG_GRPC_XDS_.*|XDS_CLIENT_.*", "configuration comes from files here"),
-    (r"TRACING_.*", "tracing is not done here"),
+    (r"MEMCACHE_.*", "Memcached is not supported"),
+    (r"CONFIG_GRPC_XDS_.*|XDS_CLIENT_.*", "configuration over xDS is not supported; use files"),
+    (r"TRACING_.*", "tracing is not supported"),
     (
         r"REDIS_(PERSECOND_)?PIPELINE_(WINDOW|LIMIT)|REDIS_CLUSTER_PIPELINE_PARALLELISM",
         "requests share round trips anyway",
@@ -74,7 +74,7 @@ _OFF = ("", "0", "f", "F", "false", "FALSE", "False")
 
 
 def ignored(environment: Mapping[str, str]) -> Iterator[str]:
-    """A line for each variable that is set, and that does nothing here."""
+    """One line for each variable that is set but has no effect here."""
     for name in sorted(environment):
         if environment[name] in _OFF:
             continue

@@ -1,4 +1,4 @@
-"""Whether the service may be asked: Redis has been reached, and, if wanted, a configuration has been loaded."""
+"""Readiness: Redis has been reached and, if required, a configuration has been loaded."""
 
 import asyncio
 import logging
@@ -52,9 +52,9 @@ class Readiness(Health):
 
 
 class Reachable:
-    """Knows whether every store does what is asked of it: `yes` is False until `first` has returned.
+    """Tracks whether every store works: `yes` is False until `first` has returned.
 
-    They are asked to count something, as requests are: a Redis that only answers `PING` is of no use.
+    Each check counts a hit, as requests do: a Redis that only answers `PING` is of no use.
     """
 
     def __init__(self, stores: Sequence[Store]) -> None:
@@ -62,18 +62,18 @@ class Reachable:
         self.yes = False
 
     async def first(self, startup: RedisStartup) -> None:
-        """Ask until all answer, with growing pauses. Raises `NeverReachedError` when that takes too long."""
+        """Retry with backoff until all answer. Raises `NeverReachedError` when that takes too long."""
         pause, waited = startup.initial_interval, 0.0
         while (fault := await self._ask()) is not None:
             if 0 < startup.max_elapsed_time <= waited:
                 raise NeverReachedError(f"Redis did not answer for {waited:.0f} s: {fault}")
-            delay = pause * random.uniform(0.5, 1.0)  # so that restarted replicas do not ask all at once
+            delay = pause * random.uniform(0.5, 1.0)  # jitter, so that restarted replicas do not retry in step
             log.warning("Redis does not serve, next attempt in %.1f s: %s", delay, fault)
             await asyncio.sleep(delay)
             pause, waited = min(2 * pause, startup.max_interval), waited + delay
 
     async def watch(self) -> None:
-        """Keep asking, for ever."""
+        """Check regularly, until cancelled."""
         while True:
             await asyncio.sleep(CHECK_S)
             before = self.yes
@@ -82,7 +82,7 @@ class Reachable:
                 log.warning("Redis serves again" if fault is None else f"Redis does not serve: {fault}")
 
     async def _ask(self) -> StoreUnavailable | None:
-        """What is wrong, if anything."""
+        """The error, if any."""
         try:
             for store in self._stores:
                 await store.decide(_PROBE)

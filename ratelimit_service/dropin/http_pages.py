@@ -1,4 +1,4 @@
-"""What is answered over HTTP: health and JSON to anyone, insights on the debug port, counts to Prometheus."""
+"""The HTTP endpoints: health and JSON for anyone, rules and counts on the debug port, metrics for Prometheus."""
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
-"""As much as a gRPC call may bring."""
+"""The same as gRPC's limit on a message."""
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
 
@@ -45,9 +45,9 @@ def prometheus(path: str, exposition: Callable[[], str]) -> web.Application:
 
 @asynccontextmanager
 async def serving(application: web.Application, host: str, port: int, *, shared: bool = False) -> AsyncIterator[None]:
-    """Answer on host:port; with `shared`, other processes may too. Raises `OSError` when that can't be bound.
+    """Serve on host:port; with `shared`, other processes may too. Raises `OSError` when it can't be bound.
 
-    An address that stands for all (0.0.0.0, ::, none) is all of IPv4 and of IPv6, as Go has it.
+    A wildcard address (0.0.0.0, ::, none) covers IPv4 and IPv6, as in Go.
     """
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()

@@ -1,4 +1,4 @@
-"""A store that remembers what is over its limit, and refuses it without asking."""
+"""A store that caches exceeded limits and refuses their charges without a round trip."""
 
 import time
 from collections import OrderedDict
@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from ratelimit_service.store.port import Ask, Charge, Decision, Outcome, Renewal, Settlement, Store
 
 ENTRY_BYTES = 512
-"""About what one remembered charge takes."""
+"""Approximate size of one cached charge."""
 
 
 def clock_ms() -> int:
-    """Milliseconds that only ever grow."""
+    """A monotonic clock, in milliseconds."""
     return time.monotonic_ns() // 1_000_000
 
 
 class LocalCache:
-    """A `Store` in front of `store` that remembers up to `size_bytes` of refused charges, the latest used ones.
+    """A `Store` in front of `store` that caches up to `size_bytes` of refused charges (LRU).
 
     A charge that was refused stays refused until the time the store named. Until then a request with it is refused
-    here: the other charges of such a request are told as untouched, as the store was not asked about them. Charges that
-    never refuse (`shadow`) always reach the store, so whatever reports a use is counted.
+    here, and its other charges are reported as untouched, as the store has not seen them. Charges that never refuse
+    (`shadow`) always reach the store, so reported use is always counted.
     """
 
     def __init__(self, store: Store, size_bytes: int, clock: Callable[[], int] = clock_ms) -> None:
@@ -46,7 +46,7 @@ class LocalCache:
         await self._store.settle(settlements)
 
     async def refund(self, charges: Sequence[Charge]) -> None:
-        """A charge that was refused may pass again: what is remembered of its bucket is forgotten."""
+        """Drop the charges' buckets from the cache: what was refused may pass again."""
         refunded = {charge.bucket for charge in charges}
         self._ends = OrderedDict((charge, end) for charge, end in self._ends.items() if charge.bucket not in refunded)
         await self._store.refund(charges)

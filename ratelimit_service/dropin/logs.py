@@ -11,7 +11,7 @@ _LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL", "PANIC": "C
 
 
 class Seldom:
-    """Says one thing at most once in `every_s`: what goes wrong with each of thousands of calls."""
+    """Logs a message at most once in `every_s`, for errors that thousands of calls share."""
 
     def __init__(self, logger: logging.Logger, every_s: float = 10.0) -> None:
         self._logger = logger

@@ -13,13 +13,13 @@ from ratelimit_service.store.limits import Algorithm, Limit
 
 _RESERVED = str.maketrans(":|", "__")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
-_REMEMBERED = 4096  # names that many requests have in common
+_REMEMBERED = 4096  # names shared by many requests
 
 MAX_LABEL = 200
 
 
 class RequestError(GatehouseError):
-    """A request that can't be answered. The message says why."""
+    """An invalid request. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _overriding(domain: str, descriptor: Descriptor, override: Override) -> Matc
 
 
 def _key(domain: str, parts: Sequence[tuple[str, str | None]]) -> str:
-    """Different parts have different keys: the signs between them are escaped inside them. None marks a pattern."""
+    """Joins parts into a unique key: separators inside a part are escaped. None marks a pattern."""
     return "|".join([_escaped(domain), *map(_part, parts)])
 
 
@@ -140,7 +140,7 @@ def _escaped(name: str) -> str:
 def sanitised(label: str) -> str:
     """A label as envoyproxy/ratelimit writes it in statistics: no `:` or `|`, no dots in IPv4 addresses.
 
-    What goes beyond `MAX_LABEL` characters is cut off: callers may send values of any length.
+    Truncated to `MAX_LABEL` characters: callers may send values of any length.
     """
     return _sanitised(label[:MAX_LABEL])
 

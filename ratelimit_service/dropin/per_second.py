@@ -1,4 +1,4 @@
-"""A store that keeps limits per second elsewhere than all others."""
+"""A store that keeps limits per second in a separate store."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,8 +11,8 @@ _Half = Callable[[Store, Ask], Awaitable[Decision]]
 class PerSecond:
     """A `Store` whose charges with a period of one second go to `seconds`, everything else to `others`.
 
-    A request with both is looked at in both stores first, and charged only if both would admit it. Between the two
-    steps another request may take what is left: then one store refuses what the other has charged.
+    A request with both is first checked in both stores, and charged only if both would admit it. Between the two steps
+    another request may take the rest: then one store refuses what the other has charged.
     """
 
     def __init__(self, seconds: Store, others: Store) -> None:

@@ -19,7 +19,7 @@ _FORM = "a Redis URL has hosts as host:port or redis://host:port, for SENTINEL a
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """Where one server is, and what its own URL says besides: the settings come before that."""
+    """One server's address and the options of its URL, which the settings override."""
 
     name: str
     port: int
@@ -53,7 +53,7 @@ def _single(server: RedisServer, tls: RedisTls, options: dict[str, Any]) -> Redi
         options = host.auth | options | (_encryption(tls) if server.tls or host.tls else {})
         return Redis(host=_resolved(server, host.name), port=host.port, db=host.database, **options)
     if server.tls:
-        raise SettingsError("REDIS_TLS does not go with a unix socket: unset it, or give a TCP address")
+        raise SettingsError("REDIS_TLS can't be used with a unix socket: unset it, or set a TCP address")
     if "://" in path:
         single: Redis = Redis.from_url(path, **options)
         return single
@@ -75,7 +75,7 @@ def _resolved(server: RedisServer, name: str) -> str:
     try:
         return str(socket.getaddrinfo(name, None, family)[0][4][0])
     except OSError:
-        return name  # it may be known later, of whatever family
+        return name  # it may resolve later, to either family
 
 
 def _hosts(server: RedisServer) -> tuple[str, list[_Host]]:

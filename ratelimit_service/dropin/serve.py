@@ -38,7 +38,7 @@ PROGRAM = "python -m ratelimit_service.dropin"
 """Its one front door."""
 
 GRACE_S = 10.0
-"""How long calls that run may take after SIGTERM."""
+"""How long running calls may take after SIGTERM."""
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop`, and then finish what runs.
+    """Serve until `stop`, then finish running calls.
 
     Raises `SettingsError`, `OSError` when a port is taken, and `NeverReachedError`.
     """
@@ -88,7 +88,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _together(service: Coroutine[None, None, None], *companions: Coroutine[None, None, None]) -> None:
-    """Run until `service` has ended; an error of any ends all."""
+    """Run until `service` ends; an error in any task ends all."""
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(companion) for companion in companions]
@@ -140,7 +140,7 @@ def _options_of_grpc(settings: Settings) -> list[Option]:
 
 
 def _milliseconds(seconds: float) -> int:
-    """As gRPC takes them; its largest number, and 0 with the original, are for ever."""
+    """Milliseconds for gRPC; its largest number means no limit, as 0 does in the original."""
     return min(int(seconds * 1000), _FOR_EVER_MS) if seconds > 0 else _FOR_EVER_MS
 
 

@@ -56,7 +56,7 @@ class RateLimits:
         return {NAME: {"ShouldRateLimit": should}}
 
     async def should_rate_limit(self, request: RateLimitRequest, context: Context) -> RateLimitResponse:
-        """The answer; or an error, by which Envoy's `failure_mode_deny` decides."""
+        """The answer; or an error, which Envoy handles by `failure_mode_deny`."""
         if not self._options.admits(context):
             await context.abort(RpcCode.PERMISSION_DENIED, "the client certificate has another name")
         try:

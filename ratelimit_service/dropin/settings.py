@@ -93,7 +93,7 @@ class RedisServer(_Group):
     @classmethod
     def _waits(cls, value: str) -> str:
         if value.upper() in ("CREATE", "ERROR"):
-            raise ValueError("only WAIT is served here")
+            raise ValueError("only WAIT is supported")
         return value
 
 
@@ -107,7 +107,7 @@ class RedisTls(_Group):
 
 
 class RedisStartup(_Group):
-    """`REDIS_STARTUP_…`: first connections are tried again after ever longer times; `max_elapsed_time` 0 is forever."""
+    """`REDIS_STARTUP_…`: first connections are retried with backoff; `max_elapsed_time` 0 is forever."""
 
     initial_interval: Seconds = 1
     max_interval: Seconds = 30
@@ -130,7 +130,7 @@ class Headers(_Group):
 
 
 class Service(_Group):
-    """What has no group of its own. Two are ours: `gatehouse_count_refused` counts refused requests, and
+    """Settings without a group. Two are ours: `gatehouse_count_refused` counts refused requests, and
     `gatehouse_split_labels` splits the labels of metrics at dots, both as there."""
 
     log_level: str = "WARN"
@@ -158,14 +158,14 @@ class Service(_Group):
     @classmethod
     def _files_only(cls, value: str) -> str:
         if value.upper() != "FILE":
-            raise ValueError("only FILE is served here, configuration over xDS is not")
+            raise ValueError("only FILE is supported, configuration over xDS is not")
         return value
 
     @field_validator("backend_type")
     @classmethod
     def _redis_only(cls, value: str) -> str:
         if value.lower() != "redis":
-            raise ValueError("only redis is served here")
+            raise ValueError("only redis is supported")
         return value
 
     @field_validator("prometheus_addr")
@@ -207,7 +207,7 @@ class Settings(_Group):
 
 
 def load(environment: Mapping[str, str]) -> Settings:
-    """Read every group. Raises `SettingsError` with all that is wrong in the first group at fault."""
+    """Read every group. Raises `SettingsError` with all errors of the first invalid group."""
     service = read(Service, environment)
     return Settings(
         http=read(Http, environment),

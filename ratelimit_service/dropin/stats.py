@@ -49,7 +49,7 @@ class Stats:
             self._events["global_shadow_mode"] += 1
 
     def took(self, seconds: float) -> None:
-        """A call of ShouldRateLimit ended, however it did."""
+        """A call of ShouldRateLimit ended, with or without an error."""
         self._events["total_requests"] += 1
         self._seconds.observe(seconds)
 
@@ -125,7 +125,7 @@ class Stats:
 
 @lru_cache
 def _threshold(capacity: int, ratio: float) -> int:
-    """Reckoned in 32 bits, as there: 0.7 of 90 is 63, where 64 bits say 62."""
+    """Computed in 32 bits, as there: 0.7 of 90 gives 63, in 64 bits 62."""
     return int(_single(_single(capacity) * _single(ratio)))
 
 

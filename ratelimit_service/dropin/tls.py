@@ -1,4 +1,4 @@
-"""TLS for the gRPC port: certificates that are read again when their files change, and the name of the caller."""
+"""TLS for the gRPC port: certificates reloaded when their files change, and the caller's name."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class _Certificates:
         return grpc.dynamic_ssl_server_credentials(first, self._changed, required)  # type: ignore[arg-type] # None is fine
 
     def _changed(self) -> "grpc.ServerCertificateConfiguration | None":
-        """gRPC asks at each new connection; None goes on with what it has."""
+        """gRPC calls this for each new connection; None keeps the current certificate."""
         try:
             return self._fetch()
         except OSError:

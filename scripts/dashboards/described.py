@@ -1,4 +1,4 @@
-"""What the dashboards show: each a question that somebody asks, and the queries that answer it."""
+"""The dashboards: each panel is a question, with the queries that answer it."""
 
 from scripts.dashboards.panel import Bars, Dashboard, Lines, Number
 
@@ -18,7 +18,7 @@ def rate(metric: str, by: str, where: str = "") -> str:
 
 
 def share(part: str, whole: str) -> str:
-    """0 where there is no `part`; of nothing there is none."""
+    """0 without a `part`; no value where `whole` is 0."""
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
@@ -217,7 +217,7 @@ HEALTH = Dashboard(
         "Answers without token counts, last 24 h", "sum(increase(api_uncounted_answers_total[24h]))", "short", warn=1
     ),
     Lines(
-        "Requests whose keys nobody could check",
+        "Requests without an identity check",
         {"{{instance}}": f"sum by (instance) (rate(api_auth_unavailable_total{RATE}))"},
         "reqps",
     ),

@@ -34,7 +34,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Lines:
-    """What changes over time: `queries` by what their series are called."""
+    """A time series: `queries` by the legend of their series."""
 
     title: str
     queries: dict[str, str]
@@ -63,7 +63,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Bars:
-    """Who has most, as it is now."""
+    """The current top values."""
 
     title: str
     name: str

@@ -51,7 +51,7 @@ class FakeVllm:
     """A context manager that serves on one free port of 127.0.0.1.
 
     `requests` holds every request but those to `/health`, which answers 503 while not `healthy`. `running` counts the
-    requests in progress, `aborted` those whose client went away before the end. With key and certificate
+    requests in progress, `aborted` those whose client disconnected before the end. With key and certificate
     it speaks TLS.
     """
 

@@ -9,7 +9,7 @@ from gatehouse.keys.store import Change, KeyStoreUnavailable
 
 
 class MemoryKeyStore:
-    """`KeyStore`. While it is not `up`, nothing of it answers."""
+    """`KeyStore`. While it is not `up`, every call fails."""
 
     def __init__(self, *records: KeyRecord) -> None:
         self.records = {record.digest: record for record in records}

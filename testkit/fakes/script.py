@@ -22,9 +22,9 @@ class Script:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     event_delay_s: float = 0.0
-    stall_after: int | None = None  # after so many events, send nothing for `stall_for_s`
+    stall_after: int | None = None  # after this many events, send nothing for `stall_for_s`
     stall_for_s: float = FOREVER
-    die_after: int | None = None  # after so many events, close the connection as a killed process does
+    die_after: int | None = None  # after this many events, close the connection as a killed process does
     pieces: int = 1  # the writes an event is split into
     crlf: bool = False  # end lines with CRLF
     big_event: int = 0  # bytes added to the event at index `big_event_at`
@@ -42,7 +42,7 @@ class Script:
         return [event[start : start + size] for start in range(0, len(event), size)]
 
     async def play(self, request: web.Request, response: web.StreamResponse, events: Iterator[bytes]) -> None:
-        """Write the events to a response whose headers are sent; what the script breaks off is not written."""
+        """Write the events to a response whose headers are sent; the part that the script cuts off is not written."""
         await self._interrupt(request, 0)
         for sent, event in enumerate(self.shaped(events), start=1):
             await asyncio.sleep(self.event_delay_s)
@@ -71,5 +71,5 @@ async def die(request: web.Request) -> None:
 
 
 def _padded(event: bytes, size: int) -> bytes:
-    """An event whose JSON got a member of so many bytes at its front: what matters in it comes after."""
+    """The event with a member of `size` bytes in front of its JSON, so that the relevant members come after it."""
     return event.replace(b"{", b'{"padding":"' + b"x" * size + b'",', 1)

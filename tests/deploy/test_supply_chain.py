@@ -149,7 +149,7 @@ def test_an_audit_without_a_database_does_not_look_like_a_good_one() -> None:
 
 def test_an_audit_fails_for_what_is_known() -> None:
     assert audit.verdict([report(CLEAN, SKIPPED)], strict=True)[0] == 0
-    assert audit.verdict([report(CLEAN), report(BAD)], strict=False) == (1, ["c 1: CVE-1, mended in 2"])
+    assert audit.verdict([report(CLEAN), report(BAD)], strict=False) == (1, ["c 1: CVE-1, fixed in 2"])
 
 
 def test_the_oldest_of_every_dependency_is_audited() -> None:

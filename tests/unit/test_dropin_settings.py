@@ -76,8 +76,8 @@ def test_variables_reach_their_groups() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("BACKEND_TYPE", "memcache", "only redis is served here"),
-        ("CONFIG_TYPE", "GRPC_XDS_SOTW", "only FILE is served here"),
+        ("BACKEND_TYPE", "memcache", "only redis is supported"),
+        ("CONFIG_TYPE", "GRPC_XDS_SOTW", "only FILE is supported"),
         ("REDIS_TIMEOUT", "fast", "must be a duration"),
         ("REDIS_TYPE", "many", "SINGLE"),
         ("REDIS_POOL_ON_EMPTY_BEHAVIOR", "CREATE", "WAIT"),
@@ -160,7 +160,7 @@ def test_sentinels_and_their_master_are_spoken_to_over_tls() -> None:
 
 
 def test_tls_on_a_unix_socket_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="REDIS_TLS does not go with a unix socket"):
+    with pytest.raises(SettingsError, match="REDIS_TLS can't be used with a unix socket"):
         client(RedisServer(url="/s", tls=True), PLAIN)
 
 

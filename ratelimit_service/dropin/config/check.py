@@ -1,4 +1,4 @@
-"""`--check --config-dir DIR`: would these files be taken?"""
+"""`--check --config-dir DIR`: are these files valid?"""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ OK = "all rate limit configs ok"
 
 
 def check(directory: Path, *, merge_domains: bool) -> str | None:
-    """None if they would, else the reason."""
+    """None if they are, else the reason."""
     if not directory.is_dir():
         return f"{directory} is not a directory"
     try:

@@ -31,11 +31,11 @@ class Source:
                 yield path
 
     def read(self) -> list[tuple[str, bytes]]:
-        """The (name below `directory`, content) of each file; no files are no limits. Raises `OSError`."""
+        """The (name below `directory`, content) of each file; no files mean no limits. Raises `OSError`."""
         return [(os.path.relpath(path, self.directory), path.read_bytes()) for path in self.files()]
 
     def exists(self) -> bool:
-        """Whether there is a place to look at. One that is gone, or not there yet, is no configuration at all."""
+        """Whether the directory exists. Without it there is no configuration at all."""
         return self.directory.is_dir() or (self.siblings and self.directory.parent.is_dir())
 
     def fingerprint(self) -> watch.Fingerprint:

@@ -1,7 +1,7 @@
-"""Reading the configuration in a process of its own: what takes seconds there holds up no answer here.
+"""Reads the configuration in a separate process: parsing may take seconds and must not delay answers.
 
-A thread would not do: it holds the interpreter while it parses. What the other process has found comes back in slices,
-and the event loop has its turn between them.
+A thread would hold the interpreter lock while it parses. The process returns the rules in slices, and the event loop
+runs between them.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from ratelimit_service.dropin.config.parse import ConfigError, rows
 from ratelimit_service.dropin.config.rules import Row, Rules, Tree
 
 SLICE = 100
-"""Rules taken up in one turn of the event loop: about half a millisecond."""
+"""Rules loaded in one turn of the event loop: about half a millisecond."""
 
 TIMEOUT_S = 120.0
 
 _NICE = 5
-"""Where the machine is busy, answers come first: a third of their share of a CPU."""
+"""On a busy machine answers come first: the reader gets a third of their CPU share."""
 
 
 async def read(source: Source, *, merge_domains: bool) -> Rules:
@@ -32,14 +32,14 @@ async def read(source: Source, *, merge_domains: bool) -> Rules:
     answer = await _ask(source, merge_domains)
     tree = Tree()
     collects = gc.isenabled()
-    gc.disable()  # it would look at all the new rules, again and again, and find nothing
+    gc.disable()  # the garbage collector would scan all the new rules repeatedly and find nothing
     try:
         async for row in _turns(_slices(answer)):
             tree.add(row)
     finally:
         if collects:
             gc.enable()
-    gc.freeze()  # the rules stay: it need never look at them again
+    gc.freeze()  # the rules stay: the garbage collector need not scan them again
     return tree.rules
 
 
@@ -56,7 +56,7 @@ async def _ask(source: Source, merge_domains: bool) -> bytes:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        raise OSError(f"{source.directory}: the process that reads it ended with status {process.returncode}")
+        raise OSError(f"{source.directory}: the reader process ended with status {process.returncode}")
     return answer
 
 
@@ -68,7 +68,7 @@ async def _turns(slices: Iterable[list[Row]]) -> AsyncIterator[Row]:
 
 
 def _slices(answer: bytes) -> Iterator[list[Row]]:
-    """Raises what the other process says was wrong."""
+    """Raise the error that the reader process reports."""
     load = pickle.Unpickler(io.BytesIO(answer)).load
     while (said := load()) is not None:
         if isinstance(said, Exception):
@@ -77,7 +77,7 @@ def _slices(answer: bytes) -> Iterator[list[Row]]:
 
 
 def write(source: Source, merge_domains: bool, to: BinaryIO) -> None:
-    """What the other process does. Equal limits are one object on both sides, so all goes through one pickler."""
+    """The reader process. One pickler writes everything, so that equal limits stay one object on both sides."""
     dump = pickle.Pickler(to, pickle.HIGHEST_PROTOCOL).dump
     try:
         found = rows(source.read(), merge_domains=merge_domains)

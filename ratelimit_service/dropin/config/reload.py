@@ -18,7 +18,7 @@ RETRY_S = 5.0
 
 
 class Configuration:
-    """`rules` is what the last good files said; None before there were any. Files that are all gone say: no limits."""
+    """`rules` come from the last valid files; None before the first. A directory without files means no limits."""
 
     def __init__(self, settings: Settings, stats: Stats) -> None:
         self._source = settings.runtime.source
@@ -30,7 +30,7 @@ class Configuration:
         self.rules: Rules | None = None
 
     async def load(self) -> None:
-        """Take up the files. Bad ones are logged and counted, and leave the rules as they are."""
+        """Load the files. Invalid ones are logged and counted, and the rules stay in force."""
         self._seen, self._again = self._fingerprint(), math.inf
         try:
             if not self._source.exists():
@@ -44,10 +44,10 @@ class Configuration:
             log.info("configuration loaded from %s", self._source.directory)
 
     async def follow(self) -> None:
-        """Load again when the files change, for ever; and what could not be read, each `RETRY_S`.
+        """Reload changed files until cancelled; retry unreadable ones every `RETRY_S`.
 
-        Looking twice a second costs a few system calls, and sees what notifications miss: links that are swapped
-        anywhere on the way, and file systems of other machines.
+        Polling twice a second costs a few system calls and sees what notifications miss: symlinks swapped anywhere
+        in the path, and network file systems.
         """
         while True:
             await asyncio.sleep(POLL_S)
@@ -55,7 +55,7 @@ class Configuration:
                 await self.load()
 
     def _failed(self, error: Exception) -> None:
-        """Count it; that the same thing still can't be read is not said again."""
+        """Count the error and log it; a file that stays unreadable is logged once."""
         self._stats.config_loaded(False)
         if isinstance(error, OSError):
             self._again = time.monotonic() + RETRY_S

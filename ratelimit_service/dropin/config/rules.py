@@ -1,4 +1,4 @@
-"""The tree of rules that configuration files become."""
+"""The tree of rules built from the configuration files."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -77,7 +77,7 @@ class Row(NamedTuple):
 
 
 class Tree:
-    """Puts rules together out of rows that come from below: each after those one deeper that belong to it."""
+    """Builds rules from rows in post-order: each follows its children, which are one level deeper."""
 
     def __init__(self) -> None:
         self.rules: dict[str, Level] = {}

@@ -1,7 +1,7 @@
 """One configuration file: YAML text -> a checked, typed record.
 
-Done in two steps, as envoyproxy/ratelimit does: first every key and value is looked at, wherever it stands; then the
-fields that have a meaning in their place are read by their types.
+Two steps, as in envoyproxy/ratelimit: first check every key and value, wherever it stands; then parse the fields that
+are valid in their place by their types.
 """
 
 import math
@@ -17,7 +17,7 @@ from ratelimit_service.dropin.config.yaml_nodes import Node, Scalar, Sequence, d
 _MAX_UINT32 = 2**32 - 1
 
 Record = dict[str, Any]
-"""Fields by name. One that is absent or null in the file is absent here, or empty."""
+"""Fields by name. A field that is missing or null in the file is missing here, or empty."""
 
 
 class ConfigError(GatehouseError):
@@ -31,7 +31,7 @@ class ConfigError(GatehouseError):
 
 
 def parse(file: str, text: str | bytes) -> Record:
-    """The root of a file. Raises `ConfigError` for what is no YAML, and for keys and types that have no place in it."""
+    """The root of a file. Raises `ConfigError` for invalid YAML, and for unexpected keys and types."""
     try:
         root = document(text)
         if root is None or root.kind == "null":
@@ -79,13 +79,13 @@ def _check_value(file: str, node: Node) -> None:
 
 
 class _Reader:
-    """Reads fields by their types, and keeps what does not fit."""
+    """Parses fields by their types, and collects the errors."""
 
     def __init__(self) -> None:
         self.mismatches: list[str] = []
 
     def read(self, node: Node, schema: "_Schema", into: Record | None = None) -> Record:
-        """A map's fields. A field that stands there twice counts the last time; of maps, both are put together."""
+        """A map's fields. The last of duplicate fields wins; duplicate maps are merged."""
         record: Record = {} if into is None else into
         if not isinstance(node, MapNode):
             self._mismatch(node, "map")
@@ -127,7 +127,7 @@ class _Reader:
             self._mismatch(node, "map")
 
     def rate_limit(self, record: Record, name: str, node: Node) -> None:
-        """`Null` and `NULL` are a limit of nothing, and only the other ways to write null are none, as in yaml.v2."""
+        """`Null` and `NULL` are an empty limit; other spellings of null are no limit, as in yaml.v2."""
         if node.kind != "null":
             record[name] = self.read(node, _LIMIT, record.get(name))
         elif isinstance(node, Scalar) and node.text in ("Null", "NULL"):
@@ -182,7 +182,7 @@ _KEYS = frozenset((*_FILE, *_RULE, *_LIMIT))
 
 
 def _plain(node: Node) -> Any:
-    """Raises `ValueError` for what JSON does not know."""
+    """Raises `ValueError` for values that JSON lacks."""
     if isinstance(node, MapNode):
         return {_name(key): _plain(value) for key, value in node.pairs()}
     if isinstance(node, Sequence):

@@ -93,10 +93,10 @@ def _is_merge(node: Node) -> bool:
 
 
 def document(text: str | bytes) -> Node | None:
-    """The first document; None if there is none. What follows it isn't looked at.
+    """The first document; None if there is none. Later documents are ignored.
 
-    Raises `yaml.YAMLError` for what is no YAML, and `ValueError` for what yaml.v2 refuses besides: an anchor that
-    contains itself or is unknown, a text that its tag denies, a tree that aliases blow up.
+    Raises `yaml.YAMLError` for invalid YAML, and `ValueError` for what yaml.v2 also rejects: a recursive or unknown
+    anchor, a text that does not match its tag, excessive expansion of aliases.
     """
     return _Document(CParser(text)).root()
 
@@ -164,7 +164,7 @@ class _Document:
         return node
 
     def _check_aliases(self, root: Node) -> None:
-        """yaml.v2's guard against a small file that stands for a huge one."""
+        """yaml.v2's guard against alias bombs: small files that expand to huge ones."""
         total = _expanded(root, {})
         aliased = total - self._parsed
         if aliased > 100 and total > 1000 and aliased / total > _allowed(total):
@@ -172,7 +172,7 @@ class _Document:
 
 
 def _expanded(node: Node, known: dict[int, int]) -> int:
-    """How many nodes there are once each alias is a copy."""
+    """The number of nodes with every alias expanded."""
     if isinstance(node, Scalar):
         return 1
     size = known.get(id(node))
