@@ -158,5 +158,5 @@ def test_policy_names_the_fallback(on_failure: OnFailure, kind: type) -> None:
 
 
 def test_share_of_no_process_is_an_error() -> None:
-    with pytest.raises(ValueError, match="count this one"):
+    with pytest.raises(ValueError, match="includes this process"):
         fallback("local", 0)
