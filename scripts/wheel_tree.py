@@ -15,6 +15,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 ENVIRONMENT, TREE = BUILD / "wheel-env", BUILD / "tree"
+_OF_A_RUN = (
+    ".git",
+    ".venv",
+    ".venv-vllm",
+    "build",
+    "dist",
+    "logs",
+    "bench-results",
+    ".hypothesis",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".import_linter_cache",
+)
 
 
 def main() -> None:
@@ -45,14 +59,16 @@ def _environment(wheel: Path) -> None:
 
 
 def _tree() -> None:
-    packages = set(
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    )
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if name.split("/")[0] not in packages and (ROOT / name).exists():
-            (TREE / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, TREE / name)
+    """Works without git, too: an unpacked archive has none, and git rejects a checkout of another user."""
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
+    left_out = {*hatch["build"]["targets"]["wheel"]["packages"], *_OF_A_RUN}
+    here = [path for path in ROOT.iterdir() if path.name not in left_out]
+    TREE.mkdir(parents=True)
+    for path in here:
+        if path.is_dir():
+            shutil.copytree(path, TREE / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(path, TREE / path.name)
 
 
 if __name__ == "__main__":
