@@ -27,7 +27,7 @@ class Metrics:
         for kind in get_args(FailureKind):  # from 0, so that the first failure shows as an increase
             self._errors.labels(kind)
         self._degraded = Counter(
-            "api_rate_limit_degraded_total", "Decisions made without the store.", registry=registry
+            "api_rate_limit_degraded_total", "Decisions and refusals without the store.", registry=registry
         )
         self._lost = Counter(
             "api_rate_limit_events_lost_total",

@@ -16,6 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gatehouse.config.run_dir import RunDir
+from testkit.lines import complete_lines
 from testkit.ports import free_port
 from testkit.waiting import until
 
@@ -39,7 +40,7 @@ class RunningGateway:
         """The request log, once it holds `at_least` records."""
 
         def found() -> list[dict[str, Any]]:
-            return [json.loads(line) for path in self.logs("requests_*.log") for line in path.read_text().splitlines()]
+            return [json.loads(line) for path in self.logs("requests_*.log") for line in complete_lines(path)]
 
         until(lambda: len(found()) >= at_least, timeout_s, f"{at_least} records")
         return found()

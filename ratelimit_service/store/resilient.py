@@ -204,13 +204,13 @@ class Resilient:
             await self._fallback.close()
 
     async def _decide_without(self, ask: Ask, late: "asyncio.Future[Decision] | None" = None) -> Decision:
-        """The decision of the fallback; `late` is the store's pending answer."""
+        """The decision of the fallback, or a refusal where there is none; `late` is the store's pending answer."""
+        self._observer.on_degraded()
         if self._fallback is None:
             if late is not None:
                 self._follow_up(late, ask, admitted=False)
             raise StoreUnavailable(self._reason, "not called until a probe succeeds")
         decision = await self._fallback.decide(ask)
-        self._observer.on_degraded()
         if late is not None:
             self._follow_up(late, ask, admitted=decision.allowed)
         elif decision.allowed:

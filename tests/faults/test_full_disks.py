@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from testkit.fakes.fake_vllm import FakeVllm
+from testkit.lines import complete_lines
 from testkit.running_gateway import RunningGateway, running_gateway
 from testkit.waiting import until
 from tests.integration.conftest import LIMITED, MODEL, short_form
@@ -108,7 +109,7 @@ def test_a_log_on_a_full_disk_has_whole_lines_and_counts_what_it_lacks(tmp_path:
     """Two receivers write to it, and there is room for some lines now and then: never for all."""
 
     def records() -> list[object]:
-        return [json.loads(line) for path in disk.glob("logs/requests_*") for line in path.read_bytes().splitlines()]
+        return [json.loads(line) for path in disk.glob("logs/requests_*") for line in complete_lines(path)]
 
     with (
         FakeVllm((MODEL,)) as backend,
@@ -123,3 +124,4 @@ def test_a_log_on_a_full_disk_has_whole_lines_and_counts_what_it_lacks(tmp_path:
         until(lambda: gateway.metric("api_requests_total", status="200", endpoint=CHAT) == 160, 10, "all entries")
         assert 1 < len(records()) < 160
         until(lambda: len(records()) + gateway.metric("api_access_log_lost_total") == 161, 3, "the account")
+        assert all(path.read_bytes().endswith(b"\n") for path in disk.glob("logs/requests_*"))

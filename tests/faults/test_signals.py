@@ -19,6 +19,7 @@ import yaml
 
 from testkit.fakes.fake_vllm import FakeVllm
 from testkit.fakes.script import Script
+from testkit.lines import complete_lines
 from testkit.ports import free_port
 from testkit.running_gateway import ROOT, RunningGateway, running_gateway
 from testkit.waiting import until
@@ -103,7 +104,7 @@ def test_a_service_by_itself_passes_it_on_and_lives(tmp_path: Path) -> None:
             service.send_signal(number)
 
         def said() -> list[str]:
-            lines = [line for path in (tmp_path / "logs").glob("app_*.log") for line in path.read_text().splitlines()]
+            lines = [line for path in (tmp_path / "logs").glob("app_*.log") for line in complete_lines(path)]
             return [each["process"] for each in map(json.loads, lines) if each["message"].startswith("SIGHUP")]
 
         until(lambda: sorted(said()) == ["accesslog", "accesslog-0", "accesslog-1"], 5, "a word of each")

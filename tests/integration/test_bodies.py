@@ -18,6 +18,7 @@ from gatehouse.envoy import merged
 from gatehouse.envoy.bodies import MAX_BODY_BYTES
 from testkit.fakes.fake_vllm import FakeVllm
 from testkit.fakes.script import Script
+from testkit.lines import complete_lines
 from testkit.running_gateway import RunningGateway, running_gateway
 from testkit.waiting import until
 from tests.integration.conftest import FREE, MODEL, PREMIUM, short_form
@@ -46,7 +47,7 @@ def ask(gateway: RunningGateway, content: str, key: str = PREMIUM, **body: Any) 
 
 def bodies(gateway: RunningGateway, at_least: int) -> list[dict[str, Any]]:
     def found() -> list[dict[str, Any]]:
-        return [json.loads(line) for path in gateway.logs("bodies_*.log") for line in path.read_text().splitlines()]
+        return [json.loads(line) for path in gateway.logs("bodies_*.log") for line in complete_lines(path)]
 
     until(lambda: len(found()) >= at_least, what=f"{at_least} bodies")
     return found()

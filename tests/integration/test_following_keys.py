@@ -198,7 +198,7 @@ def test_f42_the_key_store_is_followed_and_a_revoked_key_stays_revoked(
         refused = httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, headers={"x-api-key": minted.key})
         unknown = httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, headers={"x-api-key": "sk-unknown"})
         assert refused.json() == unknown.json() == errors.INVALID_API_KEY.body()
-        assert gateway.metric("api_auth_decisions_total", result="revoked") >= 3
+        until(lambda: gateway.metric("api_auth_decisions_total", result="revoked") >= 3)
 
         redis.client().flushall()
         time.sleep(1.5)
@@ -220,7 +220,7 @@ def test_f17_without_the_store_files_go_on_and_its_keys_are_503_until_it_is_back
             answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, headers={"x-api-key": CHANGING})
             assert (answer.status_code, answer.json()) == (503, errors.AUTH_UNAVAILABLE.body())
             assert answer.headers["retry-after"] == "1"
-            assert gateway.metric("api_key_store_errors_total") >= 2
+            until(lambda: gateway.metric("api_key_store_errors_total") >= 2)
             until(lambda: gateway.metric("api_key_store_age_seconds") >= 1)
 
             os.kill(gateway.children()["authz-0"], signal.SIGKILL)  # one that starts while the store is down
@@ -253,7 +253,7 @@ def test_f40_who_guesses_is_told_to_wait_and_minted_keys_go_on(backend: FakeVllm
         assert answer.headers["x-request-id"]
         assert call(minted).status_code == 200
         assert call(swapped).status_code == 401
-        assert gateway.metric("api_auth_decisions_total", result="too_many_failures") == 2
+        until(lambda: gateway.metric("api_auth_decisions_total", result="too_many_failures") == 2)
 
 
 def test_a_missing_or_bad_key_file_at_the_start_ends_it_with_the_place(backend: FakeVllm, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_spent_budget_is_insufficient_quota_that_no_client_retries(gateway: Ru
     record = gateway.record(answers[0].headers["x-request-id"])
     usage = answers[0].json()["usage"]
     assert record["cost_usd"] == pytest.approx((usage["prompt_tokens"] + 2 * usage["completion_tokens"]) / 1e6)
-    assert 'api_cost_usd_total{model="m",user="alice-budget"}' in gateway.metrics()
+    until(lambda: gateway.metric("api_cost_usd_total", model="m", user="alice-budget") > 0, 5, "its cost as a metric")
     refused = chat(gateway, key, 400)
     assert [answer.status_code for answer in (*answers, refused)] == [200, 200, 429]
     error = refused.json()["error"]

@@ -236,7 +236,7 @@ async def test_deny_policy_raises_the_kind_of_the_failure(faulty: FaultyStore, c
         with pytest.raises(StoreUnavailable) as caught:
             await store.decide(ask())
         assert caught.value.kind == "oom"
-    assert (faulty.asked, counts.degraded) == (1, 0)
+    assert (faulty.asked, counts.degraded) == (1, 2), "a refusal without the store is one decision more that it misses"
     await store.close()
 
 
