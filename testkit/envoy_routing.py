@@ -56,8 +56,8 @@ def tried(host: Node, method: str, path: str, model: str | None) -> list[Route]:
 
 def _key(model: str | None, refused: str | None) -> str | None:
     if refused is not None:
-        return model_lookup.refused(refused)
-    return None if model is None else model_lookup.named(model)
+        return model_lookup.refusal_key(refused)
+    return None if model is None else model_lookup.model_key(model)
 
 
 def _lists(node: Any) -> Iterator[list[Route]]:

@@ -1,12 +1,12 @@
 """Pure functions from the config model to Envoy's configuration.
 
-A room a file: `bootstrap` (the process), `listener` (one connection manager), `tls` (certificates), `filters` (the
-chain, in order), `usage` (token counts), `routes` and `clusters` (what changes when models change; served to Envoy
-from files), `local_replies` (its own errors as OpenAI's), `access_log` (what an entry holds). `render` puts them
-together.
+Modules: `bootstrap` (the process), `listener` (connection managers), `tls` (certificates), `filters` (the chain, in
+order), `request_reader` and `answer_reader` (bodies and token counts), `routes` and `backends` (what changes with
+models; served to Envoy from files), `clusters` (the sidecars), `local_replies` (Envoy's own errors as OpenAI's),
+`access_log` (the fields of an entry). `render` assembles them.
 
-Everything is plain data, as Envoy's YAML has it: `--mode validate` of the real binary checks it, and a test compares it
-with typed messages where their schema knows the field.
+Everything is plain data, as in Envoy's YAML: `--mode validate` of the real binary checks it, and a test compares it
+with typed messages where their schema has the field.
 """
 
 from gatehouse.envoy.render import Rendered, merged, render

@@ -1,6 +1,7 @@
-"""What Envoy says of each request: to accesslog_service over gRPC, and to a JSON file that is the durable copy.
+"""What Envoy logs of each request: to accesslog_service over gRPC, and to a JSON file that is the durable copy.
 
-The file holds whatever a record is made of (`accesslog_service.reconcile.envoy_line` reads it), to the millisecond.
+The file has everything that a record is made of (`accesslog_service.reconcile.envoy_line` reads it), to the
+millisecond.
 """
 
 from gatehouse.config.model import Config
@@ -13,10 +14,10 @@ FLUSH_INTERVAL_S = 0.05
 """Entries reach accesslog_service within this time; limits on concurrent requests wait for them."""
 
 BATCH_BYTES = 128 * 1024
-"""Entries that come in between go out at once from here on: some sixty. Smaller batches cost the receiver more."""
+"""A batch of this size, some sixty entries, is sent without delay. Smaller batches cost the receiver more."""
 
 _CALLER = ("user", "team", "tier", "key_id", "key_limits", "key_family", "error_code", "ext_authz_duration")
-"""What the file says of the caller: not the models, which may be hundreds."""
+"""Fields of the caller in the file; without the models, which may be hundreds."""
 
 _MAX_PATH, _MAX_USER_AGENT = 512, 1028
 """Bytes; records hold 128 and 256 characters of them."""

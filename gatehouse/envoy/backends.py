@@ -1,6 +1,6 @@
-"""The model servers: one cluster a model, and which of its replicas is called.
+"""The clusters of the model servers, one per model, and the choice of a replica.
 
-What is promised of them, with the times, stands in docs/models.md.
+The guarantees, with their times, are in docs/models.md.
 """
 
 from typing import Any
@@ -16,22 +16,22 @@ _IDLE = "4s"
 """uvicorn closes idle connections after 5 s; closing first avoids sending a request into a closing one."""
 
 _BUFFER_BYTES = 640 * 1024
-"""Of an answer that its client does not read yet: then the model server has to wait. What a model server sends at once
-when its machine is busy (1,500 events, half a MiB) is read at once: so it is counted, though its client leaves then."""
+"""What Envoy buffers of an answer that its client does not read yet, before the model server has to wait. What a busy
+model server sends in one burst (1,500 events, half a MiB) fits: so it is counted even if the client then leaves."""
 
 _TLS_MATCH = "envoy.transport_socket_match"
 """Metadata of an endpoint, by which it finds its transport socket (Envoy, `transport_socket_matches`)."""
 
-_AT_ONCE = {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"}
-"""Nobody who is down is called for want of a better, and Envoy's threads hear of who is down or back as soon as it is
-known, where by default they may wait a second for more of the like."""
+_COMMON_LB = {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"}
+"""No server that is down is called, not even if all are; and Envoy's threads learn of changes in health at once, where
+the default is to merge those of a second."""
 
 _BALANCERS = {"least_request": "LEAST_REQUEST", "round_robin": "ROUND_ROBIN", "session_affinity": "MAGLEV"}
 
 
 def model_clusters(config: Config, secrets: Source | None = None) -> list[Message]:
-    """One cluster a model, that CDS serves. `secrets`: in which file Envoy finds each model's
-    credential, if not among its static ones."""
+    """One cluster per model, served by CDS. `secrets` gives the file with each model's credential, if it is not among
+    the static ones."""
     return [_cluster(config, name, model, secrets) for name, model in served(config).items()]
 
 
@@ -48,12 +48,12 @@ def _cluster(config: Config, model_name: str, model: Model, secrets: Source | No
         **options(
             explicit_http_config={"http_protocol_options": {}},
             common_http_protocol_options={"idle_timeout": _IDLE},
-            **upstream_keys.injected(model_name, model, secrets),
+            **upstream_keys.injection(model_name, model, secrets),
         ),
         "circuit_breakers": saturation.breakers(config, model),
         "health_checks": [_health_check(model.backends[0])],
         "outlier_detection": _ejection(),
-        "common_lb_config": _AT_ONCE,
+        "common_lb_config": _COMMON_LB,
         **_transport(model.backends),
     }
 
@@ -73,12 +73,12 @@ def _endpoint(backend: Backend) -> Message:
 
 
 def _trust(backend: Backend) -> dict[str, Any]:
-    """Backends that may share a transport socket are alike in this."""
+    """Backends with the same value may share a transport socket."""
     return {"tls": address(backend) or "by name", "ca_file": backend.ca_file or ""}
 
 
 def _transport(backends: tuple[Backend, ...]) -> Message:
-    """Transport sockets for those that are spoken to by TLS; the others match none."""
+    """Transport sockets for backends with TLS; the others match none."""
     found = {tuple(_trust(backend).values()): backend for backend in backends if encrypted(backend)}
     matches = [
         {"name": " ".join(trust), "match": _trust(backend), "transport_socket": tls(backend)}
@@ -104,11 +104,10 @@ def _health_check(backend: Backend) -> Message:
 
 
 def _ejection() -> Message:
-    """Out after five answers of 502, 503 or 504, or broken connections, in a row.
+    """Ejects after five answers of 502, 503 or 504, or broken connections, in a row.
 
-    An answer of 500 counts for nothing: a client's request can bring it about. At most half of a model's replicas are
-    out, so the only one never is; and health checks that succeed don't bring one back, which would undo the ejection
-    of a server that is up and yet fails.
+    An answer of 500 does not count: a client's request can cause it. At most half of a model's replicas are ejected, so
+    a single one never is; and successful health checks don't bring one back, since a server may be up and yet fail.
     """
     return {
         "consecutive_gateway_failure": 5,

@@ -1,7 +1,7 @@
-"""Bodies on record, for those who have asked for it (`logging.bodies`): Envoy's tap filter.
+"""Logging of bodies, if configured (`logging.bodies`): Envoy's tap filter.
 
-It writes a file for each of the chosen requests, and accesslog_service makes lines of them. No body goes through Python
-before its request has ended.
+It writes a file for each selected request, and accesslog_service turns the files into lines. No body passes through
+Python before its request has ended.
 """
 
 from gatehouse.config.model import Logging
@@ -9,7 +9,7 @@ from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension
 
 MAX_BODY_BYTES = 64 * 1024
-"""Of each body; the rest is cut off, and Envoy says so."""
+"""Per body; the rest is cut off and marked so by Envoy."""
 FILE_PREFIX = "body"
 
 _ADMITTED: Message = {"http_request_headers_match": {"headers": [{"name": "x-gatehouse-user", "present_match": True}]}}
@@ -24,7 +24,7 @@ _FAILED: Message = {
 def tap(logging: Logging, directory: str) -> list[Message]:
     """The filter, if there is something to tap; `directory` is where its files go.
 
-    It stands behind ext_authz, which has taken the key out of the request, and before the filter that reads answers:
+    It comes after ext_authz, which has removed the key from the request, and before the filter that reads answers:
     requests are as the model server gets them, answers as the client does.
     """
     if logging.bodies == "off":

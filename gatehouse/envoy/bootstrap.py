@@ -1,4 +1,4 @@
-"""The Envoy process: admin interface, the listener and the sidecars."""
+"""The Envoy process: its admin interface, listeners and sidecars."""
 
 from gatehouse.config.model import Config
 from gatehouse.config.run_dir import RunDir
@@ -8,13 +8,13 @@ from gatehouse.envoy.listener import listeners
 from gatehouse.envoy.message import Message
 
 _GIVE_BACK: Message = {"bytes_to_release": 16 * 1024 * 1024, "memory_release_interval": "1s"}
-"""Of memory that is free again after a burst, so much goes back to the system, each second."""
+"""How much of the memory freed after a burst is returned to the system, each second."""
 
 
 def bootstrap(
     config: Config, run_dir: RunDir, access_log_file: str, route_specifier: Message, secrets: Message
 ) -> Message:
-    """What Envoy starts with."""
+    """The configuration that Envoy starts with."""
     return {
         "node": {"id": "gatehouse", "cluster": "gatehouse"},
         "admin": {"address": {"pipe": {"path": str(run_dir.admin_socket), "mode": 0o600}}},

@@ -1,4 +1,4 @@
-"""Who Envoy calls on the gateway's own behalf: the sidecars over unix sockets, and the receiver of traces."""
+"""Clusters of the gateway itself: the sidecars, over unix sockets, and the receiver of traces."""
 
 from gatehouse.config.model import Backend, Config
 from gatehouse.config.run_dir import GRPC_SERVICES, RunDir, Service, first_rank, workers
@@ -8,21 +8,21 @@ from gatehouse.envoy.message import Message, seconds
 from gatehouse.envoy.retries import OTHER_HOST, other_priority
 
 _RANKED = ("authz", "ratelimit")
-_PROOF_OF_LIFE_S = {"authz": 2.0}
-"""A worker may be that late with a word on its health, where not a second: longer than a check may take, so that on a
-starved machine one that is late is not taken for gone."""
+_CHECK_TIMEOUT_S = {"authz": 2.0}
+"""The time-out of a health check, if not a second: longer than a call of ext_authz may take, so that on an overloaded
+machine a slow worker is not taken for dead."""
 _FAILURES = {"authz": 5, "accesslog": 1}
-"""After so many in a row a worker is not called for a moment. One failure is enough for accesslog: each connection to a
-dead receiver costs a batch of log entries. The portal has but one address, and ratelimit: see `_policy`."""
-_SOON: Message = {"retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"}}
-_ANY_ONE_WILL_DO = 100_000
-"""Percent: how many times its part of the calls a host can take."""
+"""After so many failures in a row, a worker is ejected. One is enough for accesslog: each connection to a dead receiver
+costs a batch of log entries. The portal has only one address; for ratelimit see `_policy`."""
+_FAST_BACK_OFF: Message = {"retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"}}
+_OVERPROVISIONING = 100_000
+"""Overprovisioning factor in percent: how many times its share of the calls a host can take."""
 _MOST = 4096
 """Requests at a time. Envoy's defaults (1,024 requests, 3 retries) are for small services."""
 
 
 def sidecars(config: Config, run_dir: RunDir) -> list[Message]:
-    """One cluster a service."""
+    """One cluster per service."""
     grpc = [_sidecar(service, _sockets(config, run_dir, service), grpc=True) for service in GRPC_SERVICES]
     if config.limits.on_failure == "allow":
         _stand_in(next(each for each in grpc if each["name"] == "ratelimit"), _sockets(config, run_dir, "accesslog"))
@@ -34,7 +34,7 @@ def _sockets(config: Config, run_dir: RunDir, service: Service) -> list[str]:
 
 
 def _stand_in(ratelimit: Message, sockets: list[str]) -> None:
-    """Behind all workers of ratelimit stands accesslog, for when none takes calls (`accesslog_service.stand_in`)."""
+    """Adds accesslog behind all workers of ratelimit, for when none takes calls (`accesslog_service.stand_in`)."""
     groups = ratelimit["load_assignment"]["endpoints"]
     groups.append({**_ranks(sockets, len(sockets))[0], "priority": len(groups)})
 
@@ -52,21 +52,20 @@ def _sidecar(name: str, sockets: list[str], *, grpc: bool) -> Message:
         "circuit_breakers": _breakers(),
         **({"outlier_detection": _ejection(_FAILURES[name])} if name in _FAILURES else {}),
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        **({"health_checks": [_grpc_check(_PROOF_OF_LIFE_S.get(name, 1.0))]} if grpc else {}),
+        **({"health_checks": [_grpc_check(_CHECK_TIMEOUT_S.get(name, 1.0))]} if grpc else {}),
     }
 
 
 def _policy(name: str) -> Message:
-    """One worker of a rank is enough for all calls: else a dead one would send its part of them to the next rank, and
-    the last rank counts nothing. For the same reason no worker is ejected for being late."""
-    return {"policy": {"overprovisioning_factor": _ANY_ONE_WILL_DO}} if name == "ratelimit" else {}
+    """One healthy worker of a rank takes all calls: otherwise a dead one would send its share to the next rank, and the
+    last rank counts nothing. For the same reason no worker is ejected for being slow."""
+    return {"policy": {"overprovisioning_factor": _OVERPROVISIONING}} if name == "ratelimit" else {}
 
 
 def _retries(name: str, count: int) -> Message:
-    """When a call is made again, of a host and a rank of hosts that was not asked yet.
+    """When a call is retried, with a host and a rank of hosts not tried yet.
 
-    A check is safe to repeat. So is a decision on limits: a worker gives back what it charges for a call that was
-    reset.
+    A check is safe to repeat. So is a decision on limits: a worker refunds what it charged for a call that was reset.
     """
     if name not in _RANKED:
         return {}
@@ -77,17 +76,17 @@ def _retries(name: str, count: int) -> Message:
     }
     if name == "ratelimit":
         when = "connect-failure,refused-stream" + (",reset" if count > 1 else "")
-        return {"retry_policy": {"retry_on": when, "num_retries": 3, **_SOON, **elsewhere}}
+        return {"retry_policy": {"retry_on": when, "num_retries": 3, **_FAST_BACK_OFF, **elsewhere}}
     every = {
         "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
         "num_retries": 3,
-        **_SOON,
+        **_FAST_BACK_OFF,
     }
     return {"retry_policy": {**every, **elsewhere}}
 
 
 def _ranks(sockets: list[str], first: int) -> list[Message]:
-    """The first so many, and behind them the others."""
+    """The first `first` sockets, and behind them the others."""
     groups = [group for group in (sockets[:first], sockets[first:]) if group]
     return [
         {"priority": rank, "lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in group]}
@@ -119,7 +118,7 @@ def _ejection(failures: int) -> Message:
 
 
 def receiver(config: Config) -> list[Message]:
-    """Where traces go, if anywhere. The gateway starts and works without it."""
+    """The receiver of traces, if configured. The gateway starts and works without it."""
     if config.tracing.otlp_endpoint is None:
         return []
     target = Backend(url=config.tracing.otlp_endpoint)
@@ -136,7 +135,7 @@ def receiver(config: Config) -> list[Message]:
 
 
 def _breakers() -> Message:
-    """Repetitions of what is late are at most as many as the requests themselves: they would make it later still."""
+    """Retries are at most as many as the requests themselves: more would make a slow service slower still."""
     most = {"max_connections": _MOST, "max_pending_requests": _MOST, "max_requests": _MOST}
     budget = {"budget_percent": {"value": 50}, "min_retry_concurrency": 128}
     return {"thresholds": [{**most, "retry_budget": budget}]}

@@ -1,4 +1,4 @@
-"""Ending the running streams of a revoked key: the Lua filter that looks whether a stream's key is among those."""
+"""Ends the running streams of revoked keys, by a Lua filter."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from gatehouse.envoy.scripts import source
 
 
 def stream_filter(file: Path) -> Message:
-    """The filter. `file` holds the ids of keys whose streams are to end, one a line; it need not exist."""
+    """The filter. `file` has the ids of keys whose streams must end, one per line; it need not exist."""
     code = source("cut").replace("@FILE@", str(file))
     lua = "envoy.extensions.filters.http.lua.v3.Lua"
     return extension(names.CUTTING, lua, default_source_code={"inline_string": code})

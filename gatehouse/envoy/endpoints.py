@@ -1,4 +1,4 @@
-"""The parts of which clusters are made, whoever they lead to."""
+"""Parts shared by all clusters."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -11,17 +11,17 @@ SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def options(**fields: object) -> Message:
-    """How HTTP is spoken with a cluster."""
+    """HTTP options of a cluster."""
     return {"typed_extension_protocol_options": {_HTTP_OPTIONS: typed(_HTTP_OPTIONS, **fields)}}
 
 
 def assignment(cluster: str, endpoints: list[Message]) -> Message:
-    """The endpoints of a cluster that has one level of them."""
+    """The endpoints of a cluster with one priority level."""
     return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": endpoints}]}
 
 
 def endpoint(backend: Backend) -> Message:
-    """`backend`, called by its own name, whatever address that has."""
+    """`backend`, with its own host name, whatever address that has."""
     url = urlsplit(backend.url)
     port = url.port or (443 if url.scheme == "https" else 80)
     place = {
@@ -37,7 +37,7 @@ def encrypted(backend: Backend) -> bool:
 
 
 def address(backend: Backend) -> str | None:
-    """The address in a URL that names none but an address."""
+    """The IP address in the URL; None if it has a host name."""
     host = urlsplit(backend.url).hostname or ""
     try:
         return str(ip_address(host))
@@ -46,7 +46,7 @@ def address(backend: Backend) -> str | None:
 
 
 def tls(backend: Backend) -> Message:
-    """TLS to whoever proves to be the host that was called, by a certificate of an authority that is trusted."""
+    """TLS that verifies the host by a certificate of a trusted authority."""
     trusted: Message = {"trusted_ca": {"filename": backend.ca_file or SYSTEM_AUTHORITIES}}
     ip = address(backend)
     if ip is None:
@@ -54,7 +54,7 @@ def tls(backend: Backend) -> Message:
     name = {
         "san_type": "IP_ADDRESS",
         "matcher": {"exact": ip},
-    }  # TLS has no server name that is an address (RFC 6066 §3)
+    }  # an address is no TLS server name (RFC 6066 §3)
     return _tls({**trusted, "match_typed_subject_alt_names": [name]})
 
 

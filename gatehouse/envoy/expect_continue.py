@@ -1,13 +1,13 @@
-"""Requests with `Expect: 100-continue`: their client waits for a word before it sends the body (RFC 9110 §10.1.1).
+"""Requests with `Expect: 100-continue`: their client waits for a `100 Continue` before the body (RFC 9110 §10.1.1).
 
-Envoy says that word itself, as soon as it has the headers, and no filter can delay it; or it leaves it to the server
-behind (`proxy_100_continue`), which here hears of a request only once its body is read. So such a request, once
-ext_authz knows its caller, takes a second way through this same Envoy: to a listener inside the process that says
+Envoy sends that itself, as soon as it has the headers, and no filter can delay it; or it leaves it to the upstream
+server (`proxy_100_continue`), which here gets a request only once its body is read. So such a request, after ext_authz
+has identified its caller, passes through this same Envoy a second time: to a listener inside the process that sends
 `100 Continue` at once, and from there on treats the request like any other.
 
-That listener has no address: nobody outside of the process can connect to it. It believes what the public listener
-tells it: the client's address and scheme, the request's id, and the credential, which is checked again there. The
-request's one record is written there, too.
+That listener has no address: nothing outside of the process can connect to it. It trusts the public listener for the
+client's address and scheme, the request's id, and the credential, which is checked again there. The request's only
+record is written there, too.
 """
 
 from gatehouse.contract import names
@@ -21,15 +21,15 @@ _PASSED_ON = "x-gatehouse-passed-on"
 """Set on a request as it leaves the public listener. Clients can't send it."""
 
 _CREDENTIALS = {"authorization": "x-gatehouse-authorization", "x-api-key": "x-gatehouse-x-api-key"}
-"""ext_authz takes a credential out of the request: it is kept under another name, for the second check."""
+"""Header -> header for its copy: ext_authz removes credentials from a request, and the second check needs them."""
 
-_ASIDE = "gatehouse-client-ip"
-"""Where the client's address is while headers of the gateway are removed."""
+_CLIENT_IP_COPY = "gatehouse-client-ip"
+"""A copy of the client's address, for while headers of the gateway are removed."""
 
 RECORDED_HERE: Message = {
     "header_filter": {"header": {"name": _PASSED_ON, "present_match": True, "invert_match": True}}
 }
-"""For an access log: not those that were passed on; the other listener records them."""
+"""Filter of an access log: skips requests that were passed on, which the other listener records."""
 
 PROCESS: Message = {
     "bootstrap_extensions": [
@@ -38,22 +38,22 @@ PROCESS: Message = {
         )
     ]
 }
-"""What an Envoy needs for listeners of its own."""
+"""Bootstrap fields for internal listeners."""
 
 
 def listener(manager: Message) -> Message:
-    """The listener inside the process, whose connections are handed to `manager`."""
+    """The listener inside the process; `manager` handles its connections."""
     return {
         "name": LISTENER,
         "internal_listener": {},
-        "ignore_global_conn_limit": True,  # the client's connection counts already
+        "ignore_global_conn_limit": True,  # the client's connection is already counted
         "filter_chains": [{"filters": [manager]}],
     }
 
 
-def believed() -> Message:
-    """What the manager of that listener takes over from the public one, instead of finding it out."""
-    told = extension(
+def trusted_identity() -> Message:
+    """What the manager of that listener takes over from the public one, instead of determining it."""
+    detection = extension(
         "envoy.http.original_ip_detection.custom_header",
         "envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig",
         header_name=names.CLIENT_IP_HEADER,
@@ -62,26 +62,26 @@ def believed() -> Message:
     return {
         "use_remote_address": False,
         "xff_num_trusted_hops": 0,
-        "original_ip_detection_extensions": [told],
+        "original_ip_detection_extensions": [detection],
         "preserve_external_request_id": True,
     }
 
 
-def restoring(removals: list[Message]) -> list[Message]:
-    """Mutations of a request as it arrives there: credentials get their own names back, `Expect` of whatever kind goes
-    no further, and of what `removals` take away only the client's address stays."""
+def restoring_mutations(removals: list[Message]) -> list[Message]:
+    """Mutations of a request as it arrives there: credentials get their own names back, `Expect` of any kind is
+    removed, and of the headers that `removals` remove only the client's address is kept."""
     return [
-        *({"append": header(name, f"%REQ({kept})%")} for name, kept in _CREDENTIALS.items()),
-        {"append": header(_ASIDE, f"%REQ({names.CLIENT_IP_HEADER})%")},
+        *({"append": header(name, f"%REQ({copy})%")} for name, copy in _CREDENTIALS.items()),
+        {"append": header(_CLIENT_IP_COPY, f"%REQ({names.CLIENT_IP_HEADER})%")},
         *removals,
-        {"append": header(names.CLIENT_IP_HEADER, f"%REQ({_ASIDE})%")},
-        {"remove": _ASIDE},
+        {"append": header(names.CLIENT_IP_HEADER, f"%REQ({_CLIENT_IP_COPY})%")},
+        {"remove": _CLIENT_IP_COPY},
         {"remove": "expect"},
     ]
 
 
 def cluster() -> Message:
-    """The way to that listener. Clients are bounded at the front."""
+    """The cluster of that listener. Clients are limited at the public one."""
     most = 1_000_000
     address = {"envoy_internal_address": {"server_listener_name": LISTENER}}
     return {
@@ -97,9 +97,9 @@ def cluster() -> Message:
 
 
 def route(without: tuple[str, ...]) -> Message:
-    """Where a request with `Expect` goes first. What the filters in `without` do is done behind it, where time-outs
-    apply as well."""
-    kept = [{"append": header(kept, f"%REQ({name})%")} for name, kept in _CREDENTIALS.items()]
+    """The first route of a request with `Expect`. The filters in `without` run only at the second listener, where
+    time-outs apply as well."""
+    copies = [{"append": header(copy, f"%REQ({name})%")} for name, copy in _CREDENTIALS.items()]
     return {
         "name": "expecting",
         "match": {"prefix": "/", "headers": [{"name": "expect", "present_match": True}]},
@@ -112,7 +112,7 @@ def route(without: tuple[str, ...]) -> Message:
             **{name: disabled() for name in without},
             names.CLIENT_IP: typed(
                 "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
-                mutations={"request_mutations": kept},
+                mutations={"request_mutations": copies},
             ),
         },
     }

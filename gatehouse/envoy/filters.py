@@ -1,18 +1,18 @@
 """The HTTP filters, in the order a request meets them (an answer meets them in reverse).
 
-1. body_size_limit: not more than this.
-2. header_mutation: the client's address, for the next.
-3. ext_authz: who is this? Headers only, so that a stranger's body is never asked for, nor one that waits for
-   a `100 Continue` (`expecting`).
-   local_ratelimit: how often the gateway's own pages may be asked, and nothing else.
-4. Lua: what the body asks for; it is passed on as it comes, and changed where it must be.
-   buffer: keeps it until all of it is here.
-   set_filter_state: the model, where its route is looked up.
-5. RBAC: may this caller use this model?
+1. body_size_limit: rejects larger bodies.
+2. header_mutation: adds the client's address, for ext_authz.
+3. ext_authz: identifies the caller by headers alone, so that the body of an unknown caller is never read, and no
+   `100 Continue` asks for it (`expect_continue`).
+   local_ratelimit: limits requests to the gateway's own pages, and no others.
+4. Lua: reads what the body asks for; passes it on as it arrives, and changes it where needed.
+   buffer: holds it until it is complete.
+   set_filter_state: stores the model, for the look-up of its route.
+5. RBAC: checks that the caller may use the model.
 6. ratelimit: one call with everything the limits depend on.
-   tap, where `logging.bodies` asks for it: bodies of chosen requests.
-   Lua, where there is a key store: end streams of revoked keys.
-7. Lua: what the answer has used; usage that the client did not ask for is hidden.
+   tap, if `logging.bodies` is on: copies bodies of selected requests.
+   Lua, if there is a key store: ends streams of revoked keys.
+7. Lua: reads what the answer has used, and hides usage that the client did not ask for.
 8. router.
 """
 
@@ -23,24 +23,26 @@ from gatehouse.envoy import answer_reader, model_access, model_lookup, own_limit
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 AUTHZ_TIMEOUT_S = 1.6
-"""A busy machine makes a check wait, and its request with it; who waits in vain is told within two seconds."""
-AUTHZ_PATIENCE_S = 0.15
-"""A worker that has not answered by then is slow, or hangs: another is asked as well, and the first answer counts."""
+"""On a busy machine a check waits, and its request with it; without an answer it fails within two seconds."""
+AUTHZ_HEDGE_AFTER_S = 0.15
+"""After this, a worker is slow, or hangs: another is called as well, and the first answer counts."""
 LIMITS_TIMEOUT_S = 2.0
-"""All tries together. A service that is busy is waited for, and one that is away is known to be, by its health checks
-and by connections that are refused; so to be late is no way past the limits."""
+"""All tries together. Envoy waits for a busy service, and knows by health checks and refused connections when it is
+down; so a slow limiter lets nothing pass the limits."""
 
 
 LIMITS_TRY_TIMEOUT_S = 1.0
-"""Longer than a worker waits for a late Redis (three of `redis.timeout_ms`): one that takes longer than this hangs, and
-another is asked, if there is one that counts the same."""
+"""Longer than a worker waits for a late Redis (three of `redis.timeout_ms`): one that takes longer hangs, and another
+is called, if there is one that shares its counts."""
 
 
-def chain(max_body_bytes: int, wanted: Sequence[Message] = (), *, limiters: int = 1) -> list[Message]:
-    """Every HTTP filter; `wanted` are those behind ratelimit that not every configuration asks for, and
-    `limiters` is how many workers of ratelimit share their counts.
+def chain(max_body_bytes: int, optional: Sequence[Message] = (), *, limiters: int = 1) -> list[Message]:
+    """All HTTP filters.
 
-    Nothing in it depends on models or keys, so that changing those leaves the listener alone.
+    `optional` are those after ratelimit that only some configurations need; `limiters` is how many workers of ratelimit
+    share their counts.
+
+    Nothing here depends on models or keys, so that changing those does not touch the listener.
     """
     return [
         extension(
@@ -50,12 +52,12 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = (), *, limiters: int 
         ),
         _client_ip(),
         _authz(),
-        own_limits.idle_filter(),
+        own_limits.filter_(),
         *request_reader.filters(max_body_bytes),
         model_lookup.name_filter(),
         model_access.by_requested_name(),
         _limits(limiters),
-        *wanted,
+        *optional,
         answer_reader.filter_(),
         extension(
             "envoy.filters.http.router",
@@ -66,17 +68,17 @@ def chain(max_body_bytes: int, wanted: Sequence[Message] = (), *, limiters: int 
 
 
 def _client_ip() -> Message:
-    """A check says whose connection it is, which behind a proxy is the proxy's; so it is told who the client is."""
-    told = header(names.CLIENT_IP_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")
+    """Adds the client's address for ext_authz, which sends only the connection's: behind a proxy, that is the proxy."""
+    address = header(names.CLIENT_IP_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")
     return extension(
         names.CLIENT_IP,
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-        mutations={"request_mutations": [{"append": told}]},
+        mutations={"request_mutations": [{"append": address}]},
     )
 
 
 def _authz() -> Message:
-    """The call of a sidecar can be hedged by headers only; Envoy's router takes them off again.
+    """The call of a sidecar can be hedged by headers only, which Envoy's router removes.
 
     https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter
     """
@@ -85,11 +87,11 @@ def _authz() -> Message:
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
         transport_api_version="V3",
         grpc_service={
-            **_called("authz"),
+            **_sidecar("authz"),
             "timeout": seconds(AUTHZ_TIMEOUT_S),
             "initial_metadata": [
                 {"key": "x-envoy-hedge-on-per-try-timeout", "value": "true"},
-                {"key": "x-envoy-upstream-rq-per-try-timeout-ms", "value": str(int(AUTHZ_PATIENCE_S * 1000))},
+                {"key": "x-envoy-upstream-rq-per-try-timeout-ms", "value": str(int(AUTHZ_HEDGE_AFTER_S * 1000))},
             ],
         },
         failure_mode_allow=False,
@@ -122,24 +124,24 @@ def _limits(limiters: int) -> Message:
         failure_mode_deny=True,
         status_on_error={"code": "ServiceUnavailable"},
         rate_limit_service={
-            "grpc_service": {**_called("ratelimit"), **(_TRIES if limiters > 1 else {})},
+            "grpc_service": {**_sidecar("ratelimit"), **(_TRY_TIMEOUT if limiters > 1 else {})},
             "transport_api_version": "V3",
         },
         rate_limits=[{"actions": actions}],
     )
 
 
-_TRIES: Message = {
+_TRY_TIMEOUT: Message = {
     "initial_metadata": [
         {"key": "x-envoy-upstream-rq-per-try-timeout-ms", "value": str(int(LIMITS_TRY_TIMEOUT_S * 1000))}
     ]
 }
-"""The time of one try of a sidecar's call is set by this header only, which Envoy's router takes off again."""
+"""Only this header sets the time-out of one try of a sidecar's call; Envoy's router removes it."""
 
 
-def _called(service: str) -> Message:
-    """A sidecar, called. For each request Envoy compares this message with all that it was configured with, field by
-    field, to find its client: so it is short, and when a call is repeated stands in the cluster."""
+def _sidecar(service: str) -> Message:
+    """The call of a sidecar. For each request Envoy compares this message, field by field, with all configured ones to
+    find its client: so it is short, and retries are configured in the cluster."""
     return {"envoy_grpc": {"cluster_name": service, "skip_envoy_headers": True}}
 
 

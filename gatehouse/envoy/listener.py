@@ -1,4 +1,4 @@
-"""The listeners and their connection managers: what Envoy accepts from the outside, and on what terms."""
+"""The listeners and their connection managers: what Envoy accepts from clients, and with which limits."""
 
 from collections.abc import Callable
 
@@ -11,15 +11,15 @@ from gatehouse.envoy import access_log, bodies, cors, cutting, expect_continue, 
 from gatehouse.envoy.message import Message, extension, header, seconds
 
 CONNECTION_BUFFER_BYTES = 256 * 1024
-"""What a slow reader can make Envoy hold of an answer, beside what is under way from the model server
+"""What a slow reader can make Envoy buffer of an answer, beside the buffer for the model server
 (`gatehouse.envoy.backends`): less than a MiB in all. Request bodies have a limit of their own, in the routes."""
 
 _UPLOAD_WINDOW_BYTES = 1024 * 1024
-"""How much of its requests an HTTP/2 client may send before it hears from Envoy."""
+"""How many bytes an HTTP/2 client may send over a connection before Envoy has to grant more."""
 
 CONNECTION_IDLE = "650s"
-"""Of a connection without a request. Load balancers in front keep theirs for as long as 600 s, and are to close first:
-whoever sends a request into a closing connection gets an error."""
+"""For a connection without a request. Load balancers in front keep theirs for up to 600 s, and must close first: a
+request sent into a closing connection fails."""
 
 _FORGEABLE = ("x-gatehouse-", "x-envoy-")
 
@@ -30,8 +30,8 @@ def listeners(
     """The public listener, and the one inside the process. `route_specifier` is `{"rds": …}` or, for validation,
     `{"route_config": …}`; `secrets` are parts of a TLS context."""
     common = {
-        **_patience(),
-        **_posture(),
+        **_timeouts(),
+        **_http_options(),
         **tracing.connection_manager(config),
         "access_log": access_log.loggers(config, access_log_file),
         "access_log_options": {"access_log_flush_interval": seconds(PERIOD_S)},
@@ -39,7 +39,7 @@ def listeners(
         "http_filters": [
             *cors.filters(config.server),
             *filters.chain(
-                config.server.max_body_bytes, _wanted(config, run_dir), limiters=workers(config, "ratelimit")
+                config.server.max_body_bytes, _optional_filters(config, run_dir), limiters=workers(config, "ratelimit")
             ),
         ],
         **route_specifier,
@@ -47,7 +47,7 @@ def listeners(
     public = _manager("gatehouse", **_identity(config), proxy_100_continue=True, **common)
     inside = _manager(
         expect_continue.LISTENER,
-        **{**_identity(config, expect_continue.restoring), **expect_continue.believed()},
+        **{**_identity(config, expect_continue.restoring_mutations), **expect_continue.trusted_identity()},
         **common,
     )
     return [
@@ -64,7 +64,7 @@ def listeners(
 def _address(config: Config) -> Message:
     address: Message = {"address": config.server.host, "port_value": config.server.port}
     if config.server.host == "::":
-        address["ipv4_compat"] = True  # all of this machine, whichever kind of address clients have
+        address["ipv4_compat"] = True  # all addresses of this machine, IPv4 and IPv6
     return address
 
 
@@ -77,9 +77,9 @@ def _manager(stat_prefix: str, **fields: object) -> Message:
     )
 
 
-def _wanted(config: Config, run_dir: RunDir) -> list[Message]:
-    """Filters that cost nothing where nobody asks for them. Keys are revoked in a key store: without one, no stream
-    need be looked at."""
+def _optional_filters(config: Config, run_dir: RunDir) -> list[Message]:
+    """Optional filters, which cost nothing unless configured. Keys are revoked in a key store: without one, streams
+    need no check."""
     cutting_streams = [] if config.key_store.type == "none" else [cutting.stream_filter(run_dir.cut)]
     return [*bodies.tap(config.logging, str(run_dir.bodies)), *cutting_streams]
 
@@ -92,8 +92,8 @@ def rds(routes_file: str, watched_directory: str) -> Message:
 
 
 def _identity(config: Config, within: Callable[[list[Message]], list[Message]] = list) -> Message:
-    """Who is calling: addresses, request ids, and headers that only the gateway may set. `within` puts what removes
-    them among other mutations."""
+    """Identity of requests: addresses, request ids, and headers that only the gateway may set. `within` adds mutations
+    around those that remove them."""
     removals = [{"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}} for prefix in _FORGEABLE]
     early = extension(
         "envoy.http.early_header_mutation.header_mutation",
@@ -111,10 +111,10 @@ def _identity(config: Config, within: Callable[[list[Message]], list[Message]] =
     }
 
 
-def _patience() -> Message:
-    """Slow clients are given this long; a stream may last for ever as long as something moves.
+def _timeouts() -> Message:
+    """Time-outs of slow clients; a stream may last for ever as long as data flows.
 
-    How long nothing may move is for the routes to say, which change at run time; this holds where they don't.
+    Routes set the idle time-out, which may change at run time; this one holds where they don't.
     """
     return {
         "request_headers_timeout": "10s",
@@ -125,8 +125,8 @@ def _patience() -> Message:
     }
 
 
-def _posture() -> Message:
-    """What is refused before anything is decided."""
+def _http_options() -> Message:
+    """Limits and normalization that apply before any filter."""
     return {
         "codec_type": "AUTO",
         "normalize_path": True,

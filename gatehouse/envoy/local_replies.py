@@ -1,7 +1,7 @@
-"""The answers that Envoy makes up itself: the rows of `gatehouse.contract.local_errors`, as Envoy takes them.
+"""Envoy's local replies, as errors in OpenAI's format: renders the rows of `gatehouse.contract.local_errors`.
 
-Answers that already are ours (direct responses, refusals of the sidecars) are left alone by the guard, and answers of
-model servers are no local replies at all.
+The first mapper whose filter matches applies. Answers that are already ours (direct responses, refusals of the
+sidecars) are excluded by the guard, and answers of model servers are not local replies at all.
 """
 
 import json
@@ -12,7 +12,7 @@ from gatehouse.contract.local_errors import OURS, TABLE, LocalError, otherwise
 from gatehouse.envoy.message import Message, extension, header, literal
 
 _REQUEST_ID = {**header("x-request-id", "%UNIQUE_ID%"), "append_action": "ADD_IF_ABSENT"}
-"""What could not even be read as a request has no id yet."""
+"""A request that could not even be parsed has no id yet."""
 
 _OURS = f"[{', '.join(map(json.dumps, OURS))}]"
 """As CEL writes a list."""
@@ -50,7 +50,7 @@ def _cel(expression: str) -> Message:
 
 
 def _undecided() -> Message:
-    """ratelimit_service can only refuse with a 429. Where it decided nothing, its answer lacks only the status."""
+    """ratelimit_service can refuse only with a 429. If it could not decide, this sets the right status."""
     codes = "|".join(error.code for error in (errors.LIMITS_UNAVAILABLE, errors.OVERLOADED, errors.AUTH_UNAVAILABLE))
     matcher = {
         "filter": names.LIMITS,
@@ -65,7 +65,7 @@ _UNDECIDED = _undecided()
 
 
 def _anything_else(kind: int) -> Message:
-    """What no row names, with a status of 4xx or 5xx, which it keeps."""
+    """Replies that match no row keep their status: 4xx is the client's error, 5xx ours."""
     low, high = kind * 100, kind * 100 + 100
     when = _cel(f"response.code >= {low} && response.code < {high} && !(response.code_details in {_OURS})")
     return {"filter": when, **_answer(otherwise(low))}

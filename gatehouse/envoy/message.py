@@ -1,4 +1,4 @@
-"""How Envoy's API spells things in YAML."""
+"""Envoy's API in YAML: common messages."""
 
 from typing import Any
 
@@ -21,15 +21,15 @@ def seconds(value: float) -> str:
 
 
 def header(name: str, value: str) -> Message:
-    """A header to set, replacing what is there. `value` may hold `%…%` command operators."""
+    """A header to set, replacing existing ones. `value` may contain `%…%` command operators."""
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
 def literal(text: str) -> str:
-    """`text` as Envoy must read it where `%` begins a command operator."""
+    """`text`, escaped where `%` begins a command operator."""
     return text.replace("%", "%%")
 
 
 def disabled() -> Message:
-    """A filter that a route does without."""
+    """Disables a filter for a route."""
     return typed("envoy.config.route.v3.FilterConfig", disabled=True)

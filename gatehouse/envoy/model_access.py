@@ -1,11 +1,11 @@
-"""May this caller use this model? Decided by Envoy's RBAC filter from what authz_service said of the caller.
+"""Checks whether the caller may use the model, in Envoy's RBAC filter, by what authz_service said of the caller.
 
 authz_service answers before a body is read, with what key, user, team and tier together allow: `models`, a list of
-names (or `*`, for all), and `expressions`, of which every one must be found in the name; the body names the model. What
-is not `*` is CEL, written as a syntax tree because Envoy does not parse its text form. A missing or broken part denies.
+names (or `*`, for all), and `expressions`, all of which must match in the name; the body names the model. What is not
+`*` is CEL, written as a syntax tree because Envoy does not parse its text form. A missing or broken part denies.
 
-Looking into a list costs next to nothing, also into one of 500 names; a regular expression is compiled for each
-request, and may have 100 instructions. So authz_service gives expressions only where no list would do.
+Looking up a list costs next to nothing, even one of 500 names; a regular expression is compiled for each request, and
+is limited to 100 instructions. So authz_service sends expressions only where a list is not enough.
 """
 
 from itertools import count
@@ -20,7 +20,7 @@ _RBAC_PER_ROUTE = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
 
 
 class _Tree:
-    """Builds CEL nodes, each with an id of its own."""
+    """Builds CEL nodes, each with a unique id."""
 
     def __init__(self) -> None:
         self._ids = count(1)
@@ -46,15 +46,15 @@ class _Tree:
 
 
 LEVELS = 4
-"""Key, user, team and tier: each may restrict by an expression."""
+"""Key, user, team and tier: each may restrict models by an expression."""
 
 
-def _listed(tree: _Tree, name: Message) -> Message:
+def _in_list(tree: _Tree, name: Message) -> Message:
     """`name in models`"""
     return tree.call("@in", name, tree.metadata(names.AUTHZ, "models"))
 
 
-def _expressed(tree: _Tree, level: int) -> Message:
+def _matches_expressions(tree: _Tree, level: int) -> Message:
     """`model.matches(expressions[0]) && (size(expressions) <= 1 || model.matches(expressions[1]) && …)`"""
     expression = tree.call("_[_]", tree.metadata(names.AUTHZ, "expressions"), tree.number(level))
     matches = tree.call("matches", expression, target=tree.metadata(names.LLM, "model"))
@@ -62,11 +62,11 @@ def _expressed(tree: _Tree, level: int) -> Message:
         return matches
     number = tree.call("size", tree.metadata(names.AUTHZ, "expressions"))
     no_more = tree.call("_<=_", number, tree.number(level + 1))
-    return tree.call("_&&_", matches, tree.call("_||_", no_more, _expressed(tree, level + 1)))
+    return tree.call("_&&_", matches, tree.call("_||_", no_more, _matches_expressions(tree, level + 1)))
 
 
 def _rules(expression: Message) -> Message:
-    """A caller with all models is told by a comparison, which takes a tenth of what any expression does."""
+    """A caller with all models is recognized by a comparison, at a tenth of the cost of any expression."""
     cel = {
         "input": extension("cel", "xds.type.matcher.v3.HttpAttributesCelMatchInput"),
         "custom_match": extension(
@@ -84,19 +84,19 @@ def _rules(expression: Message) -> Message:
 
 
 def _everything() -> Message:
-    """`*` is listed, and there is a name: where no body was read, and so no model is named, this fails too."""
+    """`*` is listed, and a model is named: if no body was read, and so no model is named, this fails, too."""
     every = {"list_match": {"one_of": {"string_match": {"exact": EVERYTHING}}}}
     named = {"string_match": {"safe_regex": {"regex": "(?s).+"}}}
-    both = [_compared(names.AUTHZ, "models", every), _compared(names.LLM, "model", named)]
+    both = [_metadata_match(names.AUTHZ, "models", every), _metadata_match(names.LLM, "model", named)]
     return {"and_matcher": {"predicate": both}}
 
 
-def _compared(namespace: str, key: str, value: Message) -> Message:
+def _metadata_match(namespace: str, key: str, value: Message) -> Message:
     kind = "envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput"
-    shown = extension("envoy.matching.inputs.dynamic_metadata", kind, filter=namespace, path=[{"key": key}])
+    source = extension("envoy.matching.inputs.dynamic_metadata", kind, filter=namespace, path=[{"key": key}])
     matcher = "envoy.extensions.matching.input_matchers.metadata.v3.Metadata"
     match = extension("envoy.matching.matchers.metadata_matcher", matcher, value=value)
-    return {"single_predicate": {"input": shown, "custom_match": match}}
+    return {"single_predicate": {"input": source, "custom_match": match}}
 
 
 def _action(name: str, action: str) -> Message:
@@ -106,16 +106,16 @@ def _action(name: str, action: str) -> Message:
 def by_requested_name() -> Message:
     """The filter: the caller may use the model that the body names."""
     tree = _Tree()
-    listed = _listed(tree, tree.metadata(names.LLM, "model"))
-    return extension(names.MODEL_ACCESS, _RBAC, **_rules(tree.call("_||_", listed, _expressed(tree, 0))))
+    listed = _in_list(tree, tree.metadata(names.LLM, "model"))
+    return extension(names.MODEL_ACCESS, _RBAC, **_rules(tree.call("_||_", listed, _matches_expressions(tree, 0))))
 
 
 def unrestricted() -> Message:
-    """A route's own rule: none. (An absent policy is how RBAC is switched off for a route.)"""
+    """A route's own rule: none. (A route without a policy switches RBAC off.)"""
     return typed(_RBAC_PER_ROUTE)
 
 
 def by_name(model: str) -> Message:
-    """A route's own rule: the caller may use `model`, which the configuration names. Such names are always listed."""
+    """A route's own rule: the caller may use `model`, a name in the configuration. Such names are always listed."""
     tree = _Tree()
-    return typed(_RBAC_PER_ROUTE, rbac=_rules(_listed(tree, tree.text(model))))
+    return typed(_RBAC_PER_ROUTE, rbac=_rules(_in_list(tree, tree.text(model))))

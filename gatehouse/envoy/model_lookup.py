@@ -1,8 +1,8 @@
-"""The route of a model, looked up by its name: with 500 models it costs what it costs with one.
+"""Looks up the route of a model by its name, at the same cost for 500 models as for one.
 
-Envoy tries routes one after the other. A matcher (`VirtualHost.matcher`) looks up instead, but knows request headers
-and filter state only, not what a body filter has read. So a filter copies the name there, where no client can put
-anything and any text is just a text.
+Envoy tries routes one after the other. A matcher (`VirtualHost.matcher`) looks them up instead, but only by request
+headers and filter state, not by what a body filter has read. So a filter copies the name to the filter state, where no
+client can write and any text is just text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from gatehouse.envoy.message import Message, extension
 _KEY = "gatehouse.model"
 
 
-def named(model: str) -> str:
-    """Where the routes of a model are found."""
+def model_key(model: str) -> str:
+    """The key of a model's routes."""
     return f":{model}"
 
 
-def refused(code: str) -> str:
-    """Where the route of a request is found that can't be read; no name of a model leads there."""
+def refusal_key(code: str) -> str:
+    """The key of the route for a request that is refused; no model's name can produce it."""
     return f"{code}:"
 
 
 def name_filter() -> Message:
-    """Notes the name that the body gives, once it is read, or why it is refused; then the route is chosen again."""
+    """Stores the model in the body, once it is read, or why it is refused; then the route is selected again."""
     value = {
         "object_key": _KEY,
         "factory_key": "envoy.string",
@@ -39,18 +39,18 @@ def name_filter() -> Message:
     return extension(names.MODEL_NAME, kind, on_request_headers=[value], clear_route_cache=True)
 
 
-def matcher(path: str, method: str, by_key: Mapping[str, Sequence[Message]], unnamed: Sequence[Message]) -> Message:
-    """What matches requests by `method` whose path, without its query, is the regular expression `path`.
+def matcher(path: str, method: str, by_key: Mapping[str, Sequence[Message]], otherwise: Sequence[Message]) -> Message:
+    """Matches requests with `method` whose path, without its query, matches the regular expression `path`.
 
-    The routes in `by_key` are tried in order where the body leads to that key (`named`, `refused`); where it leads
-    nowhere, or is not read yet, those `unnamed`.
+    If the body gives a key of `by_key` (`model_key`, `refusal_key`), the routes there are tried in order; if it gives
+    none of them, or is not read yet, those in `otherwise`.
     """
     of_models = {
         "matcher_tree": {
             "input": _filter_state(),
-            "exact_match_map": {"map": {name: tried(routes) for name, routes in by_key.items()}},
+            "exact_match_map": {"map": {name: route_list(routes) for name, routes in by_key.items()}},
         },
-        "on_no_match": tried(unnamed),
+        "on_no_match": route_list(otherwise),
     }
     conditions = [
         _header(":path", safe_regex={"google_re2": {}, "regex": rf"(?:{path})(?:\?.*)?"}),
@@ -59,7 +59,7 @@ def matcher(path: str, method: str, by_key: Mapping[str, Sequence[Message]], unn
     return {"predicate": {"and_matcher": {"predicate": conditions}}, "on_match": {"matcher": of_models}}
 
 
-def tried(routes: Sequence[Message]) -> Message:
+def route_list(routes: Sequence[Message]) -> Message:
     """The first of `routes` that matches."""
     return {"action": extension("routes", "envoy.config.route.v3.RouteList", routes=list(routes))}
 
@@ -71,5 +71,5 @@ def _filter_state() -> Message:
 
 def _header(name: str, **value: object) -> Message:
     kind = "envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
-    shown = extension("envoy.matching.inputs.request_headers", kind, header_name=name)
-    return {"single_predicate": {"input": shown, "value_match": value}}
+    source = extension("envoy.matching.inputs.request_headers", kind, header_name=name)
+    return {"single_predicate": {"input": source, "value_match": value}}

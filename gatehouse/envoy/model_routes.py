@@ -1,4 +1,4 @@
-"""A route to the replicas of a model: for how long, by which of them, how often, and what they are told."""
+"""A route to the replicas of a model: time-outs, choice of a replica, retries and headers."""
 
 from gatehouse.config.model import Config, Model, base_path, served
 from gatehouse.contract import names
@@ -17,20 +17,19 @@ _NOT_FOR_MODEL_SERVERS = [
     "proxy-authorization",
     "api-key",
 ]
-"""A compressed answer could not be metered; what Envoy thinks of the client is its own affair; how urgent a request is,
-and which of vLLM's data-parallel ranks serves it, its client does not decide; and what a client shows others stays
-here."""
+"""A compressed answer could not be metered; Envoy's view of the client is internal; clients must not choose their
+urgency, nor one of vLLM's data-parallel ranks; and clients' other credentials stay here."""
 
 _NOT_FROM_MODEL_SERVERS = [
     f"x-ratelimit-{what}-{of}"
     for of in ("requests", "tokens", "minute", "hour")
     for what in ("limit", "remaining", "reset")
 ]
-"""A server's own limits are the gateway's affair: clients would see two values of one header."""
+"""A server's own limits are hidden: clients would see two values of one header."""
 
 
 def to_backends(config: Config, model: str, match: Message) -> list[Message]:
-    """Routes for what `match` describes: one, or one for each class of tiers."""
+    """Routes for requests that match `match`: one, or one for each class of tiers."""
     route = _route(config, model, match)
     return [_of_class(route, each) for each in saturation.classes(config)] or [route]
 
@@ -49,7 +48,7 @@ def _route(config: Config, name: str, match: Message) -> Message:
         },
         "request_headers_to_add": [
             header("x-gatehouse-model", f"%DYNAMIC_METADATA({names.LLM}:model)%"),
-            # Of a body that was changed; of any other there is nothing to say, and the header stays.
+            # The length of a body that was changed; for any other the value is empty, and the header stays.
             header("content-length", f"%DYNAMIC_METADATA({names.LLM}:bytes)%"),
         ],
         "request_headers_to_remove": _NOT_FOR_MODEL_SERVERS,
@@ -58,38 +57,38 @@ def _route(config: Config, name: str, match: Message) -> Message:
 
 
 def _to_replica(config: Config, model: Model) -> Message:
-    """In the short form the server is told the name that the client called."""
-    return {**_rewritten(model), **_hashed(model), **({} if config.vllm else _host_named(model))}
+    """In the short form the server gets the host name that the client used."""
+    return {**_path_rewrite(model), **_hash_policy(model), **({} if config.vllm else _host_rewrite(model))}
 
 
-def _rewritten(model: Model) -> Message:
-    """How the path changes on the way: backends may serve the API below a path of their own."""
+def _path_rewrite(model: Model) -> Message:
+    """How the path is rewritten: backends may serve the API below a path of their own."""
     path = base_path(model.backends[0].url)
     if not path:
         return {}
     return {"regex_rewrite": {"pattern": {"regex": "^(/.*)$"}, "substitution": path + r"\1"}}
 
 
-def _hashed(model: Model) -> Message:
-    """What requests must have in common to meet the same replica, and with it its prefix cache."""
+def _hash_policy(model: Model) -> Message:
+    """What requests must share to go to the same replica, for its prefix cache."""
     if model.balance != "session_affinity":
         return {}
     session = {"header": {"header_name": model.session_header}, "terminal": True}
     return {"hash_policy": [session, {"header": {"header_name": "x-gatehouse-user"}}]}
 
 
-def _host_named(model: Model) -> Message:
-    """A server that is one of many at its address is told which one is meant."""
+def _host_rewrite(model: Model) -> Message:
+    """Sends the backend's host name: several servers may share an address."""
     return {"auto_host_rewrite": True} if any(address(backend) is None for backend in model.backends) else {}
 
 
 def _of_class(route: Message, tiers: saturation.Class) -> Message:
-    match, told = route["match"], route["request_headers_to_add"]
+    match, headers = route["match"], route["request_headers_to_add"]
     removed = [name for name in route["request_headers_to_remove"] if name != saturation.URGENCY_HEADER]
     return {
         **route,
-        "match": {**match, "dynamic_metadata": [*match.get("dynamic_metadata", ()), *tiers.matched()]},
+        "match": {**match, "dynamic_metadata": [*match.get("dynamic_metadata", ()), *tiers.tier_match()]},
         "route": {**route["route"], **tiers.priority()},
-        "request_headers_to_add": [*told, *tiers.urgency()],
+        "request_headers_to_add": [*headers, *tiers.urgency()],
         "request_headers_to_remove": removed,
     }

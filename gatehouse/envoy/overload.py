@@ -1,4 +1,4 @@
-"""What Envoy gives up, and in which order, before it runs out of memory or connections.
+"""What Envoy sheds, and in which order, before it runs out of memory or connections.
 
 Shares are of `server.max_memory_mb`. See Envoy's "Overload manager" and "Configuring Envoy as an edge proxy".
 """
@@ -10,14 +10,14 @@ _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
 _SCARCE, _SHORT, _FULL, _LAST = 0.85, 0.92, 0.95, 0.98
 _TRACKED_POWER = 20
-"""Streams whose buffers hold 2^20 bytes and more are candidates for being reset."""
+"""Streams with 2^20 bytes or more in buffers may be reset."""
 
 
 def manager(server: Server) -> Message:
     """`overload_manager` of the bootstrap.
 
-    Idle clients go first, then streams that hold most; then there are no new requests (503 `server_is_overloaded`), and
-    at last no new connections.
+    Idle connections are closed first, then the streams with most memory are reset; then new requests are refused (503
+    `server_is_overloaded`), and finally new connections.
     """
     heap = extension(
         _HEAP,
@@ -35,7 +35,7 @@ def manager(server: Server) -> Message:
         "buffer_factory_config": {"minimum_account_to_track_power_of_two": _TRACKED_POWER},
         "actions": [
             _action("shrink_heap", _above(_SCARCE)),
-            {**_action("reduce_timeouts", _between(_SCARCE, _FULL)), "typed_config": _least_patience()},
+            {**_action("reduce_timeouts", _between(_SCARCE, _FULL)), "typed_config": _shortest_timeouts()},
             _action("reset_high_memory_stream", _between(_SHORT, _LAST)),
             _action("disable_http_keepalive", _above(_SHORT)),
             _action("stop_accepting_requests", _above(_FULL)),
@@ -45,8 +45,8 @@ def manager(server: Server) -> Message:
 
 
 def runtime() -> Message:
-    """One request of a connection at a time, then it is the turn of the others: many on one connection, be they
-    pipelined or streams of HTTP/2, wait for each other and not for everybody (CVE-2023-44487)."""
+    """One request per connection and event-loop cycle: many requests on one connection, pipelined or streams of HTTP/2,
+    delay each other and no other connection (CVE-2023-44487)."""
     return {"http": {"max_requests_per_io_cycle": 1}}
 
 
@@ -59,12 +59,12 @@ def _above(share: float) -> Message:
 
 
 def _between(low: float, high: float) -> Message:
-    """From not at all at `low` to fully at `high`."""
+    """Scales from nothing at `low` to full effect at `high`."""
     return {"name": _HEAP, "scaled": {"scaling_threshold": low, "saturation_threshold": high}}
 
 
-def _least_patience() -> Message:
-    """How short time-outs become. A stream that waits for its model keeps half a minute."""
+def _shortest_timeouts() -> Message:
+    """The shortest values of time-outs. A stream that waits for its model keeps half a minute."""
     least = {"CONNECTION_IDLE": "2s", "STREAM_IDLE": "30s", "STREAM_FLUSH": "5s"}
     factors = [{"timer": f"HTTP_DOWNSTREAM_{timer}", "min_timeout": time} for timer, time in least.items()]
     return typed("envoy.config.overload.v3.ScaleTimersOverloadActionConfig", timer_scale_factors=factors)

@@ -1,37 +1,37 @@
-"""How often the gateway's own pages and API may be asked: what answers them also writes the records.
+"""Limits requests to the gateway's own pages and API: the service that answers them also writes the records.
 
-Envoy counts by itself, in token buckets: strangers by their address (as far as `server.trusted_proxy_hops` are
-trusted), callers of the API by their user. The limits of tiers are for what reaches a model server.
+Envoy counts by itself, in token buckets: unknown callers by their address (as far as `server.trusted_proxy_hops` are
+trusted), callers of the API by their user. The limits of tiers are for requests to model servers.
 """
 
 from gatehouse.contract import names
 from gatehouse.envoy.message import Message, extension, typed
 
-STRANGERS = (500, 50)
-"""At once, and a second from then on. Load balancers ask for `/health` less often by far."""
-CALLERS = (2000, 200)
-MOST_COUNTED = 4096
-"""Addresses or users; beyond, who was not seen for longest is forgotten."""
+_PER_ADDRESS = (500, 50)
+"""Burst, and requests per second after it. Load balancers request `/health` far less often."""
+_PER_USER = (2000, 200)
+_MOST_COUNTED = 4096
+"""Addresses or users; beyond this, the least recently seen is dropped."""
 
 _TYPE = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _ALL: Message = {"default_value": {"numerator": 100}}
 
 
-def idle_filter() -> Message:
-    """The filter, which does nothing where a route does not ask for it."""
+def filter_() -> Message:
+    """The filter, disabled unless a route enables it."""
     return {**extension(names.OWN_LIMITS, _TYPE, stat_prefix="own"), "disabled": True}
 
 
-def of_strangers() -> Message:
-    """`typed_per_filter_config` of a page for anyone."""
-    return _by("remote_address", {"remote_address": {}}, STRANGERS)
+def per_address() -> Message:
+    """`typed_per_filter_config` of a public page."""
+    return _by("remote_address", {"remote_address": {}}, _PER_ADDRESS)
 
 
-def of_callers() -> Message:
-    """The same of what only known callers may ask."""
+def per_user() -> Message:
+    """`typed_per_filter_config` of a path for known callers only."""
     source = {"key": names.AUTHZ, "path": [{"key": "user"}]}
     action = {"metadata": {"descriptor_key": "user", "metadata_key": source, "default_value": "-"}}
-    return _by("user", action, CALLERS)
+    return _by("user", action, _PER_USER)
 
 
 def _by(key: str, action: Message, limit: tuple[int, int]) -> Message:
@@ -40,12 +40,12 @@ def _by(key: str, action: Message, limit: tuple[int, int]) -> Message:
     config = typed(
         _TYPE,
         stat_prefix="own",
-        token_bucket=bucket,  # for what can't be told apart
+        token_bucket=bucket,  # for requests that match no descriptor
         always_consume_default_token_bucket=False,
         filter_enabled=_ALL,
         filter_enforced=_ALL,
         rate_limits=[{"actions": [action]}],
         descriptors=[{"entries": [{"key": key}], "token_bucket": bucket}],
-        max_dynamic_descriptors=MOST_COUNTED,
+        max_dynamic_descriptors=_MOST_COUNTED,
     )
     return {names.OWN_LIMITS: config}

@@ -1,4 +1,4 @@
-"""The config model -> the files Envoy reads."""
+"""Renders the config model as the files that Envoy reads."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"
 class Rendered:
     """Envoy's configuration: what it starts with, and what it watches for changes.
 
-    `secrets` are files that say where credentials for model servers are; `certificates`, those of `server.tls`.
+    `secrets` are files with the places of credentials for model servers; `certificates` are those of `server.tls`.
     """
 
     bootstrap: Message
@@ -33,7 +33,7 @@ class Rendered:
     certificates: Mapping[str, Message] = field(default_factory=dict)
 
     def files(self) -> dict[str, Message]:
-        """File name -> content, in the order in which they are to be written: a cluster needs its secret."""
+        """File name -> content, in the order in which to write them: a cluster needs its secret."""
         secrets = {**self.certificates, **self.secrets}
         return {BOOTSTRAP: self.bootstrap, **secrets, ROUTES: self.routes, CLUSTERS: self.clusters}
 
@@ -44,24 +44,24 @@ def render(config: Config, run_dir: RunDir, access_log_file: str) -> Rendered:
     dynamic = {"cds_config": _watched(directory, CLUSTERS)}
     route_specifier = rds(f"{directory}/{ROUTES}", directory)
     clusters = model_clusters(config, partial(_watched, directory))
-    shown = tls.watched(config.server.tls, directory)
-    started_with = bootstrap(config, run_dir, access_log_file, route_specifier, shown)
+    certificates = tls.watched_secrets(config.server.tls, directory)
+    document = bootstrap(config, run_dir, access_log_file, route_specifier, certificates)
     return Rendered(
-        bootstrap={**started_with, "dynamic_resources": dynamic},
+        bootstrap={**document, "dynamic_resources": dynamic},
         routes=versioned([typed("envoy.config.route.v3.RouteConfiguration", **routes(config))]),
         clusters=versioned([typed("envoy.config.cluster.v3.Cluster", **each) for each in clusters]),
         secrets={file: versioned([typed(_SECRET, **each)]) for file, each in upstream_keys.secrets(config).items()},
-        certificates=tls.named_files(config.server.tls),
+        certificates=tls.files_by_name(config.server.tls),
     )
 
 
 def merged(config: Config, run_dir: RunDir, access_log_file: str, secrets: Message | None = None) -> Message:
-    """The same, as one static file: `envoy --mode validate` does not look into files that Envoy watches.
+    """The same, as one static file: `envoy --mode validate` does not read files that Envoy watches.
 
-    `secrets`, parts of a TLS context, take the place of those in the files of `server.tls`.
+    `secrets`, parts of a TLS context, replace those in the files of `server.tls`.
     """
     if secrets is None:
-        secrets = tls.given(*tls.by_name(config.server.tls)) if config.server.tls else {}
+        secrets = tls.static_secrets(*tls.file_sources(config.server.tls)) if config.server.tls else {}
     document = bootstrap(config, run_dir, access_log_file, {"route_config": routes(config)}, secrets)
     document["static_resources"]["clusters"] += model_clusters(config)
     document["static_resources"]["secrets"] = upstream_keys.placeholders(config)
@@ -69,13 +69,13 @@ def merged(config: Config, run_dir: RunDir, access_log_file: str, secrets: Messa
 
 
 def _watched(directory: str, file: str) -> Message:
-    """A source of configuration: `file`, read anew whenever it is replaced."""
+    """A source of configuration: `file`, reloaded whenever it is replaced."""
     source = {"path": f"{directory}/{file}", "watched_directory": {"path": directory}}
     return {"path_config_source": source, "resource_api_version": "V3"}
 
 
 def versioned(resources: list[Message]) -> Message:
-    """A file of a file-based xDS source. Its version, which Envoy tells when it has taken it up, is of its content."""
+    """A file of a file-based xDS source. Its version, which Envoy reports once applied, is a hash of its content."""
     body = {"resources": resources}
     version = sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
     return {"version_info": version, **body}

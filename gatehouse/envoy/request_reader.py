@@ -1,12 +1,11 @@
-"""What a request asks for: read by Envoy as the body comes in, once, and written there too.
+"""Reads and edits the body of a request in Envoy, once, as it arrives.
 
 A Lua filter reads the members at the top of the body as chunks pass (`lua/json.lua`, `lua/request.lua`), and changes
-the few bytes that have to change (`lua/body.lua`); Envoy's buffer filter behind it keeps the body until all of it is
-here. So no tree of the body is ever built, and a large one takes Envoy's time in small turns.
+the few bytes that have to change (`lua/body.lua`); Envoy's buffer filter after it holds the body until it is complete.
+So no tree of the body is ever built, and a large one takes Envoy's time in small slices.
 
-The outcome is metadata: `model`, `asks`, `stream` and what is to be hidden of the answer, or why the request is
-`refused`. What the configuration has to say comes from the route that is in effect while a body is read, so that
-changing it leaves the listener alone.
+The result is metadata: `model`, `asks`, `stream` and what to hide of the answer, or why the request is `refused`.
+Settings come from the route that is in effect while a body is read, so that changing them does not touch the listener.
 """
 
 from gatehouse.config.model import Config, Kind, Model
@@ -17,7 +16,7 @@ from gatehouse.envoy.scripts import lua_filter
 _ROOM_TO_WRITE = 64 * 1024
 """Bytes that may be added to the largest body."""
 
-ASKED: dict[Kind, tuple[str, ...]] = {
+STREAM_OPTIONS: dict[Kind, tuple[str, ...]] = {
     "vllm": ("include_usage", "continuous_usage_stats"),
     "sglang": ("include_usage", "continuous_usage_stats"),
     "openai": ("include_usage",),
@@ -25,11 +24,11 @@ ASKED: dict[Kind, tuple[str, ...]] = {
     "llama_cpp": ("include_usage",),
     "other": (),
 }
-"""Which `stream_options` a kind of server knows. Of one that is not asked for more, streams count by their events."""
+"""The `stream_options` that a kind of server supports. Where it supports none, streams are counted by their events."""
 
 
 def filters(max_body_bytes: int) -> list[Message]:
-    """The reader, and the filter that keeps what it passes on."""
+    """The reader, and the filter that buffers what it passes on."""
     buffer = "envoy.extensions.filters.http.buffer.v3.Buffer"
     return [
         lua_filter(names.READER, "json", "body", "request", main="on_request"),
@@ -38,20 +37,20 @@ def filters(max_body_bytes: int) -> list[Message]:
 
 
 def settings(config: Config) -> Message:
-    """Metadata of the route under which bodies are read; names of models are as bodies give them."""
-    said: Message = {"max_json_values": config.server.max_json_values}
+    """Metadata of the route under which bodies are read; models have the names that bodies use."""
+    values: Message = {"max_json_values": config.server.max_json_values}
     if config.effective_default_model is not None:
-        said["default_model"] = config.effective_default_model
+        values["default_model"] = config.effective_default_model
     if config.vllm is not None and config.vllm.kind != "vllm":
-        said["asks"] = list(ASKED[config.vllm.kind])
+        values["asks"] = list(STREAM_OPTIONS[config.vllm.kind])
     for name, model in config.models.items():
-        asked = asked_of(model)
-        if asked != ASKED["vllm"]:
-            said |= {f"asks:{each}": list(asked) for each in (name, *model.aliases)}
-    return {"filter_metadata": {names.READER: said}}
+        asked = _stream_options_of(model)
+        if asked != STREAM_OPTIONS["vllm"]:
+            values |= {f"asks:{each}": list(asked) for each in (name, *model.aliases)}
+    return {"filter_metadata": {names.READER: values}}
 
 
-def asked_of(model: Model) -> tuple[str, ...]:
-    """What every one of a model's servers may be asked for."""
+def _stream_options_of(model: Model) -> tuple[str, ...]:
+    """The `stream_options` that all servers of a model support."""
     kinds = {backend.kind for backend in model.backends}
-    return tuple(option for option in ASKED["vllm"] if all(option in ASKED[kind] for kind in kinds))
+    return tuple(option for option in STREAM_OPTIONS["vllm"] if all(option in STREAM_OPTIONS[kind] for kind in kinds))

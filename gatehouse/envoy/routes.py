@@ -1,9 +1,8 @@
-"""What may be asked for, and who answers. Nothing that no route names reaches a model server.
+"""The routes. A request that matches none of them never reaches a model server.
 
 A POST is routed twice: first by its path alone, then, once the body is read, by the model in it. Until then the last
-route of its endpoint is in effect, and Envoy decides by that one which filters the request meets at all: a filter that
-is disabled there stays away for good. So it disables none (`_while_reading`); what a later route does without, it
-overrides.
+route of its endpoint is in effect, and Envoy decides by that one which filters run at all: a filter disabled there
+stays disabled. So it disables none (`_while_reading`); a later route overrides what it does not need.
 """
 
 import re
@@ -21,7 +20,7 @@ from gatehouse.envoy import (
     own_limits,
     request_reader,
     tracing,
-    wrong_turns,
+    unknown_urls,
 )
 from gatehouse.envoy.message import Message, disabled, header
 from gatehouse.envoy.model_routes import to_backends
@@ -37,8 +36,8 @@ _BODY_FILTERS = (
     names.ANSWERS,
 )
 _BUFFER_MARGIN = 1024 * 1024
-"""Were the buffer full before the size limit is passed, Envoy would stop reading and wait for a body filter that waits
-for more."""
+"""If the buffer were full before the size limit is reached, Envoy would stop reading and wait for a body filter that
+waits for more."""
 _ALL_FILTERS = (names.CLIENT_IP, names.AUTHZ, *_BODY_FILTERS)
 
 
@@ -52,7 +51,7 @@ def routes(config: Config) -> Message:
         **cors.policy(config.server),
         "matcher": {
             "matcher_list": {"matchers": [inference]},
-            "on_no_match": model_lookup.tried(_everything_else(config)),
+            "on_no_match": model_lookup.route_list(_everything_else(config)),
         },
     }
     return {"name": names.ROUTES, "virtual_hosts": [host]}
@@ -68,15 +67,15 @@ def _everything_else(config: Config) -> list[Message]:
         *_pages(config, "/", "/metrics", *names.USAGE_PAGE),
         *_own_api(),
         _too_large(config),
-        *({**turn, **_without(_ALL_FILTERS)} for turn in _wrong_turns()),
+        *({**route, **_without(_ALL_FILTERS)} for route in _unknown_urls()),
         _refusal(errors.NOT_FOUND, {"connect_matcher": {}}, without=_ALL_FILTERS),  # CONNECT has no path
     ]
 
 
-def _wrong_turns() -> Iterator[Message]:
-    yield from wrong_turns.wrong_methods()
-    yield from wrong_turns.nearly_right()
-    yield wrong_turns.of_others(_ANYTHING)
+def _unknown_urls() -> Iterator[Message]:
+    yield from unknown_urls.wrong_methods()
+    yield from unknown_urls.misspelled()
+    yield unknown_urls.any_other(_ANYTHING)
 
 
 def _method(*methods: str) -> Message:
@@ -84,12 +83,12 @@ def _method(*methods: str) -> Message:
 
 
 def _without(filters: Iterable[str], but: Message | None = None) -> Message:
-    """None of `filters`, and what `but` says of others."""
+    """Disables `filters`, and adds the per-filter configuration `but`."""
     return {"typed_per_filter_config": {**{name: disabled() for name in filters}, **(but or {})}}
 
 
 def _refusal(error: ClientError, match: Message, without: Iterable[str] = ()) -> Message:
-    """A direct response, named by its code so that the access log can tell."""
+    """A direct response, named after its code for the access log."""
     headers = [header("content-type", "application/json")]
     if error.retry_after_s is not None:
         headers.append(header("retry-after", str(error.retry_after_s)))
@@ -102,37 +101,37 @@ def _refusal(error: ClientError, match: Message, without: Iterable[str] = ()) ->
     }
 
 
-def _unread(error: ClientError, match: Message) -> Message:
-    """A refusal to a caller we know, of a body that names no model we have: there is no access to decide on."""
+def _body_refusal(error: ClientError, match: Message) -> Message:
+    """A refusal to a known caller, of a body that names no known model: there is no access to check."""
     return {**_refusal(error, match), "typed_per_filter_config": {names.MODEL_ACCESS: model_access.unrestricted()}}
 
 
-def _told(error: ClientError) -> Message:
-    """The same, in the words of the reader: what is wrong with which member."""
+def _body_refusal_with_reason(error: ClientError) -> Message:
+    """The same, with the reader's message: what is wrong with which member."""
     message = f"{error.message} %DYNAMIC_METADATA({names.LLM}:problem)%".lstrip()
-    told = replace(error, message=message, param=error.param or f"%DYNAMIC_METADATA({names.LLM}:param)%")
-    route = _unread(error, _ANYTHING)
-    route["direct_response"]["body_format"] = {"json_format": told.body(), "content_type": "application/json"}
+    with_reason = replace(error, message=message, param=error.param or f"%DYNAMIC_METADATA({names.LLM}:param)%")
+    route = _body_refusal(error, _ANYTHING)
+    route["direct_response"]["body_format"] = {"json_format": with_reason.body(), "content_type": "application/json"}
     return route
 
 
 def _pages(config: Config, *paths: str) -> list[Message]:
-    """Pages for anyone."""
+    """Public pages."""
     return [
         {
             "name": path,
             "match": {"path": path, "headers": [_method("GET", "HEAD")]},
             "route": _gateway(),
             **tracing.never(config),
-            **_without(_ALL_FILTERS, but=own_limits.of_strangers()),
+            **_without(_ALL_FILTERS, but=own_limits.per_address()),
         }
         for path in paths
     ]
 
 
 def _preflights(config: Config) -> list[Message]:
-    """What pages of other sites ask first. Envoy's filter answers those that may, and does so only on a route to a
-    cluster; the others are told there that there is nothing."""
+    """Preflights of pages of other sites. Envoy's filter answers those of allowed origins, and only on a route to a
+    cluster; that cluster answers the others with a 404."""
     if not config.server.cors:
         return []
     asks = {"name": "access-control-request-method", "present_match": True}
@@ -141,22 +140,24 @@ def _preflights(config: Config) -> list[Message]:
 
 
 def _own_api() -> list[Message]:
-    """What the gateway answers itself, to callers it knows; it is told of them what model servers are not."""
-    told = [header(name, f"%DYNAMIC_METADATA({names.AUTHZ}:{field})%") for name, field in names.CALLER_HEADERS.items()]
+    """The gateway's own API, for known callers; it gets headers about them that model servers don't."""
+    caller = [
+        header(name, f"%DYNAMIC_METADATA({names.AUTHZ}:{field})%") for name, field in names.CALLER_HEADERS.items()
+    ]
     return [
         {
             "name": path.get("path", "/v1/models"),
             "match": {**path, "headers": [_method("GET", "HEAD")]},
             "route": _gateway(),
-            "request_headers_to_add": told,
-            **_without(_BODY_FILTERS, but=own_limits.of_callers()),
+            "request_headers_to_add": caller,
+            **_without(_BODY_FILTERS, but=own_limits.per_user()),
         }
         for path in ({"path": "/v1/models"}, {"prefix": "/v1/models/"}, {"path": "/v1/usage"})
     ]
 
 
 def _gateway() -> Message:
-    """Repeated for about as long as the standby of portal_service takes to take over: whoever asks then just waits."""
+    """Retries for about as long as the standby of portal_service takes to take over, so that clients only wait."""
     retry = {
         "retry_on": "connect-failure,refused-stream,reset",
         "num_retries": 20,
@@ -172,13 +173,13 @@ def _two_hosts() -> Message:
 
 
 def _http_1_0() -> Message:
-    """Probes are answered (`/health` stands before it), and no client speaks it any more."""
+    """HTTP/1.0 is refused, except for probes (`/health` comes before): no client uses it any more."""
     old = {"name": names.HTTP_VERSION_HEADER, "string_match": {"exact": "HTTP/1.0"}}
     return _refusal(errors.UPGRADE_REQUIRED, {**_ANYTHING, "headers": [old]}, without=_ALL_FILTERS)
 
 
 def _https_required(config: Config) -> list[Message]:
-    """Plaintext is answered 426; `/health` stands before it, for probes inside the machine."""
+    """Plaintext is answered with 426; `/health` comes before, for probes inside the machine."""
     if not config.server.require_https and config.server.tls is None:
         return []
     plain = {"name": "x-forwarded-proto", "string_match": {"exact": "http"}}
@@ -186,7 +187,7 @@ def _https_required(config: Config) -> list[Message]:
 
 
 def _too_large(config: Config) -> Message:
-    """A body that says it is too large is refused before anyone is asked about it."""
+    """A body whose declared length is too large is refused before any other check."""
     range_match = {"start": config.server.max_body_bytes + 1, "end": 2**63 - 1}
     declared = {"name": "content-length", "range_match": range_match}
     return _refusal(errors.REQUEST_TOO_LARGE, {**_ANYTHING, "headers": [declared]}, without=_ALL_FILTERS)
@@ -201,25 +202,25 @@ _BY_READER = (
     errors.TOO_MANY_VALUES,
     errors.GATEWAY_ERROR,
 )
-"""Why the reader refuses a body."""
+"""The errors with which the reader refuses a body."""
 
 
 def _by_body(config: Config) -> dict[str, list[Message]]:
-    """The routes of each name that a body may give; in the short form any is good (`_without_a_model`). And of each
-    refusal."""
-    models = [] if config.vllm else [(name, model) for model in config.models for name in _called(config, model)]
+    """The routes of each name that a body may use, and of each refusal; in the short form any name is valid
+    (`_without_a_model`)."""
+    models = [] if config.vllm else [(name, model) for model in config.models for name in _names_of(config, model)]
     return {
-        **{model_lookup.named(name): to_backends(config, model, _ANYTHING) for name, model in models},
-        **{model_lookup.refused(error.code): [_told(error)] for error in _BY_READER},
+        **{model_lookup.model_key(name): to_backends(config, model, _ANYTHING) for name, model in models},
+        **{model_lookup.refusal_key(error.code): [_body_refusal_with_reason(error)] for error in _BY_READER},
     }
 
 
-def _called(config: Config, model: str) -> tuple[str, ...]:
+def _names_of(config: Config, model: str) -> tuple[str, ...]:
     return (model, *config.models[model].aliases)
 
 
 def _without_a_model(config: Config) -> list[Message]:
-    """Until the body is read, and for a name that is none of the configuration's."""
+    """The routes until the body is read, and for names that are not in the configuration."""
     named = {"filter": names.LLM, "path": [{"key": "model"}], "value": {"present_match": True}}
     any_name = {**_ANYTHING, "dynamic_metadata": [named]}
     return [
@@ -229,7 +230,7 @@ def _without_a_model(config: Config) -> list[Message]:
         _too_large(config),
         _encoded(),
         _expecting(config),
-        *(_to_the_one_server(config, any_name) if config.vllm else [_unread(errors.MODEL_NOT_FOUND, any_name)]),
+        *(_to_the_one_server(config, any_name) if config.vllm else [_body_refusal(errors.MODEL_NOT_FOUND, any_name)]),
         _while_reading(config),
     ]
 
@@ -240,7 +241,7 @@ def _expecting(config: Config) -> Message:
 
 
 def _encoded() -> Message:
-    """A body that would have to be decoded is not read."""
+    """Refuses a body that would have to be decoded."""
     name = "content-encoding"
     plain = {"safe_regex": {"regex": "(?i)(identity)?"}}
     headers = [{"name": name, "present_match": True}, {"name": name, "string_match": plain, "invert_match": True}]
@@ -252,9 +253,9 @@ def _to_the_one_server(config: Config, match: Message) -> list[Message]:
 
 
 def _while_reading(config: Config) -> Message:
-    """The route until the body is read. Nobody gets through by it: with no model named, the access filter denies.
+    """The route until the body is read. No request is forwarded by it: without a model, the access filter denies it.
 
-    It is a route to a cluster, though, and no direct response: Envoy applies the limit on bodies to those alone.
+    It is a route to a cluster and not a direct response, since Envoy limits bodies only on those.
     """
     return {
         "name": "reading",

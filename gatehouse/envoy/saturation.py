@@ -1,9 +1,9 @@
-"""Who goes first while a model is saturated: tiers by their weight.
+"""Prioritizes tiers by their weight while a model is saturated.
 
-Two parts, both of the field's own making. vLLM, started with `--scheduling-policy priority`, reads a header that says
-how urgent a request is, and keeps no slot idle while somebody waits. Where `concurrent_requests_per_backend` is set,
-Envoy bounds the requests at each replica besides, and lets the rest wait: its two routing priorities, each with a
-breaker of its own, divide the slots between the tiers of the least weight and all others.
+Two standard mechanisms. vLLM, started with `--scheduling-policy priority`, reads a request's urgency from a header, and
+keeps no slot idle while requests wait. If `concurrent_requests_per_backend` is set, Envoy also bounds the requests at
+each replica, and queues the rest: its two routing priorities, each with a breaker of its own, divide the slots between
+the tiers of the least weight and all others.
 """
 
 import re
@@ -15,7 +15,7 @@ from gatehouse.contract import names
 from gatehouse.envoy.message import Message, header
 
 URGENCY_HEADER = "x-vllm-priority"
-"""vLLM: the request with the lowest number goes first. What clients say there is dropped."""
+"""vLLM: the request with the lowest number goes first. Clients' own values are dropped."""
 
 _MOST = 16_384
 """Requests at a time. Envoy's defaults (1,024 requests, 3 retries) are for small services."""
@@ -25,21 +25,21 @@ _RETRIES = {"budget_percent": {"value": 100}, "min_retry_concurrency": 100}
 
 @dataclass(frozen=True, slots=True)
 class Class:
-    """The tiers of one weight; those of the least weight, and of tiers nobody configured, are the `last`."""
+    """The tiers of one weight; those of the least weight, and tiers that are not configured, are the `last`."""
 
     weight: int
     tiers: tuple[str, ...]
     last: bool
 
-    def matched(self) -> list[Message]:
-        """What a route demands of the caller's metadata."""
+    def tier_match(self) -> list[Message]:
+        """What a route requires of the caller's metadata."""
         if self.last:
             return []
         text = {"safe_regex": {"regex": "|".join(map(re.escape, self.tiers))}}
         return [{"filter": names.AUTHZ, "path": [{"key": "tier"}], "value": {"string_match": text}}]
 
     def urgency(self) -> list[Message]:
-        """The header that tells vLLM."""
+        """The header for vLLM."""
         return [header(URGENCY_HEADER, str(-self.weight))]
 
     def priority(self) -> Message:
@@ -47,7 +47,7 @@ class Class:
 
 
 def classes(config: Config) -> list[Class]:
-    """The heaviest first; none where all tiers weigh the same."""
+    """The heaviest first; none if all tiers weigh the same."""
     weights = sorted({tier.weight for tier in config.rate_limits.values()}, reverse=True)
     if len(weights) < 2:
         return []
@@ -59,14 +59,14 @@ def _of_weight(config: Config, weight: int) -> Iterator[str]:
 
 
 def breakers(config: Config, model: Model) -> Message:
-    """How many requests a model's replicas are given at a time, and how many wait."""
+    """How many requests a model's replicas get at a time, and how many may wait."""
     priorities: list[Message] = [{}, {"priority": "HIGH"}] if classes(config) else [{}]
     slots = model.concurrent_requests_per_backend
     waiting = _MOST if slots is None else model.queued_requests
     thresholds = [_threshold(priority, waiting) for priority in priorities]
     if slots is None:
         return {"thresholds": thresholds}
-    shares = divided(config, slots)
+    shares = slot_shares(config, slots)
     per_host = [{**each, "max_connections": share} for each, share in zip(priorities, shares, strict=True)]
     return {"thresholds": thresholds, "per_host_thresholds": per_host}
 
@@ -76,8 +76,8 @@ def _threshold(priority: Message, waiting: int) -> Message:
     return {**priority, **most, "retry_budget": _RETRIES}
 
 
-def divided(config: Config, slots: int) -> tuple[int, ...]:
-    """The slots of the last class, and of all others together; all of them where there is one class."""
+def slot_shares(config: Config, slots: int) -> tuple[int, ...]:
+    """The slots of the last class, and of all others together; all of them if there is one class."""
     found = classes(config)
     if not found:
         return (slots,)

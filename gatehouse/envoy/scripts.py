@@ -1,4 +1,4 @@
-"""Lua for Envoy: a filter takes one script, so its modules are put into one."""
+"""Lua for Envoy: a filter takes one script, so its modules are joined into one."""
 
 from importlib.resources import files
 
@@ -13,7 +13,7 @@ def source(name: str) -> str:
 
 
 def modules(*names: str) -> str:
-    """Each of `lua/NAME.lua` as a local of its name, in an order in which each needs only those before it."""
+    """Each `lua/NAME.lua` as a local of its name. `names` are ordered so that each needs only those before it."""
     return "".join(f"local {name} = (function()\n{source(name)}end)()\n" for name in names)
 
 

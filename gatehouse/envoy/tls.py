@@ -1,6 +1,7 @@
 """TLS on the public port, with certificates from files that may be replaced while streams run (SDS).
 
-One port speaks both: what begins with a TLS handshake is served, and plaintext is told to come back over HTTPS.
+One port accepts both: connections that begin with a TLS handshake are served, plaintext gets an error that asks for
+HTTPS.
 """
 
 from pathlib import Path
@@ -15,16 +16,16 @@ CERTIFICATE, CLIENT_CA = "tls-certificate.yaml", "tls-client-ca.yaml"
 _CLIENTS = "clients"
 
 _HANDSHAKE: Message = {"transport_socket_connect_timeout": "10s"}
-"""So long may a TLS handshake take. Without a bound, one that is never finished holds its connection for minutes."""
+"""The time-out of a TLS handshake. Without one, an unfinished handshake holds its connection for minutes."""
 
 Source = dict[str, str]
 """A PEM text as Envoy takes it: `{"filename": …}` or `{"inline_string": …}`."""
 
 
 def chains(tls: Tls | None, manager: Message, secrets: Message) -> Message:
-    """The part of a listener that says how connections are spoken to; each is handed to `manager`.
+    """The filter chains of a listener; `manager` handles each connection.
 
-    `secrets` are parts of a TLS context: `watched` or `given`.
+    `secrets` are parts of a TLS context: from `watched_secrets` or `static_secrets`.
     """
     if tls is None:
         return {"filter_chains": [{"filters": [manager], **_HANDSHAKE}]}
@@ -41,13 +42,13 @@ def chains(tls: Tls | None, manager: Message, secrets: Message) -> Message:
                 "transport_socket": _socket(tls, secrets),
                 **_HANDSHAKE,
             },
-            {"filters": [_unbelieving(manager)], **_HANDSHAKE},
+            {"filters": [_trusting_no_proxy(manager)], **_HANDSHAKE},
         ],
     }
 
 
-def watched(tls: Tls | None, directory: str) -> Message:
-    """Parts of a TLS context: the secrets are in files in `directory`, and followed."""
+def watched_secrets(tls: Tls | None, directory: str) -> Message:
+    """Parts of a TLS context: the secrets are in files in `directory`, which Envoy watches."""
     if tls is None:
         return {}
     context: Message = {"tls_certificate_sds_secret_configs": [_sds(names.CERTIFICATE, CERTIFICATE, directory)]}
@@ -56,8 +57,8 @@ def watched(tls: Tls | None, directory: str) -> Message:
     return context
 
 
-def given(chain: Source, key: Source, client_ca: Source | None) -> Message:
-    """Parts of a TLS context: the secrets stand in it."""
+def static_secrets(chain: Source, key: Source, client_ca: Source | None) -> Message:
+    """Parts of a TLS context: the secrets, as they are."""
     context: Message = {"tls_certificates": [{"certificate_chain": chain, "private_key": key}]}
     if client_ca:
         context["validation_context"] = {"trusted_ca": client_ca}
@@ -65,7 +66,7 @@ def given(chain: Source, key: Source, client_ca: Source | None) -> Message:
 
 
 def secret_files(chain: Source, key: Source, client_ca: Source | None, watch: str | None = None) -> dict[str, Message]:
-    """File name -> secret. With `watch`, Envoy itself looks for new content when something moves in that directory."""
+    """File name -> secret. With `watch`, Envoy itself reloads the content when something moves in that directory."""
     watched_directory = {"watched_directory": {"path": watch}} if watch else {}
     pair = {"certificate_chain": chain, "private_key": key, **watched_directory}
     files = {CERTIFICATE: _secret(names.CERTIFICATE, tls_certificate=pair)}
@@ -74,19 +75,19 @@ def secret_files(chain: Source, key: Source, client_ca: Source | None, watch: st
     return files
 
 
-def by_name(tls: Tls) -> tuple[Source, Source, Source | None]:
-    """The PEM texts, as names of files."""
+def file_sources(tls: Tls) -> tuple[Source, Source, Source | None]:
+    """The PEM texts, as file names."""
     client_ca = {"filename": tls.client_ca_file} if tls.client_ca_file else None
     return {"filename": tls.cert_file}, {"filename": tls.key_file}, client_ca
 
 
-def named_files(tls: Tls | None) -> dict[str, Message]:
-    """As `secret_files`, for an Envoy that nobody stands beside: it reads the files of the configuration itself."""
-    return secret_files(*by_name(tls), watch=str(Path(tls.cert_file).parent)) if tls else {}
+def files_by_name(tls: Tls | None) -> dict[str, Message]:
+    """As `secret_files`, for a standalone Envoy, which reads the files of the configuration itself."""
+    return secret_files(*file_sources(tls), watch=str(Path(tls.cert_file).parent)) if tls else {}
 
 
 def trial(tls: Tls, secrets: Message) -> Message:
-    """A whole configuration that has nothing but TLS with `secrets` in it, for Envoy to check."""
+    """A complete configuration with nothing but TLS with `secrets`, for Envoy to validate."""
     echo = extension("envoy.filters.network.echo", "envoy.extensions.filters.network.echo.v3.Echo")
     address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     chain = {"filters": [echo], "transport_socket": _socket(tls, secrets)}
@@ -107,8 +108,8 @@ def _socket(tls: Tls, secrets: Message) -> Message:
     )
 
 
-def _unbelieving(manager: Message) -> Message:
-    """For plaintext: no proxy is believed that it was HTTPS once, or client certificates could be passed by."""
+def _trusting_no_proxy(manager: Message) -> Message:
+    """For plaintext: no proxy's word for HTTPS is trusted, or clients could bypass client certificates."""
     return {**manager, "typed_config": {**manager["typed_config"], "xff_num_trusted_hops": 0}}
 
 

@@ -1,9 +1,9 @@
-"""Traces (OpenTelemetry): spans by Envoy, of a request and of each call it makes for it, sent by OTLP over gRPC.
+"""Traces (OpenTelemetry): spans by Envoy, for a request and for each call made for it, sent by OTLP over gRPC.
 
-A trace that a client began goes on (W3C Trace Context), and is sampled or not as its `traceparent` says; of the others
-a share is. The services make no spans: Envoy's spans of its calls to them say how long they took, and to whom.
+A client's trace is continued (W3C Trace Context), and sampled or not as its `traceparent` says; of other requests a
+share is sampled. The services make no spans: Envoy's spans of its calls to them have their durations and targets.
 
-Without `tracing.otlp_endpoint` nothing of this is rendered.
+Without `tracing.otlp_endpoint` none of this is rendered.
 """
 
 from urllib.parse import urlsplit
@@ -14,9 +14,9 @@ from gatehouse.contract import gen_ai, names
 from gatehouse.envoy.message import Message, extension
 
 _TEXT_LIMIT = 256
-"""Characters of what a client wrote, in one attribute."""
+"""Characters of a client's text in one attribute."""
 _FLUSH = {"min_flush_spans": 256, "flush_interval_ms": 1000}
-"""Envoy's default is a call to the receiver for every five spans, which is about one a request."""
+"""Envoy's default is a call to the receiver for every five spans, which is about one per request."""
 _CALLER = ("user", "team", "tier", "key_id", "error_code")
 _LIMITED_BY = "limited_by"
 _TOKENS = {
@@ -34,7 +34,7 @@ def connection_manager(config: Config) -> Message:
     return {
         "tracing": {
             "provider": _provider(config),
-            "client_sampling": {"value": 0},  # by x-client-trace-id; a client asks by its traceparent
+            "client_sampling": {"value": 0},  # by x-client-trace-id; clients request sampling by traceparent
             "spawn_upstream_span": True,
             "operation": _REQUEST_NAME,
             "upstream_operation": _CALL_NAME,
@@ -49,12 +49,12 @@ def runtime(config: Config) -> Message:
 
 
 def never(config: Config) -> Message:
-    """Fields of a route whose requests are not traced, whatever a client says: probes and scrapes."""
+    """Fields of a route whose requests are never traced, whatever a client asks for: probes and scrapes."""
     return {"tracing": {"overall_sampling": {"numerator": 0}}} if config.tracing.on else {}
 
 
 def entry_tags(config: Config) -> Message:
-    """Fields of the gRPC access logger: the trace that a request belongs to, be it sampled or not."""
+    """Fields of the gRPC access logger: the trace of a request, sampled or not."""
     return {"custom_tags": [{"tag": names.TRACE_ID_TAG, "value": "%TRACE_ID%"}]} if config.tracing.on else {}
 
 
@@ -99,9 +99,9 @@ def _sampler(share: float) -> Message:
 
 
 def _tags() -> list[Message]:
-    """What spans say beside Envoy's own attributes. A tag without a value is left out."""
+    """Attributes of spans beside Envoy's own. A tag without a value is left out."""
     return [
-        # Envoy's own has the query, where some clients put secrets.
+        # Envoy's own has the query, in which some clients put secrets.
         _text("http.url", f"%REQ(:SCHEME)%://%REQ(:AUTHORITY):{_TEXT_LIMIT}%%PATH(NQ):{_TEXT_LIMIT}%"),
         *(_text(f"gatehouse.{field}", _metadata(names.AUTHZ, field)) for field in _CALLER),
         _text(f"gatehouse.{_LIMITED_BY}", _metadata(names.LIMITS, _LIMITED_BY)),
@@ -141,7 +141,7 @@ _MODEL = (
     f"'x-gatehouse-model' in request.headers ? {_ASKED_FOR} : "
     f"'{names.LLM}' in metadata.filter_metadata && 'model' in {_LLM} ? {_BODY_MODEL} : ''"
 )
-"""A header names the model of a request that goes to a model server; one that was refused has its body alone."""
+"""A request to a model server has the model in a header; a refused one only in its body's metadata."""
 _ROUTE = "xds.route_name"
 _REQUEST_NAME = f"%REQ(:METHOD)% {_cel(f'request.url_path in {list(names.ENDPOINTS)} ? request.url_path : {_ROUTE}')}"
 """`{method} {route}`, with few routes (semantic conventions for HTTP spans)."""

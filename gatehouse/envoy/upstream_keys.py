@@ -1,4 +1,4 @@
-"""Credentials for model servers, which Envoy reads itself: the files that are rendered say where they are, not what.
+"""Credentials for model servers, which Envoy reads itself: rendered files have only their places.
 
 Envoy's admin interface shows them as `[redacted]`, and no command line holds them.
 """
@@ -18,8 +18,8 @@ Source = Callable[[str], Message]
 """File name -> the configuration source that Envoy reads it by."""
 
 
-def injected(name: str, model: Model, source: Source | None) -> Message:
-    """The filters of a cluster whose servers want a credential. The client's own never gets this far."""
+def injection(name: str, model: Model, source: Source | None) -> Message:
+    """The filters of a cluster whose servers need a credential. The client's own never gets this far."""
     if model.upstream_api_key is None:
         return {}
     secret = {"name": _secret(name), **({"sds_config": source(file_of(name))} if source else {})}
@@ -31,7 +31,7 @@ def injected(name: str, model: Model, source: Source | None) -> Message:
 
 
 def secrets(config: Config) -> dict[str, Message]:
-    """File name -> the secret that SDS serves from it, which says where the credential is. Envoy takes one a file."""
+    """File name -> the secret that SDS serves from it: the place of the credential. Envoy takes one per file."""
     return {
         file_of(name): {"name": _secret(name), "generic_secret": {"secret": _source(reference)}}
         for name, reference in _references(config).items()
@@ -39,13 +39,13 @@ def secrets(config: Config) -> dict[str, Message]:
 
 
 def placeholders(config: Config) -> list[Message]:
-    """Secrets to validate a configuration with, on a machine that has not the real ones."""
+    """Secrets to validate a configuration with, on a machine without the real ones."""
     nothing = {"secret": {"inline_string": "-"}}
     return [{"name": _secret(name), "generic_secret": nothing} for name in _references(config)]
 
 
 def file_of(model: str) -> str:
-    """The name of the file for a model, which may be called anything."""
+    """The file name for a model, whose name may be any text."""
     return f"secret-{sha256(model.encode()).hexdigest()[:12]}.yaml"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gatehouse.config.model import Tls
 from gatehouse.config.problem import ConfigError
-from gatehouse.envoy import tls as rendered
+from gatehouse.envoy import tls as envoy_tls
 from gatehouse.envoy.message import Message
 from gatehouse.files.watch import POLL_S, Fingerprint, changed, fingerprint
 from gatehouse.gateway.certificate import Certificate, MismatchError, read, untimely
@@ -39,12 +39,12 @@ class Secrets:
         self._hand_over(self._served)
 
     def _hand_over(self, certificate: Certificate) -> None:
-        for name, secret in rendered.secret_files(*_inline(certificate)).items():
+        for name, secret in envoy_tls.secret_files(*_inline(certificate)).items():
             write(secret, self._directory / name)
 
     def context(self) -> Message:
         """The parts of a TLS context, for validation."""
-        return rendered.given(*_inline(self._served))
+        return envoy_tls.static_secrets(*_inline(self._served))
 
     async def follow(self, reloads: Reloads) -> None:
         """Apply changes of the files until cancelled."""
@@ -97,13 +97,13 @@ class Secrets:
 
     def _try(self, new: Certificate) -> None:
         """Raises `EnvoyRejectsError`."""
-        validate(rendered.trial(self._tls, rendered.given(*_inline(new))), self._directory)
+        validate(envoy_tls.trial(self._tls, envoy_tls.static_secrets(*_inline(new))), self._directory)
 
     def _look(self) -> Fingerprint:
         files = (self._tls.cert_file, self._tls.key_file, self._tls.client_ca_file)
         return fingerprint(Path(file) for file in files if file)
 
 
-def _inline(certificate: Certificate) -> tuple[rendered.Source, rendered.Source, rendered.Source | None]:
+def _inline(certificate: Certificate) -> tuple[envoy_tls.Source, envoy_tls.Source, envoy_tls.Source | None]:
     client_ca = {"inline_string": certificate.client_ca} if certificate.client_ca else None
     return {"inline_string": certificate.chain}, {"inline_string": certificate.key}, client_ca

@@ -17,7 +17,7 @@ from gatehouse.contract import names
 from gatehouse.envoy import access_log, expect_continue, model_access, render
 from gatehouse.envoy.clusters import sidecars
 from gatehouse.envoy.filters import (
-    AUTHZ_PATIENCE_S,
+    AUTHZ_HEDGE_AFTER_S,
     AUTHZ_TIMEOUT_S,
     LIMITS_TIMEOUT_S,
     LIMITS_TRY_TIMEOUT_S,
@@ -94,7 +94,7 @@ def test_a_hung_authz_worker_leaves_time_to_ask_another() -> None:
         "x-envoy-hedge-on-per-try-timeout": "true",
         "x-envoy-upstream-rq-per-try-timeout-ms": "150",
     }
-    assert AUTHZ_PATIENCE_S * 4 <= AUTHZ_TIMEOUT_S < 2
+    assert AUTHZ_HEDGE_AFTER_S * 4 <= AUTHZ_TIMEOUT_S < 2
     authz = next(cluster for cluster in sidecars(CONFIGS["short"], RUN_DIR) if cluster["name"] == "authz")
     (options,) = authz["typed_extension_protocol_options"].values()
     assert float(authz["health_checks"][0]["timeout"].rstrip("s")) > AUTHZ_TIMEOUT_S

@@ -12,7 +12,7 @@ from gatehouse.config.run_dir import ACCESSLOG_RECEIVERS, RunDir
 from gatehouse.contract import names
 from gatehouse.envoy import render
 from gatehouse.envoy.endpoints import SYSTEM_AUTHORITIES
-from gatehouse.envoy.saturation import divided
+from gatehouse.envoy.saturation import slot_shares
 from gatehouse.loading.load import load
 from gatehouse.loading.upstream_keys import check_upstream_keys
 from testkit.envoy_configs import CONFIGS, SHORT
@@ -193,7 +193,7 @@ def test_every_class_has_a_slot_and_together_they_have_all(weights: list[int], s
     assume(len(set(weights)) > 1)
     tiers = {f"t{index}": {"weight": weight} for index, weight in enumerate(weights)}
     config = Config.model_validate({"models": {"m": {"backends": [{"url": "http://a"}]}}, "rate_limits": tiers})
-    shares = divided(config, slots)
+    shares = slot_shares(config, slots)
     assert sum(shares) == slots
     assert min(shares) >= 1
 

@@ -1,12 +1,12 @@
--- A body as it streams through Envoy, in chunks. Most pass untouched; from where something may have to change they are
--- held back until the whole is known.
+-- A body as it streams through Envoy, in chunks. Most pass unchanged; from the first byte that may have to change they
+-- are held back until the change is known.
 
 local body = {}
 
-local SLICE = 64 * 1024 -- bytes that are read at a time: what is copied is forgotten again
+local SLICE = 64 * 1024 -- bytes read at a time: copies are short-lived
 
--- `chunks` is Envoy's iterator. Chunks begin at `start` of the body; a chunk that was changed has `shift` more bytes
--- before those that are still to be read.
+-- `chunks` is Envoy's iterator. The current chunk begins at `start` of the body; one that was changed has `shift` more
+-- bytes before the unread ones.
 function body.new(chunks)
   return { chunks = chunks, start = 0, length = 0, at = 0, shift = 0, held = {}, held_from = nil, added = 0, changed = false }
 end
@@ -33,12 +33,12 @@ function body.more(b)
   return b.chunk:getBytes(b.at - size + b.shift, size)
 end
 
--- From `from` on nothing passes any more.
+-- Holds back everything from `from` on.
 function body.hold(b, from)
   b.held_from = b.held_from or from
 end
 
--- `text`, which begins at `start`, after `edits`, which come in order.
+-- `text`, which begins at `start`, with `edits` applied, which must be in order.
 function body.edited(text, start, edits)
   local out, at = {}, 1
   for _, edit in ipairs(edits) do
@@ -57,7 +57,7 @@ local function whole_chunk(b)
   return table.concat(b.held)
 end
 
--- Changes what is held, and lets it pass. The edits stand in what is held, or in the chunk that is being read.
+-- Applies edits to what is held, and lets it pass. They are in what is held, or in the current chunk.
 function body.write(b, edits)
   if #edits > 0 or #b.held > 0 then
     local start = #b.held > 0 and b.held_from or b.start - b.shift

@@ -1,12 +1,12 @@
--- Ends the running streams of keys whose revocation says so (`gatehouse keys revoke --now`).
+-- Ends the running streams of keys that were revoked with `gatehouse keys revoke --now`.
 --
--- authz_service keeps the ids of such keys in a file. Envoy offers a script no way to reset a stream that has begun, so
--- the script shuts the client's connection down, by the operating system's own call: Envoy then does what it does for
--- every client that leaves, and the model server stops generating. On HTTP/2 the connection's other streams end too.
+-- authz_service keeps the ids of such keys in a file. Envoy gives a script no way to reset a stream that has begun, so
+-- the script shuts down the client's connection with the system call: Envoy then does what it does for every client
+-- that disconnects, and the model server stops generating. On HTTP/2 the connection's other streams end, too.
 
 local FILE = "@FILE@"
 local LOOK_EVERY_MS = 500
-local MOST_UNUSED = 4096 -- descriptors in a row that are no connections: then there are no more
+local MOST_UNUSED = 4096 -- after this many descriptors in a row that are no connections, there are no more
 
 local ffi = require("ffi")
 ffi.cdef([[
@@ -33,7 +33,7 @@ local function is_cut(key_id, now)
   return cut[key_id] == true
 end
 
--- `address:port`, as Envoy writes it; nil for what is neither IPv4 nor IPv6.
+-- `address:port`, as Envoy writes it; nil if it is neither IPv4 nor IPv6.
 local function peer_of(fd, address, size, text)
   size[0] = ffi.sizeof(address)
   if ffi.C.getpeername(fd, address, size) ~= 0 then return nil end
@@ -51,7 +51,7 @@ end
 
 local address, size, text = ffi.new("gatehouse_address"), ffi.new("uint32_t[1]"), ffi.new("char[64]")
 
--- Who is at the other end of which descriptors. One walk over them all does for every stream that is to end.
+-- Maps clients to descriptors. One walk over all descriptors serves every stream that must end.
 local function walk()
   local fd, unused = 3, 0
   clients = {}
@@ -66,7 +66,7 @@ local function walk()
   end
 end
 
--- Whether the client's connection was found. A descriptor may be another's by now, so it is asked again.
+-- Whether the client's connection was found. A descriptor may have been reused since, so its peer is checked again.
 local function hang_up(client, now)
   if clients[client] == nil and now - walked_at >= LOOK_EVERY_MS then
     walked_at = now

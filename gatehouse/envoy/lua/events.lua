@@ -1,17 +1,17 @@
--- Server-Sent Events (WHATWG HTML, section 9.2) of a model server: what they count, and what the client sees of them.
+-- Reads Server-Sent Events (WHATWG HTML, section 9.2) of a model server: counts tokens, and hides unwanted usage.
 --
--- The bytes of an event are passed on as they came, unless usage that the client did not ask for is cut out. Only what
--- may have to be cut is held back, and no longer than to the event's end.
+-- The bytes of an event are passed on unchanged, unless usage that the client did not ask for is cut out. Only what may
+-- have to be cut is held back, and only to the event's end.
 
 local events = {}
 
 local find, sub, match, byte = string.find, string.sub, string.match, string.byte
-local MOST_EVENT = 10 * 1024 * 1024 -- bytes; a `response.completed` holds the whole answer. Larger ones are not read.
+local MOST_EVENT = 10 * 1024 * 1024 -- bytes; a `response.completed` has the whole answer. Larger events are not read.
 local BYTES_PER_TOKEN = 4
 local RETURN = byte("\r")
 
--- The stream of one answer. `hide`: "all" usage, or what is "running", or nil. `tell(stream, key, value)` is called with
--- counts as they become known; `now(stream)` is the time in milliseconds.
+-- The stream of one answer. `hide`: "all" usage, only "running" usage, or nil. `tell(stream, key, value)` is called
+-- with counts as they become known; `now(stream)` is the time in milliseconds.
 function events.new(hide, per_choice, tell, now)
   return {
     hide = hide,
@@ -35,7 +35,7 @@ local function produce(e, tokens)
   if not e.counts_output then e.tell(e, "produced", e.produced) end
 end
 
--- Whether a choice carries something: text, reasoning, a call of a tool, speech.
+-- Whether a choice has output: text, reasoning, a tool call, speech.
 local CARRIERS = { '"content"', '"text"', '"reasoning_content"', '"reasoning"', '"arguments"', '"refusal"', '"data"', '"name"' }
 local function carries(choices)
   for _, name in ipairs(CARRIERS) do
@@ -48,7 +48,7 @@ local function carries(choices)
   return false
 end
 
--- Where each choice counts for itself, the choices together.
+-- Sums the choices, if each is counted separately.
 local INDEX = { index = "text" }
 local function note_index(member, found)
   found.index = member.text
@@ -77,7 +77,7 @@ end
 
 local function count(e, text, choices)
   local counts = usage.counts(text)
-  if counts.input and counts.input >= (e.input or 0) then -- some leave out at the end what the cache served
+  if counts.input and counts.input >= (e.input or 0) then -- some servers leave out cached tokens at the end
     e.input = counts.input
     e.tell(e, "input_tokens", counts.input)
   end
@@ -105,7 +105,7 @@ local function count_in_choice(text, _, _, e)
   count_nested(e, text)
 end
 
--- Responses and Messages send text as `delta`; how much of it one token is, only the end tells.
+-- Responses and Messages send text as `delta`; its tokens are estimated, since only the end has counts.
 local function count_delta(e, kind, delta)
   if not (find(kind, '%.delta"$') or kind == '"content_block_delta"') then return end
   local text = match(delta, '^"(.*)"$') or match(delta, '"text"%s*:%s*"(.*)"') or match(delta, '"thinking"%s*:%s*"(.*)"') or ""
@@ -128,7 +128,7 @@ local function note(member, found)
   if member.name == "choices" then found.choices_at = member end
 end
 
--- The members of an event that matter; nil when its data is no JSON object.
+-- The members of an event that are read; nil when its data is not a JSON object.
 local function read(e, data)
   local found = { spans = {}, data = data }
   json.again(e.text, data)
@@ -138,13 +138,13 @@ end
 local function tally(e, found)
   local code = usage.error_code(found.error)
   if code == nil and found.type == '"error"' then code = "error" end
-  if code == nil and found.message and not found.choices and find(found.data, '"object"%s*:%s*"error"') then -- vLLM once
+  if code == nil and found.message and not found.choices and find(found.data, '"object"%s*:%s*"error"') then -- older vLLM
     code = usage.error_code(found.data)
   end
   if code then e.tell(e, "error", code) end
   if usage.is_object(found.usage) then count(e, found.usage, found.choices) end
   if usage.is_object(found.response) then count_nested(e, found.response) end
-  if usage.is_object(found.message) then -- of Messages, whose first event counts what is not there yet
+  if usage.is_object(found.message) then -- of Messages, whose first event counts output that is yet to come
     e.starts = true
     count_nested(e, found.message)
     e.starts = false
@@ -160,7 +160,7 @@ end
 
 -- Hiding ------------------------------------------------------------------------------------------------------------
 
--- `data` without its members `usage`, as far as these are objects or null.
+-- `data` without its members `usage` that are objects or null.
 local function without(data, spans)
   local edits = {}
   for _, member in ipairs(spans) do
@@ -195,7 +195,7 @@ local function without_nested(choices)
   return body.edited(choices, 0, edits)
 end
 
--- What an event without choices is made of when it is there for its usage alone.
+-- The members of an event without choices that has nothing but usage.
 local STANDARD = {}
 for _, name in ipairs({ "id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier" }) do
   STANDARD[name] = true
@@ -211,7 +211,7 @@ local function only_usage(data)
   return not found.other
 end
 
--- The data of an event as the client sees it; nil when it sees nothing of it.
+-- The data of an event as the client gets it; nil when it gets none.
 local function shown(e, data, found)
   local counts, is_last = usage.is_object(found.usage), found.choices and find(found.choices, "^%[%s*%]$")
   if counts and is_last then
@@ -230,7 +230,7 @@ local function shown(e, data, found)
   return without(data, found.spans)
 end
 
--- The usage that the client asked for, where the server told it on its last chunk and sends no event of its own.
+-- The usage event that the client asked for, if the server sent usage only in its last chunk.
 local function owed(e)
   if e.hide ~= "running" or e.shown or e.last == nil then return "" end
   local found = read(e, e.last)
@@ -242,7 +242,7 @@ end
 
 -- Framing -----------------------------------------------------------------------------------------------------------
 
--- The data of an event, its lines joined; and, where it stands in one line, behind which byte.
+-- The data of an event, its lines joined; and, if it is one line, the offset at which it begins.
 local function data_of(event)
   local _, at = find(event, "^data: ?")
   if at == nil then _, at = find(event, "[\r\n]data: ?") end
@@ -269,9 +269,9 @@ local function with_data(event, old, new, at)
   return table.concat(lines, ending) .. ending .. ending
 end
 
--- An event as most are, with its usage last: what follows is the end of the data, so this is a member at its top; and
--- within strings, quotes are escaped. vLLM and SGLang write the total in the middle, others at the end. Returns nil for
--- every other event.
+-- Fast path for the usual event, whose last member is its usage: the end of the data follows, so the member is at the
+-- top level; and it is not within a string, where quotes are escaped. vLLM and SGLang write the total in the middle,
+-- other servers at the end. Returns nil for every other event.
 local RUNNING = '^,"usage":{"prompt_tokens":(%d+),"total_tokens":%d+,"completion_tokens":(%d+)()'
 local TOTAL_LAST = '^,"usage":{"prompt_tokens":(%d+),"completion_tokens":(%d+),"total_tokens":%d+()'
 local ENDS = { ["}}\n\n"] = true, [',"completion_tokens_details":null}}\n\n'] = true }
@@ -289,7 +289,7 @@ local function pass_running(e, event)
   return sub(event, 1, at - 2) .. "}\n\n"
 end
 
--- What the client sees of one event.
+-- One event as the client gets it.
 local function pass(e, event)
   local running = pass_running(e, event)
   if running then return running end
@@ -305,8 +305,8 @@ local function pass(e, event)
   return new and with_data(event, data, new, at) or ""
 end
 
--- Where the first event of `bytes` ends, from `from` on: behind an empty line, however lines end. Where they end in two
--- bytes, the second is waited for.
+-- Where the first event of `bytes` ends, from `from` on: after an empty line, with any line ending. The second byte of
+-- a two-byte ending must have arrived.
 local function end_of_event(bytes, from, has_return)
   if not has_return then
     local _, stop = find(bytes, "\n\n", from, true)
@@ -322,7 +322,7 @@ local function end_of_event(bytes, from, has_return)
   end
 end
 
--- How many bytes at the beginning of an unfinished event no event can change: comments, and empty lines.
+-- How many bytes at the beginning of an unfinished event can be sent at once: comments, and empty lines.
 local function free_bytes(bytes)
   local at = 1
   while true do
@@ -333,7 +333,7 @@ local function free_bytes(bytes)
   end
 end
 
--- Whether an empty line may be in `bytes`: two ends of lines in a row, of which "\r\n" alone is one.
+-- Whether `bytes` may have an empty line: two line endings in a row; "\r\n" alone is one.
 local function may_end(bytes)
   return find(bytes, "\n\n", 1, true) or find(bytes, "\r\r", 1, true) or find(bytes, "\n\r", 1, true)
 end
@@ -351,7 +351,7 @@ local function take_all(e, bytes)
   return all
 end
 
--- The bytes of one chunk as the client sees them: the same string where nothing changed.
+-- The bytes of one chunk as the client gets them: the same string if nothing changed.
 function events.feed(e, bytes)
   if e.given_up then return bytes end
   if e.size > 0 and e.size + #bytes > MOST_EVENT then
@@ -381,7 +381,7 @@ function events.feed(e, bytes)
   return table.concat(out)
 end
 
--- The end of the stream: what the client sees of an event whose empty line never came, and what it is owed.
+-- The end of the stream: an event whose empty line never came, as the client gets it, and a usage event that is due.
 function events.finish(e)
   if e.given_up then return "" end
   local last = take_all(e, "")

@@ -1,8 +1,8 @@
--- Reads one JSON text (RFC 8259, UTF-8) that comes in pieces, and keeps none of it but the members that are wanted.
+-- Reads one JSON text (RFC 8259, UTF-8) that arrives in pieces, and keeps only the wanted members.
 --
--- A text is read in place, as bytes. Strings are checked whole (escapes, control characters, UTF-8). What stands deeper
--- than the level that is read is skipped: its brackets are counted and not matched, since a server that reads the text
--- refuses it then. Problems are raised as a table `{code, text}`.
+-- A text is read in place, as bytes. Strings are checked completely (escapes, control characters, UTF-8). Levels deeper
+-- than the one that is read are skipped: their brackets are counted but not matched, since the server that parses the
+-- text refuses mismatches. Problems are raised as a table `{code, text}`.
 
 local ffi = require("ffi")
 local bit = require("bit")
@@ -14,10 +14,10 @@ local json = {}
 
 local QUOTE, BACKSLASH, COMMA, COLON = byte('"'), byte("\\"), byte(","), byte(":")
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_LIST, CLOSE_LIST = byte("{"), byte("}"), byte("["), byte("]")
-local MOST_NAME = 256 -- bytes; no member that anybody reads has a longer name
+local MOST_NAME = 256 -- bytes; no member that is read has a longer name
 json.MOST_VALUE = 64 * 1024 -- bytes of a wanted value
 
--- What a byte outside of strings is: 0 is an error.
+-- The class of a byte outside of strings; 0 is an error.
 local SPACE, NUMBER, WORD, TEXT, OPEN, CLOSE, NEXT, IS = 1, 2, 3, 4, 5, 6, 7, 8
 local class = {}
 for c = 0, 255 do class[c] = 0 end
@@ -33,7 +33,7 @@ classify("}]", CLOSE)
 classify(",", NEXT)
 classify(":", IS)
 
--- What may stand within a number, and what is a hexadecimal digit.
+-- Bytes allowed within a number, and hexadecimal digits.
 local numeric, hexadecimal = {}, {}
 for c = 0, 255 do
   numeric[c] = find(char(c), "[%d+%-.eE]") ~= nil
@@ -44,26 +44,26 @@ local function fail(s, text)
   error({ code = "invalid_json", text = format("%s at byte %d.", text, s.base + s.i) }, 0)
 end
 
--- A text to read. `more(source)` gives its next piece, or nil at its end; of more than `most_values` values it is refused.
+-- A text to read. `more(source)` returns its next piece, or nil at its end; more than `most_values` values are refused.
 function json.text(more, source, most_values)
   local s = { more = more, source = source, most = most_values or math.huge, values = 0, media = 0, media_bytes = 0 }
   s.piece, s.i, s.n, s.base = "", 0, 0, 0
   return s
 end
 
--- The same, of a text that is whole.
+-- The same, of a complete text.
 function json.whole(text)
   local s = json.text(nil)
   s.piece, s.n = text, #text
   return s
 end
 
--- Starts over with another whole text.
+-- Starts over with another complete text.
 function json.again(s, text)
   s.piece, s.i, s.n, s.base = text, 0, #text, 0
 end
 
--- Keeps what has been read of a value that goes on in the next piece; of one that is too long, nothing.
+-- Keeps the part of a value that continues in the next piece; nothing of a value that is too long.
 local function keep(s)
   s.kept_bytes = s.kept_bytes + s.n - s.from
   if s.kept_bytes > json.MOST_VALUE then
@@ -75,7 +75,7 @@ local function keep(s)
   end
 end
 
--- Goes on to the next piece, once all of this one has been read; false at the end of the text.
+-- Fetches the next piece, once all of this one has been read; false at the end of the text.
 local function fill(s)
   if s.values > s.most then
     error({ code = "too_many_values", text = format("The request body has more than %d values.", s.most) }, 0)
@@ -90,12 +90,12 @@ local function fill(s)
   return piece ~= nil
 end
 
--- Begins to keep the text from here on.
+-- Starts to keep the text from here on.
 local function begin(s)
   s.from, s.kept, s.kept_bytes = s.i, nil, 0
 end
 
--- The text since `begin`; nil where it was too long.
+-- The text since `begin`; nil if it was too long.
 local function kept(s)
   local from = s.from
   s.from = nil
@@ -112,7 +112,7 @@ local function next_byte(s)
   return byte(s.piece, i)
 end
 
--- The next byte that is no white space, which is still to be read; nil at the end of the text.
+-- The next byte that is not white space, without reading it; nil at the end of the text.
 local function peek(s)
   repeat
     local piece, i, n = s.piece, s.i, s.n
@@ -133,8 +133,8 @@ local function expect(s, wanted)
   s.i = s.i + 1
 end
 
--- Bytes of text that need no second look are skipped eight at a time: neither quote nor backslash, from 0x20 to 0x7F
--- (S. E. Anderson, "Bit Twiddling Hacks", hasless and haszero).
+-- Plain bytes of text are skipped eight at a time: neither quote nor backslash, from 0x20 to 0x7F (S. E. Anderson,
+-- "Bit Twiddling Hacks", hasless and haszero).
 local ONES, HIGH = 0x0101010101010101ULL, 0x8080808080808080ULL
 local SPACES, QUOTES, BACKSLASHES = ONES * 0x20, ONES * QUOTE, ONES * BACKSLASH
 
@@ -153,7 +153,7 @@ end
 local plain = {}
 for c = 0, 255 do plain[c] = c >= 0x20 and c < 0x80 and c ~= QUOTE and c ~= BACKSLASH end
 
--- Where plain text ends: most is short, and then a look at each byte costs less.
+-- Where plain text ends: most is short, and then checking each byte costs less.
 local SHORT = 48
 local function end_of_plain(piece, i, n)
   local stop = i + SHORT < n and i + SHORT or n
@@ -176,7 +176,7 @@ local function skip_escape(s)
   end
 end
 
--- The rest of a character of several bytes that begins with `c` (Unicode, table 3-7, "Well-Formed UTF-8").
+-- Skips the rest of a multi-byte character that begins with `c` (Unicode, table 3-7, "Well-Formed UTF-8").
 local function skip_character(s, c)
   local following = c >= 0xF0 and 3 or c >= 0xE0 and 2 or 1
   if c < 0xC2 or c > 0xF4 then fail(s, "A string is not UTF-8") end
@@ -189,7 +189,7 @@ local function skip_character(s, c)
   end
 end
 
--- What is left of a string whose opening quote has been read.
+-- Skips the rest of a string whose opening quote has been read.
 local function skip_string(s)
   while true do
     local i = end_of_plain(s.piece, s.i, s.n)
@@ -213,8 +213,8 @@ end
 
 local MEDIA = "data:"
 
--- What is left of a string whose opening quote has been read. One that is a data URI holds an image, mostly, whose size
--- tells nothing of its tokens.
+-- Skips the rest of a string whose opening quote has been read. A data URI is mostly an image, whose size says nothing
+-- about its tokens.
 local function skip_text(s)
   local from, matched = s.base + s.i, 0
   while matched < #MEDIA do
@@ -228,7 +228,7 @@ end
 
 local REST = { [byte("t")] = "rue", [byte("f")] = "alse", [byte("n")] = "ull" }
 
--- What is left of `true`, `false` or `null`, whose first letter `c` has been read.
+-- Skips the rest of `true`, `false` or `null`, whose first letter `c` has been read.
 local function skip_word(s, c)
   local rest = REST[c]
   for at = 1, #rest do
@@ -244,8 +244,8 @@ local function skip_number(s)
   until i < n or not fill(s)
 end
 
--- What is left of an object or a list whose opening bracket has been read. Returns how many commas stand between its own
--- members.
+-- Skips the rest of an object or a list whose opening bracket has been read. Returns the number of commas between its
+-- own members.
 local function skip_nested(s)
   local depth, commas = 1, 0
   repeat
@@ -292,7 +292,7 @@ local function skip_nested(s)
   fail(s, "The text ends too early")
 end
 
--- A value. Returns how many elements a list of anything but numbers has; 1 for every other value.
+-- Skips a value. Returns the number of elements of a list of anything but numbers; 1 for every other value.
 local function skip_value(s)
   local c = peek(s)
   if c == nil then fail(s, "A value is missing") end
@@ -326,7 +326,7 @@ local function is_number(text)
   return math.abs(tonumber(text)) < math.huge
 end
 
--- The name of a member, its escapes resolved; nil where it is longer than any that matters.
+-- The name of a member, its escapes resolved; nil if it is longer than `MOST_NAME`.
 local function read_name(s)
   local _, stop, plain_name = find(s.piece, '^([%w_]*)"', s.i + 1)
   if stop then
@@ -341,11 +341,11 @@ local function read_name(s)
   return find(name, "\\", 1, true) and json.unescaped(name) or name
 end
 
--- Every member of an object, whose opening brace is next: `visit(member, context)` is called for each that `wanted` names,
--- after it was read. A member has `name`, `text` (its value as it is written; nil when that is longer than `MOST_VALUE`, or
--- when `wanted` says "skim"), `elements`, and where it stands, in bytes of the whole text: `start` (the comma before it,
--- or its name when it is the first), `from` and `to` of its value, and `first`. `before(name, from, context)` is called
--- when a wanted value is next. Returns where the closing brace stands, and whether there are members.
+-- Reads all members of an object, whose opening brace is next: `visit(member, context)` is called for each one that
+-- `wanted` names, after it was read. A member has `name`, `text` (its value as written; nil when that is longer than
+-- `MOST_VALUE`, or when `wanted` says "skim"), `elements`, and its place, in bytes of the whole text: `start` (the
+-- comma before it, or its name when it is the first), `from` and `to` of its value, and `first`. When a wanted value is
+-- next, `before(name, from, context)` is called. Returns the place of the closing brace, and whether there are members.
 function json.members(s, wanted, visit, context, before)
   expect(s, OPEN_OBJECT)
   if peek(s) == CLOSE_OBJECT then
@@ -378,7 +378,7 @@ function json.members(s, wanted, visit, context, before)
   end
 end
 
--- Every element of a list in a whole text: `visit(text, from, to, context)`.
+-- Calls `visit(text, from, to, context)` for every element of a list in a complete text.
 function json.elements(s, visit, context)
   expect(s, OPEN_LIST)
   if peek(s) == CLOSE_LIST then return end
@@ -392,12 +392,12 @@ function json.elements(s, visit, context)
   until c ~= COMMA
 end
 
--- Nothing but white space may be left.
+-- Checks that nothing but white space is left.
 function json.finish(s)
   if peek(s) ~= nil then fail(s, "Something stands after the end") end
 end
 
--- A byte order mark, which Python's `json.loads` passes over.
+-- Skips a byte order mark, as Python's `json.loads` does.
 function json.skip_mark(s)
   if peek(s) == 0xEF then
     s.i = s.i + 1
@@ -415,7 +415,7 @@ local function utf8(code)
   return char(0xF0 + bit.rshift(code, 18), 0x80 + band(bit.rshift(code, 12), 0x3F)) .. last
 end
 
--- The text of a string, without its quotes. nil when half a surrogate pair stands alone: that is no text.
+-- The text of a string, given without its quotes. nil for half a surrogate pair, which is not text.
 function json.unescaped(raw)
   if not find(raw, "\\", 1, true) then return raw end
   local out, at = {}, 1

@@ -1,10 +1,10 @@
--- Envoy's side of reading a request. The filter passes the body on as it comes; the next one keeps it until all is here.
+-- Envoy's side of reading a request. The filter passes the body on as it arrives; the next one holds it until complete.
 
 local LLM = "llm"
 local NOT_JSON = { code = "invalid_json", text = "The Content-Type says something else." }
 local BOTH = { "include_usage", "continuous_usage_stats" }
 
--- What a model's servers may be asked for. Envoy's objects are good until the script waits for the next chunk.
+-- The `stream_options` of a model's servers. Envoy's objects are valid until the script waits for the next chunk.
 local function asks(settings, model)
   local route = settings.handle:metadata()
   return route:get("asks:" .. model) or route:get("asks") or BOTH
@@ -39,7 +39,7 @@ local function tell_asked(handle, asked, s, b)
   if b.changed then tell(handle, "bytes", string.format("%.0f", s.base + s.i + b.added)) end
 end
 
--- The configuration speaks by the metadata of the route that is in effect while a body is read.
+-- Settings are in the metadata of the route that is in effect while a body is read.
 function envoy_on_request(handle)
   local headers = handle:headers()
   if not is_json(headers) then return tell_refusal(handle, NOT_JSON) end

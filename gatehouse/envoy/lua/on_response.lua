@@ -1,8 +1,8 @@
--- Envoy's side of reading an answer: counts of tokens become metadata as they pass.
+-- Envoy's side of reading an answer: token counts become metadata as they pass.
 
 local LLM = "llm"
 
--- Tells what is new of an answer.
+-- Sets metadata of an answer, if it has changed.
 local function tell(answer, key, value)
   if answer.told[key] == value then return end
   answer.told[key] = value

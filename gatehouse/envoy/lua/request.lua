@@ -1,17 +1,17 @@
--- What a request asks for, as its model server will read it, and what the gateway writes into it.
+-- Reads what a request asks for, as its model server will read it, and edits it.
 --
--- Servers are written in Python with pydantic, mostly: of several members with one name the last counts, and numbers and
--- booleans may come as strings. What could be read in two ways is refused.
+-- Most servers are written in Python with pydantic: of several members with one name the last counts, and numbers and
+-- booleans may be strings. Ambiguous values are refused.
 
 local request = {}
 
-local MOST_MODEL = 16 * 1024 -- bytes of a name, as it is written
+local MOST_MODEL = 16 * 1024 -- bytes of a name, as written
 local MOST_COUNT = 999999999999
 local NOTHING = {}
 
--- Each endpoint's own names: for how much a choice may generate (`most`: the first that is there counts, and `default`
--- where none is; an endpoint without them generates nothing) and for how many `choices`; whether a list of `prompts`
--- means as many answers, and whether it takes `stream_options`; what is `refused`. `counts` is false where no tokens are
+-- Each endpoint's own names: for how much a choice may generate (`most`: the first one present counts, or `default` if
+-- none is; an endpoint without them generates nothing) and for the number of `choices`; whether a list of `prompts`
+-- means as many answers, and whether it takes `stream_options`; what is `refused`. `counts` is false if no tokens are
 -- used at all.
 local CHOICES = { "n", "best_of" }
 local ENDPOINTS = {
@@ -26,7 +26,7 @@ local ENDPOINTS = {
 }
 local ANY_OTHER = {}
 
--- The members that are read of a body.
+-- The members of a body that are read.
 local function wanted_by(endpoint)
   local wanted = { model = "text" }
   if endpoint.most then wanted.stream = "text" end
@@ -44,7 +44,7 @@ local function refuse(code, name, text, ...)
   error({ code = code, param = name, text = string.format(text, ...) }, 0)
 end
 
--- The text of a JSON string; nil when `text` is no string.
+-- The text of a JSON string; nil when `text` is not a string.
 local function string_in(text)
   if string.byte(text) ~= 0x22 then return nil end
   return json.unescaped(string.sub(text, 2, -2)) or false
@@ -56,7 +56,7 @@ for at = 1, #FALSE do
   BOOLEANS[FALSE[at]], BOOLEANS[TRUE[at]] = false, true
 end
 
--- A boolean where pydantic takes one; nil for null and for what is not there.
+-- A boolean as pydantic accepts it; nil for null and for a missing member.
 local function boolean(member)
   if member == nil or member.text == "null" then return nil end
   local text = member.text or ""
@@ -67,12 +67,12 @@ local function boolean(member)
   return value
 end
 
--- A whole number where pydantic takes one; nil for null and for what is not there. One below 0 says nothing.
+-- A whole number as pydantic accepts it; nil for null, for a missing member, and below 0.
 local function whole(member)
   if member == nil or member.text == "null" then return nil end
   local text = member.text or ""
   local plain = string_in(text)
-  if plain then -- as Python's int(): signs, underscores between digits, and white space around
+  if plain then -- as Python's int(): signs, underscores between digits, surrounding white space
     plain = string.match(plain, "^%s*(.-)%s*$")
     local digits = string.match(plain, "^[+-]?(%d[%d_]*)$") or string.match(plain, "^[+-]?(%d[%d_]*)%.0*$")
     if digits == nil or string.find(digits, "__", 1, true) or string.sub(digits, -1) == "_" then plain = "" end
@@ -103,14 +103,14 @@ local function model_in(member, default)
   local name = string_in(member.text)
   if name == nil or name == "" then refuse("missing_model", "model", MISSING) end
   if name == false then refuse("invalid_value", "model", "'model' is not Unicode: it holds half a surrogate pair.") end
-  if string.find(name, "\0", 1, true) then -- where Envoy's metadata would end
+  if string.find(name, "\0", 1, true) then -- would end Envoy's metadata
     refuse("model_not_found", "model", "No name holds a NUL.")
   end
   return name, false
 end
 
--- The most that one choice may generate: where a server's preference is known, the first of the endpoint's names, else
--- the largest. nil where the body does not say.
+-- The most that one choice may generate: if the servers' preference is known, the first of the endpoint's names, else
+-- the largest. nil if the body does not say.
 local function most_of(seen, endpoint, settings, model)
   local first, other
   for _, name in ipairs(endpoint.most) do
@@ -148,7 +148,7 @@ local function note(member, found)
   found[member.name] = member
 end
 
--- An object with these members true, and no other byte changed.
+-- The object in `text` with these members true, and no other byte changed.
 local function options_with(text, asked)
   local found, edits = {}, {}
   local s = json.whole(text)
@@ -173,7 +173,7 @@ end
 
 local OPTIONS = { include_usage = "text", continuous_usage_stats = "text" }
 
--- What the client itself asked of a stream: whether it wants usage at the end, and in every event.
+-- The client's own options of a stream: whether it wants usage at the end, and in every event.
 local function options_in(member)
   if member == nil or member.text == "null" then return false, false end
   if member.text == nil or string.byte(member.text) ~= 0x7B then
@@ -185,7 +185,7 @@ local function options_in(member)
   return final, final and boolean(found.continuous_usage_stats) == true
 end
 
--- The member, changed where it stands, or added at the end.
+-- Replaces the member's value in place, or adds the member at the end.
 local function put(edits, added, member, name, text)
   if member == nil then
     added[#added + 1] = '"' .. name .. '":' .. text
@@ -205,7 +205,7 @@ local function ask_for_usage(asked, seen, asks, edits, added)
   put(edits, added, seen.stream_options, "stream_options", options_with(text or "{}", asks))
 end
 
--- Where something may have to change, the body is held back; not for a model that is named.
+-- Holds the body back from a member that may have to change; `after` releases it if a model is named.
 local function before(name, from, reading)
   if name == "model" or name == "stream_options" then body.hold(reading.body, from) end
 end
@@ -218,8 +218,8 @@ local function after(member, reading)
   end
 end
 
--- Reads the body `b`, whose text is `s`, at `path`, and writes into it what has to be written. `settings` has
--- `default_model` (or nil) and `asks(settings, model)`: what the model's servers may be asked for in `stream_options`.
+-- Reads the body `b`, whose text is `s`, at `path`, and applies the edits it needs. `settings` has `default_model` (or
+-- nil) and `asks(settings, model)`: the `stream_options` that the model's servers support.
 function request.read(b, s, path, settings)
   local endpoint = ENDPOINTS[path] or ANY_OTHER
   local seen = {}

@@ -1,8 +1,7 @@
--- What a model server says a request has used, in any of the shapes that servers send.
+-- Parses the usage that a model server reports, in any of the formats that servers send.
 --
 -- Chat, completions, embeddings and scores count `prompt_tokens` and `completion_tokens`; Responses and Messages count
--- `input_tokens` and `output_tokens`, and Messages leaves what the cache served out of the former. Some say the total
--- alone.
+-- `input_tokens` and `output_tokens`, and Messages leaves cached tokens out of the former. Some send only the total.
 
 local usage = {}
 
@@ -39,7 +38,7 @@ local function is_object(text)
 end
 usage.is_object = is_object
 
--- `{input, output, cached}` of a usage object, each nil where it does not say.
+-- `{input, output, cached}` of a usage object, each nil if missing.
 function usage.counts(text)
   local found = members(text, COUNTED)
   local input, output = count(found.prompt_tokens or found.input_tokens), count(found.completion_tokens or found.output_tokens)
@@ -55,7 +54,7 @@ function usage.counts(text)
   return { input = input, output = output, cached = cached }
 end
 
--- The code of an error that an answer of 200 carries; nil when `text`, the value of a member `error`, is none.
+-- The code of an error within an answer of 200; nil when `text`, the value of a member `error`, is not one.
 function usage.error_code(text)
   if text == nil or text == "null" or text == "false" then return nil end
   local found = is_object(text) and members(text, { code = "text", type = "text" }) or {}

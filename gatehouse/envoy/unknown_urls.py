@@ -1,4 +1,4 @@
-"""What nobody answers: a known path with another method, a path that is nearly one of ours, and any other."""
+"""Errors for unknown URLs: a known path with a wrong method, a path that is nearly an endpoint, and any other."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,18 +10,18 @@ from gatehouse.envoy.message import Message, header
 
 _PAGES = ("/", "/health", "/metrics", *USAGE_PAGE, "/v1/models", "/v1/usage")
 _PATH = "%REQ(:METHOD)% %PATH(NQ:PATH):200%"
-"""Without its query: that may hold what others should not see."""
+"""Without the query, which may hold secrets."""
 
 _NO_PREFLIGHT: Message = {"name": ":method", "string_match": {"exact": "OPTIONS"}, "invert_match": True}
 
 
-def of_others(match: Message) -> Message:
-    """404 that names the path."""
-    return _told(errors.NOT_FOUND, f"Unknown request URL: {_PATH}.", match)
+def any_other(match: Message) -> Message:
+    """404 with the path."""
+    return _direct_response(errors.NOT_FOUND, f"Unknown request URL: {_PATH}.", match)
 
 
 def wrong_methods() -> Iterator[Message]:
-    """405 that says what is allowed. OPTIONS asks what pages of other sites may do, and is answered elsewhere."""
+    """405 with the allowed methods. OPTIONS is for preflights of other sites, and is answered elsewhere."""
     yield _wrong_method((*map(re.escape, _PAGES), "/v1/models/.+"), "GET, HEAD")
     yield _wrong_method(map(re.escape, ENDPOINTS), "POST")
 
@@ -29,23 +29,23 @@ def wrong_methods() -> Iterator[Message]:
 def _wrong_method(paths: Iterable[str], allowed: str) -> Message:
     match = {"safe_regex": {"regex": "|".join(paths)}, "headers": [_NO_PREFLIGHT]}
     text = f"{_PATH}: this URL takes {allowed.replace(', ', ' and ')} only."
-    return _told(errors.METHOD_NOT_ALLOWED, text, match, header("allow", allowed))
+    return _direct_response(errors.METHOD_NOT_ALLOWED, text, match, header("allow", allowed))
 
 
-def nearly_right() -> Iterator[Message]:
-    """404 that names the endpoint that was meant: without `/v1`, or with it twice, in the singular, with a slash behind
-    it, below a path of somebody else's, in capitals. The longest names first: `completions` ends two of them."""
+def misspelled() -> Iterator[Message]:
+    """404 with the endpoint that was meant: the path lacks `/v1`, or has it twice, is in the singular, has a trailing
+    slash, is below another path, or in capitals. The longest names come first: `completions` ends two of them."""
     for endpoint in sorted((*ENDPOINTS, "/v1/models"), key=len, reverse=True):
         words = map(re.escape, endpoint.removeprefix("/v1").strip("/").split("/"))
         meant = "/+".join(re.sub("s$", "s?", word) for word in words)
         text = f"Unknown request URL: {_PATH}. Did you mean {endpoint}?"
-        yield _told(
+        yield _direct_response(
             errors.NOT_FOUND, text, {"safe_regex": {"regex": f"(?i)(/.*)?/{meant}s?/*"}, "headers": [_NO_PREFLIGHT]}
         )
 
 
-def _told(error: ClientError, text: str, match: Message, *headers: Message) -> Message:
-    """A direct response whose text Envoy completes."""
+def _direct_response(error: ClientError, text: str, match: Message, *headers: Message) -> Message:
+    """A direct response with command operators that Envoy fills in."""
     body = {"json_format": error.with_message(text).body(), "content_type": "application/json"}
     return {
         "name": error.code,
